@@ -1,0 +1,81 @@
+//! What a log entry does to the replicated state.
+
+use alloc::vec::Vec;
+
+use bincode::{Decode, Encode};
+
+use crate::blob::Source;
+use crate::request::{
+    DeleteRangeRequest, DeleteRangeResult, Lease, Member, PutRequest, PutResult, TxnRequest, TxnResult,
+};
+use crate::{FeatureLevel, Incarnation, LeaseId, NodeId, Revision, Ttl};
+
+/// Who proposed a command. The store applies each origin at most once, however often the network delivers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub struct Origin {
+    /// The member whose client asked.
+    pub member: NodeId,
+    /// That member's life.
+    pub incarnation: Incarnation,
+    /// Unique within that life and process, ascending; a restarted process starts far above its last one.
+    pub sequence: u64,
+}
+
+/// What is encoded in [`crate::entry::Payload::Command`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[bincode(decode_context = "Source")]
+pub struct Envelope {
+    /// Who asked.
+    pub origin: Origin,
+    /// What for.
+    pub command: Command,
+}
+
+/// One change of the replicated state.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[bincode(decode_context = "Source")]
+pub enum Command {
+    /// (etcd: Put)
+    Put(PutRequest),
+    /// (etcd: DeleteRange)
+    DeleteRange(DeleteRangeRequest),
+    /// (etcd: Txn) Only txns that may write; the rest are reads.
+    Txn(TxnRequest),
+    /// (etcd: Compact)
+    Compact {
+        /// History below it goes; it stays readable itself.
+        revision: Revision,
+    },
+    /// (etcd: LeaseGrant) The ID is chosen by the member that was asked; never 0.
+    LeaseGrant(Lease),
+    /// (etcd: LeaseRevoke)
+    LeaseRevoke(LeaseId),
+    /// The leader's clock says these have run out: one revision per lease that had keys; unknown IDs are skipped.
+    LeaseExpire(Vec<LeaseId>),
+    /// The leader's clock says so much is left: survives a change of leader. `None` clears. Unknown IDs are skipped.
+    LeaseCheckpoint(Vec<(LeaseId, Option<Ttl>)>),
+    /// A member tells its name and client URLs. (etcd: publish)
+    Publish(Member),
+    /// Every member understands entries up to this level from here on; never lowered.
+    RaiseFeatureLevel(FeatureLevel),
+}
+
+/// The answer to a [`Command`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[bincode(decode_context = "Source")]
+pub enum Outcome {
+    /// To `Put`.
+    Put(PutResult),
+    /// To `DeleteRange`.
+    DeleteRange(DeleteRangeResult),
+    /// To `Txn`.
+    Txn(TxnResult),
+    /// To `Compact`: the store's revision.
+    Compact(Revision),
+    /// To `LeaseGrant`: the lease as granted (its TTL may have been raised), and the store's revision.
+    LeaseGrant(Lease, Revision),
+    /// To `LeaseRevoke`: the store's revision after it.
+    LeaseRevoke(Revision),
+    /// To commands that members propose for themselves.
+    Done,
+}

@@ -1,0 +1,97 @@
+//! One variant is one etcd wire error: `Display` is etcd's text, since clients find errors by it.
+
+use bincode::{Decode, Encode};
+
+use crate::Revision;
+
+/// Why a request was refused or given up.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Encode, Decode)]
+pub enum Error {
+    /// A key is empty.
+    #[error("etcdserver: key is not provided")]
+    EmptyKey,
+    /// `ignore_*` of a key that does not exist, or a txn operation without a request.
+    #[error("etcdserver: key not found")]
+    KeyNotFound,
+    /// A value beside `ignore_value`.
+    #[error("etcdserver: value is provided")]
+    ValueProvided,
+    /// A lease beside `ignore_lease`.
+    #[error("etcdserver: lease is provided")]
+    LeaseProvided,
+    /// A txn list is longer than `--max-txn-ops`.
+    #[error("etcdserver: too many operations in txn request")]
+    TooManyOps,
+    /// A txn would write the same key twice.
+    #[error("etcdserver: duplicate key given in txn request")]
+    DuplicateKey,
+    /// A sort order or target outside etcd's enums.
+    #[error("etcdserver: invalid sort option")]
+    InvalidSortOption,
+    /// History that compaction has removed.
+    #[error("etcdserver: mvcc: required revision has been compacted")]
+    Compacted {
+        /// The oldest revision still readable.
+        oldest: Revision,
+    },
+    /// A revision the store has not reached.
+    #[error("etcdserver: mvcc: required revision is a future revision")]
+    FutureRevision,
+    /// The quota is used up.
+    #[error("etcdserver: mvcc: database space exceeded")]
+    NoSpace,
+    /// No such lease.
+    #[error("etcdserver: requested lease not found")]
+    LeaseNotFound,
+    /// The wanted lease ID is taken.
+    #[error("etcdserver: lease already exists")]
+    LeaseExists,
+    /// A TTL above 9,000,000,000 s.
+    #[error("etcdserver: too large lease TTL")]
+    LeaseTtlTooLarge,
+    /// The encoded request is larger than `--max-request-bytes`.
+    #[error("etcdserver: request is too large")]
+    RequestTooLarge,
+    /// More work is queued than this member may hold.
+    #[error("etcdserver: too many requests")]
+    TooManyRequests,
+    /// There is no leader.
+    #[error("etcdserver: no leader")]
+    NoLeader,
+    /// This member is not the leader.
+    #[error("etcdserver: not leader")]
+    NotLeader,
+    /// The leader changed while a read waited for it; the read was not answered.
+    #[error("etcdserver: leader changed")]
+    LeaderChanged,
+    /// The member is stopping.
+    #[error("etcdserver: server stopped")]
+    Stopped,
+    /// The outcome is unknown: it may still take effect.
+    #[error("etcdserver: request timed out")]
+    Timeout,
+    /// The outcome is unknown; an election fell into the wait.
+    #[error("etcdserver: request timed out, possibly due to previous leader failure")]
+    TimeoutLeaderFailed,
+    /// The outcome is unknown; the leader could not be reached during the wait.
+    #[error("etcdserver: request timed out, possibly due to connection lost")]
+    TimeoutConnectionLost,
+    /// This member has not applied what the answer needs.
+    #[error("etcdserver: request timed out, waiting for the applied index took too long")]
+    TimeoutWaitApplied,
+    /// The CORRUPT alarm is on.
+    #[error("etcdserver: corrupt cluster")]
+    Corrupt,
+    /// A learner does not serve this.
+    #[error("etcdserver: rpc not supported for learner")]
+    NotSupportedForLearner,
+    /// No such member.
+    #[error("etcdserver: member not found")]
+    MemberNotFound,
+    /// A leadership transfer was asked for that cannot be.
+    #[error("etcdserver: bad leader transferee")]
+    BadLeaderTransferee,
+    /// A leadership transfer did not finish in time.
+    #[error("etcdserver: request timed out, leader transfer took too long")]
+    TimeoutLeaderTransfer,
+}

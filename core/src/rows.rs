@@ -1,0 +1,35 @@
+//! The narrow traits through which the replicated state reads what it does not hold in memory.
+
+use core::ops::ControlFlow;
+
+use crate::Blob;
+
+/// A consistent, read-only picture of a member's applied rows. Infallible: a driver that cannot read stops the member.
+pub trait Rows {
+    /// The value stored under `key`.
+    fn get(&self, key: &[u8]) -> Option<Blob>;
+
+    /// Calls `visit` with every row in `from..to` in ascending bytewise key order until it breaks.
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], Blob) -> ControlFlow<()>);
+}
+
+impl<R: Rows + ?Sized> Rows for &R {
+    fn get(&self, key: &[u8]) -> Option<Blob> {
+        (**self).get(key)
+    }
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], Blob) -> ControlFlow<()>) {
+        (**self).scan(from, to, visit);
+    }
+}
+
+/// One change of a row: a value to store, or `None` to remove it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowWrite {
+    /// The row's key, at most [`ROW_KEY_BYTES_MAX`] bytes.
+    pub key: Blob,
+    /// The new value; `None` removes the row.
+    pub value: Option<Blob>,
+}
+
+/// The longest row key: fjall stores lengths of keys in 16 bits.
+pub const ROW_KEY_BYTES_MAX: usize = 65_535;
