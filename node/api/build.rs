@@ -1,0 +1,28 @@
+//! Compiles the .proto files without protoc. Feature `grpc` adds client and server stubs to the messages.
+
+use std::env;
+use std::error::Error;
+
+const PROTOS: [&str; 7] = [
+    "mvccpb/kv.proto",
+    "authpb/auth.proto",
+    "etcdserverpb/rpc.proto",
+    "v3lockpb/v3lock.proto",
+    "v3electionpb/v3election.proto",
+    "grpc/health/v1/health.proto",
+    "quorate/peer/v1/peer.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let files = protox::compile(PROTOS, ["proto"])?;
+    let mut config = prost_build::Config::new();
+    // Values travel as shared buffers; maps keep their order so that equal messages encode equally.
+    config.bytes(["."]).btree_map(["."]);
+    if env::var_os("CARGO_FEATURE_GRPC").is_some() {
+        tonic_prost_build::configure().compile_fds_with_config(files, config)?;
+    } else {
+        config.compile_fds(files)?;
+    }
+    Ok(())
+}
