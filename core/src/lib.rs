@@ -22,11 +22,14 @@ pub mod blob;
 pub mod command;
 pub mod entry;
 pub mod error;
+pub mod raft;
 pub mod request;
 pub mod rng;
 pub mod rows;
+pub mod store;
 pub mod time;
 pub mod types;
+pub mod watch;
 
 pub use blob::Blob;
 pub use time::Instant;
