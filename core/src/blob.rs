@@ -15,21 +15,45 @@ pub struct Blob(pub Bytes);
 /// The buffer that is being decoded: a decoded [`Blob`] is a slice of it, not a copy.
 ///
 /// A source from [`Source::copying`] makes decoded blobs own their bytes instead, for buffers that must not be kept.
+/// It also counts how deep in nested values decoding is, so that hostile bytes cannot exhaust the stack.
 #[derive(Clone, Debug)]
-pub struct Source(Option<Bytes>);
+pub struct Source {
+    buffer: Option<Bytes>,
+    depth: u32,
+}
+
+/// Values nested deeper than this are refused. (protobuf's own limit is 100, so no client's request reaches it)
+pub const NESTING_MAX: u32 = 128;
 
 impl Source {
     /// Decoded blobs are slices of `buffer` and keep it alive.
     #[must_use]
     pub fn sharing(buffer: Bytes) -> Self {
-        Self(Some(buffer))
+        Self { buffer: Some(buffer), depth: 0 }
     }
 
     /// Decoded blobs own copies of their bytes.
     #[must_use]
     pub fn copying() -> Self {
-        Self(None)
+        Self { buffer: None, depth: 0 }
     }
+}
+
+/// Runs `decode` for a value that may contain others of its own type.
+///
+/// # Errors
+/// Those of `decode`; or the value is nested deeper than [`NESTING_MAX`].
+pub fn nested<T, D: Decoder<Context = Source>>(
+    decoder: &mut D,
+    decode: impl FnOnce(&mut D) -> Result<T, DecodeError>,
+) -> Result<T, DecodeError> {
+    decoder.context().depth += 1;
+    if decoder.context().depth > NESTING_MAX {
+        return Err(DecodeError::Other("nested too deeply"));
+    }
+    let value = decode(decoder)?;
+    decoder.context().depth -= 1;
+    Ok(value)
 }
 
 impl Blob {
@@ -104,7 +128,7 @@ impl bincode::Decode<Source> for Blob {
         let len = u64::decode(decoder)?;
         let len = usize::try_from(len).map_err(|_| DecodeError::OutsideUsizeRange(len))?;
         decoder.claim_bytes_read(len)?;
-        let source = decoder.context().0.clone();
+        let source = decoder.context().buffer.clone();
         let blob = match decoder.reader().peek_read(len) {
             Some(bytes) => match source {
                 Some(source) => Self(source.slice_ref(bytes)),

@@ -22,6 +22,7 @@ pub mod blob;
 pub mod command;
 pub mod entry;
 pub mod error;
+pub mod format;
 pub mod raft;
 pub mod request;
 pub mod rng;

@@ -2,9 +2,11 @@
 
 use alloc::vec::Vec;
 
+use bincode::de::Decoder;
+use bincode::error::DecodeError;
 use bincode::{Decode, Encode};
 
-use crate::blob::Source;
+use crate::blob::{Source, nested};
 use crate::{Blob, LeaseId, NodeId, Revision, Ttl};
 
 /// The keys a request speaks of. (etcd: key and range_end)
@@ -211,14 +213,21 @@ pub enum RequestOp {
 }
 
 /// If all compares hold then `success` else `failure`. (etcd: TxnRequest; semantics.md section 5)
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
-#[bincode(decode_context = "Source")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode)]
 #[allow(missing_docs)]
 pub struct TxnRequest {
     pub compare: Vec<Compare>,
     pub success: Vec<RequestOp>,
     pub failure: Vec<RequestOp>,
 }
+
+impl Decode<Source> for TxnRequest {
+    fn decode<D: Decoder<Context = Source>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        nested(decoder, |d| Ok(Self { compare: Vec::decode(d)?, success: Vec::decode(d)?, failure: Vec::decode(d)? }))
+    }
+}
+
+bincode::impl_borrow_decode_with_context!(TxnRequest, Source);
 
 /// Answer to a range. `revision` is the store's at execution, also for reads of the past.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -265,14 +274,23 @@ pub enum ResponseOp {
 }
 
 /// Answer to a txn.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[bincode(decode_context = "Source")]
+#[derive(Clone, Debug, PartialEq, Eq, Encode)]
 #[allow(missing_docs)]
 pub struct TxnResult {
     pub revision: Revision,
     pub succeeded: bool,
     pub responses: Vec<ResponseOp>,
 }
+
+impl Decode<Source> for TxnResult {
+    fn decode<D: Decoder<Context = Source>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        nested(decoder, |d| {
+            Ok(Self { revision: Revision::decode(d)?, succeeded: bool::decode(d)?, responses: Vec::decode(d)? })
+        })
+    }
+}
+
+bincode::impl_borrow_decode_with_context!(TxnResult, Source);
 
 /// A member as clients see it. (etcd: Member)
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]

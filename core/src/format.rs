@@ -1,0 +1,3 @@
+//! Every byte format that is stored or sent between members.
+
+pub mod codec;
