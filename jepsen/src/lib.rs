@@ -1,1 +1,6 @@
-//! stub
+//! Histories of a key-value store's clients, a sequential model of etcd's API, and checkers of what the clients were told.
+//!
+//! Everything here is pure: values in, verdict out; no clocks, threads, files or randomness.
+
+pub mod history;
+pub mod model;
