@@ -1,1 +1,6 @@
-//! stub
+//! A real Quorate member: quorate-core's machines over files, fjall, tokio and tonic.
+//!
+//! Modules outside feature `server` touch nothing of the world by themselves; the simulator runs the same code.
+
+pub mod status;
+pub mod wire;
