@@ -2,5 +2,7 @@
 //!
 //! Modules outside feature `server` touch nothing of the world by themselves; the simulator runs the same code.
 
+pub mod backend;
+pub mod disk;
 pub mod status;
 pub mod wire;
