@@ -24,6 +24,7 @@ pub mod entry;
 pub mod error;
 pub mod format;
 pub mod raft;
+pub mod replica;
 pub mod request;
 pub mod rng;
 pub mod rows;

@@ -216,6 +216,13 @@ impl Raft {
         unimplemented!()
     }
 
+    /// The configuration in force at `index`; `None` if the log starts above it or ends below it.
+    #[must_use]
+    pub fn config_at(&self, index: LogIndex) -> Option<Configuration> {
+        let _ = index;
+        unimplemented!()
+    }
+
     /// Role, term, leader, standing and indexes.
     #[must_use]
     pub fn status(&self) -> &Status {

@@ -1,0 +1,559 @@
+//! One member around consensus: requests and forwarding, read waits, lease timing, the snapshot lane, hash exchange.
+//!
+//! [`Replica::step`] never touches stored values and takes no long work on itself; what is long or needs the state goes
+//! to the applier as an [`Output`] and comes back as an [`Input`].
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::command::{Command, Outcome};
+use crate::entry::{Entry, Record, Recovered};
+use crate::error::Error;
+use crate::raft::{self, Raft, Role};
+use crate::request::Member;
+use crate::store::{Applied, LeaseRecord};
+use crate::{Blob, Generation, Incarnation, Instant, LeaseId, LogIndex, NodeId, RequestId, Term, Ttl, WriteId};
+
+pub mod lease_clock;
+
+mod hashes;
+mod lease;
+mod peer;
+mod proposal;
+mod read;
+mod snapshot;
+mod wait;
+
+pub use peer::{LeaseAnswer, LeaseQuestion, PeerMessage, SnapshotChunk, SnapshotId};
+
+use hashes::Hashes;
+use lease::Leases;
+use proposal::Proposals;
+use read::Reads;
+use snapshot::{Receiver, Sender};
+use wait::Waits;
+
+/// What does not change while a member runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Consensus.
+    pub raft: raft::Config,
+    /// This process's life, drawn at random at each start: it names this process's proposals.
+    pub session: Incarnation,
+    /// How long a request may wait before it is given up with an unknown outcome. (etcd: 5 s + 2 election timeouts)
+    pub request_timeout: Duration,
+    /// A read round without answer is asked afresh after this. (etcd: 500 ms)
+    pub read_retry: Duration,
+    /// Committed entries that may wait to be applied before new proposals are refused. (etcd: 5000)
+    pub apply_lag_max: u64,
+    /// Proposals a member holds while it knows no leader.
+    pub held_max: usize,
+    /// Leases longer than this have their remaining TTL written down this often. (etcd: 5 min)
+    pub lease_checkpoint: Duration,
+    /// What this member tells about itself once it has started; nothing if `None`.
+    pub publish: Option<Member>,
+}
+
+/// What a client's request asks of consensus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Replicate and apply; answered by [`Response::Outcome`].
+    Command(Command),
+    /// Wait until everything acknowledged anywhere before now is applied here; answered by [`Response::Readable`].
+    ReadIndex,
+    /// Renew a lease; the leader does it once it has confirmed that it leads.
+    KeepAlive(LeaseId),
+    /// How much of a lease is left, by the leader's clock. What it says is applied here before the answer.
+    TimeToLive(LeaseId),
+    /// Hand leadership over; answered once the new leader is known. Refused unless this member leads.
+    Transfer(NodeId),
+}
+
+/// What a request is answered, if it is not refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Response {
+    /// To a command.
+    Outcome(Outcome),
+    /// To a read index: the published view is recent enough.
+    Readable,
+    /// To a keep-alive: the granted TTL, or `None` if there is no such lease (any more).
+    KeptAlive(Option<Ttl>),
+    /// To a time-to-live: granted and remaining TTL, or `None` if there is no such lease.
+    TimeToLive(Option<(Ttl, Ttl)>),
+    /// To a transfer.
+    Transferred,
+}
+
+/// Everything that can happen to a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// `message` arrived from a peer: late, twice or out of order, but never altered.
+    Receive {
+        /// The sender.
+        from: NodeId,
+        /// What it sent.
+        message: PeerMessage,
+    },
+    /// Clients ask; each is answered by one [`Output::Respond`].
+    Requests(Vec<(RequestId, Request)>),
+    /// All writes up to and including `write` are on stable storage.
+    Persisted {
+        /// The latest of them.
+        write: WriteId,
+    },
+    /// Entries were applied and published.
+    Applied {
+        /// What it did.
+        applied: Applied,
+        /// The applied index that a crash now would leave.
+        durable: LogIndex,
+    },
+    /// Answer to [`Output::Restore`]: the state of the snapshot is published.
+    Restored {
+        /// Its applied index.
+        index: LogIndex,
+        /// Its leases.
+        leases: Vec<LeaseRecord>,
+        /// Its state hash.
+        hash: u64,
+    },
+    /// Answer to [`Output::ReadSnapshot`].
+    SnapshotRead {
+        /// The question.
+        snapshot: SnapshotId,
+        /// The follower it is for.
+        to: NodeId,
+        /// The applied index of the picture, and its term.
+        index: LogIndex,
+        /// See `index`.
+        term: Term,
+        /// Its next rows, in key order.
+        rows: Vec<(Blob, Blob)>,
+        /// Nothing follows.
+        last: bool,
+    },
+    /// Answer to [`Output::WriteSnapshot`]: these rows, and if it was the last chunk all of them durably, are stored.
+    SnapshotWritten {
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// The chunk.
+        sequence: u64,
+        /// The folder.
+        generation: Generation,
+    },
+    /// Hand leadership to whoever can take it: this member is about to stop.
+    StepDown,
+    /// Nothing but time: `now` has reached [`Replica::deadline`].
+    Wake,
+}
+
+/// Everything a member can ask of the world.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Send, at most once, whenever convenient.
+    Send {
+        /// The receiver.
+        to: NodeId,
+        /// What to send; [`PeerMessage::is_bulk`] says whether it goes on the snapshot lane.
+        message: PeerMessage,
+    },
+    /// Store durably, in the order of `write`; then answer with [`Input::Persisted`].
+    Persist {
+        /// The write's name.
+        write: WriteId,
+        /// What to append to the log file.
+        records: Vec<Record>,
+    },
+    /// Apply in order; answered by [`Input::Applied`].
+    Apply {
+        /// Committed and durable here, contiguous.
+        entries: Vec<Entry>,
+    },
+    /// Replace the applied state by the one in `generation`; answered by [`Input::Restored`].
+    Restore {
+        /// The snapshot's last index.
+        index: LogIndex,
+        /// Where its rows are.
+        generation: Generation,
+    },
+    /// Read the next rows of a picture of the applied state; answered by [`Input::SnapshotRead`]. The picture is taken at
+    /// the first question of this name and let go after the last one, or after [`Output::DropSnapshot`].
+    ReadSnapshot {
+        /// The picture's name.
+        snapshot: SnapshotId,
+        /// The follower it is for.
+        to: NodeId,
+    },
+    /// The picture is not needed any more.
+    DropSnapshot {
+        /// The picture's name.
+        snapshot: SnapshotId,
+    },
+    /// Store rows of a snapshot being received in a folder of their own; chunk 0 starts it afresh. Answered by
+    /// [`Input::SnapshotWritten`].
+    WriteSnapshot {
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// The chunk's number, from 0 without gaps.
+        sequence: u64,
+        /// Rows in key order.
+        rows: Vec<(Blob, Blob)>,
+        /// All rows are there: make them durable before answering.
+        last: bool,
+    },
+    /// Answer a client.
+    Respond {
+        /// The request.
+        id: RequestId,
+        /// Its answer.
+        result: Result<Response, Error>,
+    },
+    /// Role, term, leader or standing changed.
+    Changed(raft::Status),
+    /// This member's applied state differs from the majority's: it has stopped serving and voting.
+    Diverged {
+        /// Where the hashes were compared.
+        index: LogIndex,
+        /// This member's hash.
+        ours: u64,
+        /// The majority's.
+        theirs: u64,
+    },
+}
+
+/// One member.
+#[derive(Debug)]
+pub struct Replica {
+    config: Config,
+    member: NodeId,
+    now: Instant,
+    raft: Raft,
+    /// Outputs of `raft` on their way through [`Replica::consensus`]; empty between steps.
+    scratch: Vec<raft::Output>,
+    /// What consensus last said of itself.
+    status: raft::Status,
+    /// Everything up to here is applied and published.
+    applied: LogIndex,
+    waits: Waits,
+    proposals: Proposals,
+    reads: Reads,
+    leases: Leases,
+    /// A leadership transfer that a client waits for, and to whom.
+    transfer: Option<(RequestId, NodeId)>,
+    senders: BTreeMap<NodeId, Sender>,
+    snapshots_sent: u64,
+    receiver: Option<Receiver>,
+    hashes: Hashes,
+    /// This member's state differs from the majority's: it does nothing any more.
+    fenced: bool,
+}
+
+impl Replica {
+    /// A member as it starts, from what its log holds and its applied state: the last applied index, and the leases there.
+    #[must_use]
+    pub fn new(config: Config, recovered: Recovered, applied: LogIndex, leases: &[LeaseRecord], now: Instant) -> Self {
+        let member = recovered.identity.member;
+        let raft = Raft::new(config.raft.clone(), recovered, applied, now);
+        let status = raft.status().clone();
+        Self {
+            member,
+            now,
+            status,
+            raft,
+            scratch: Vec::new(),
+            applied,
+            waits: Waits::default(),
+            proposals: Proposals::new(member, &config),
+            reads: Reads::default(),
+            leases: Leases::new(&config, leases),
+            transfer: None,
+            senders: BTreeMap::new(),
+            snapshots_sent: 0,
+            receiver: None,
+            hashes: Hashes::default(),
+            fenced: false,
+            config,
+        }
+    }
+
+    /// Takes one input at time `now` and appends what must be done about it to `out`.
+    ///
+    /// Every output may be carried out at once; one that depends on a write comes only after it is persisted.
+    ///
+    /// # Panics
+    /// If `now` runs backwards, or an invariant is broken.
+    pub fn step(&mut self, now: Instant, input: Input, out: &mut Vec<Output>) {
+        assert!(now >= self.now, "clock ran backwards: {now:?} < {:?}", self.now);
+        self.now = now;
+        if self.fenced {
+            self.refuse_all(input, out);
+            return;
+        }
+        match input {
+            Input::Receive { from, message } => self.receive(from, message, out),
+            Input::Requests(requests) => {
+                for (id, request) in requests {
+                    self.request(id, request, out);
+                }
+            }
+            Input::Persisted { write } => self.consensus(raft::Input::Persisted { write }, out),
+            Input::Applied { applied, durable } => self.applied(applied, durable, out),
+            Input::Restored { index, leases, hash: _ } => self.restored(index, &leases, out),
+            Input::SnapshotRead { snapshot, to, index, term, rows, last } => {
+                self.snapshot_read(snapshot, to, (index, term), rows, last, out);
+            }
+            Input::SnapshotWritten { snapshot, sequence, generation } => {
+                self.snapshot_written(snapshot, sequence, generation, out);
+            }
+            Input::StepDown => self.consensus(raft::Input::Transfer { to: None }, out),
+            Input::Wake => {}
+        }
+        self.pass_time(out);
+        self.flush_proposals(out);
+        self.flush_reads(out);
+        self.check();
+    }
+
+    /// When [`Input::Wake`] is due at the latest.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        if self.fenced {
+            return Instant::FAR;
+        }
+        [
+            self.raft.deadline(),
+            self.waits.deadline(),
+            self.reads.deadline(&self.config),
+            self.leases.deadline(&self.config),
+            self.proposals.deadline(),
+            self.senders.values().map(Sender::deadline).min().unwrap_or(Instant::FAR),
+        ]
+        .into_iter()
+        .min()
+        .expect("the list is not empty")
+    }
+
+    /// Role, term, leader, standing and indexes of consensus.
+    #[must_use]
+    pub fn status(&self) -> &raft::Status {
+        &self.status
+    }
+
+    /// Everything up to here is applied and published.
+    #[must_use]
+    pub fn applied_index(&self) -> LogIndex {
+        self.applied
+    }
+
+    /// Consensus itself, for checkers.
+    #[must_use]
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    fn leads(&self) -> bool {
+        self.status.role == Role::Leader
+    }
+
+    /// The leader, if it is another member.
+    fn remote_leader(&self) -> Option<NodeId> {
+        self.status.leader.filter(|&leader| leader != self.member)
+    }
+
+    fn receive(&mut self, from: NodeId, message: PeerMessage, out: &mut Vec<Output>) {
+        match message {
+            PeerMessage::Raft(message) => self.consensus(raft::Input::Receive { from, message }, out),
+            PeerMessage::Forward { commands, hops } => self.forwarded(from, commands, hops, out),
+            PeerMessage::ReadIndex { read, session } => self.read_asked(from, read, session, out),
+            PeerMessage::ReadIndexReply { read, session, index } => self.read_answered(read, session, index, out),
+            PeerMessage::Lease { question, session, ask } => self.lease_asked(from, question, session, ask, out),
+            PeerMessage::LeaseReply { question, session, answer } => {
+                self.lease_answered(question, session, answer, out);
+            }
+            PeerMessage::Hashes(hashes) => {
+                self.hashes.heard(from, &hashes);
+                self.compare_hashes(out);
+            }
+            PeerMessage::Snapshot(chunk) => self.snapshot_chunk(from, chunk, out),
+            PeerMessage::SnapshotAck { snapshot, sequence, installed } => {
+                self.snapshot_acked(from, snapshot, sequence, installed, out);
+            }
+        }
+    }
+
+    fn request(&mut self, id: RequestId, request: Request, out: &mut Vec<Output>) {
+        self.waits.open(id, self.now, self.now + self.config.request_timeout);
+        match request {
+            Request::Command(command) => self.propose(id, command, out),
+            Request::ReadIndex => self.reads.queue(read::Then::Client(id)),
+            Request::KeepAlive(lease) => self.ask_lease(id, LeaseQuestion::KeepAlive(lease), out),
+            Request::TimeToLive(lease) => self.ask_lease(id, LeaseQuestion::TimeToLive(lease), out),
+            Request::Transfer(to) => self.start_transfer(id, to, out),
+        }
+    }
+
+    fn respond(&mut self, id: RequestId, result: Result<Response, Error>, out: &mut Vec<Output>) {
+        if self.waits.close(id) {
+            out.push(Output::Respond { id, result });
+        }
+    }
+
+    /// Hands one input to consensus and carries out what it asks for.
+    fn consensus(&mut self, input: raft::Input, out: &mut Vec<Output>) {
+        let mut outputs = core::mem::take(&mut self.scratch);
+        self.raft.step(self.now, input, &mut outputs);
+        for output in outputs.drain(..) {
+            match output {
+                raft::Output::Send { to, message } => {
+                    out.push(Output::Send { to, message: PeerMessage::Raft(message) });
+                }
+                raft::Output::Persist { write, records } => out.push(Output::Persist { write, records }),
+                raft::Output::Commit { entries } => out.push(Output::Apply { entries }),
+                raft::Output::Restore { index, generation } => out.push(Output::Restore { index, generation }),
+                raft::Output::ReadReady { read, index } => self.read_ready(read, index, out),
+                raft::Output::ReadLost { read } => self.read_lost(read, out),
+                raft::Output::Rejected { commands } => {
+                    self.proposals.rejected(commands, self.now + self.config.read_retry)
+                }
+                raft::Output::NeedsSnapshot { to } => self.start_snapshot(to, out),
+                raft::Output::Changed(status) => self.changed(status, out),
+            }
+        }
+        self.scratch = outputs;
+    }
+
+    fn changed(&mut self, status: raft::Status, out: &mut Vec<Output>) {
+        let before = core::mem::replace(&mut self.status, status.clone());
+        if before.leader != status.leader || before.term != status.term {
+            if before.leader.is_some() && status.leader != before.leader {
+                self.waits.leader_lost(self.now);
+            }
+            self.proposals.unblock();
+            self.reads.leader_changed();
+            self.leases.leader_changed();
+            if let (Some((id, to)), Some(leader)) = (self.transfer, status.leader) {
+                self.transfer = None;
+                let arrived = if leader == to { Ok(Response::Transferred) } else { Err(Error::TimeoutLeaderTransfer) };
+                self.respond(id, arrived, out);
+            }
+        }
+        if before.role == Role::Leader && status.role != Role::Leader {
+            self.leases.demote();
+            self.drop_senders(out);
+        }
+        out.push(Output::Changed(status));
+    }
+
+    fn applied(&mut self, applied: Applied, durable: LogIndex, out: &mut Vec<Output>) {
+        assert!(applied.index >= self.applied, "applied {} after {}", applied.index, self.applied);
+        self.applied = applied.index;
+        for (origin, result) in applied.results {
+            if let Some(id) = self.proposals.applied(&origin) {
+                self.respond(id, result.map(Response::Outcome), out);
+            }
+        }
+        for change in &applied.leases {
+            self.lease_changed(change, out);
+        }
+        if self.leads() && applied.term == self.status.term {
+            self.leases.promote(self.now);
+        }
+        self.readable(out);
+        self.consensus(raft::Input::Applied { index: applied.index, durable }, out);
+        if self.hashes.ours(&applied.hashes) {
+            for to in self.peers() {
+                out.push(Output::Send { to, message: PeerMessage::Hashes(applied.hashes.clone()) });
+            }
+            self.compare_hashes(out);
+        }
+    }
+
+    fn restored(&mut self, index: LogIndex, leases: &[LeaseRecord], out: &mut Vec<Output>) {
+        assert!(index >= self.applied, "restored {index} after {}", self.applied);
+        self.applied = index;
+        self.leases.reset(leases);
+        self.hashes.forget_ours();
+        self.snapshot_installed(index, out);
+        self.readable(out);
+        self.consensus(raft::Input::Applied { index, durable: index }, out);
+    }
+
+    /// All other members of the configuration.
+    fn peers(&self) -> Vec<NodeId> {
+        let config = &self.status.config;
+        let mut peers: Vec<NodeId> =
+            config.voters.keys().chain(config.outgoing.keys()).chain(config.learners.keys()).copied().collect();
+        peers.sort_unstable();
+        peers.dedup();
+        peers.retain(|&peer| peer != self.member);
+        peers
+    }
+
+    fn compare_hashes(&mut self, out: &mut Vec<Output>) {
+        let Some(difference) = self.hashes.difference(self.member, &self.status.config) else { return };
+        if self.leads() {
+            self.consensus(raft::Input::Transfer { to: None }, out);
+        }
+        self.fenced = true;
+        for id in self.waits.close_all() {
+            out.push(Output::Respond { id, result: Err(Error::Corrupt) });
+        }
+        out.push(Output::Diverged { index: difference.index, ours: difference.ours, theirs: difference.theirs });
+    }
+
+    /// A fenced member serves nobody and takes part in nothing.
+    fn refuse_all(&mut self, input: Input, out: &mut Vec<Output>) {
+        if let Input::Requests(requests) = input {
+            out.extend(requests.into_iter().map(|(id, _)| Output::Respond { id, result: Err(Error::Corrupt) }));
+        }
+    }
+
+    fn start_transfer(&mut self, id: RequestId, to: NodeId, out: &mut Vec<Output>) {
+        let refused = if !self.leads() {
+            Some(Err(Error::NotLeader))
+        } else if to == self.member {
+            Some(Ok(Response::Transferred))
+        } else if !self.status.config.voters.contains_key(&to) {
+            Some(Err(Error::BadLeaderTransferee))
+        } else if self.transfer.is_some() {
+            Some(Err(Error::TimeoutLeaderTransfer))
+        } else {
+            None
+        };
+        match refused {
+            Some(result) => self.respond(id, result, out),
+            None => {
+                self.transfer = Some((id, to));
+                self.consensus(raft::Input::Transfer { to: Some(to) }, out);
+            }
+        }
+    }
+
+    fn pass_time(&mut self, out: &mut Vec<Output>) {
+        if self.now >= self.raft.deadline() {
+            self.consensus(raft::Input::Wake, out);
+        }
+        let leader_known = self.status.leader.is_some();
+        while let Some((id, error)) = self.waits.overdue(self.now, leader_known) {
+            let transferring = self.transfer.is_some_and(|(waiting, _)| waiting == id);
+            let error = if transferring { Error::TimeoutLeaderTransfer } else { error };
+            if transferring {
+                self.transfer = None;
+            }
+            self.proposals.forget(id);
+            self.leases.forget(id);
+            out.push(Output::Respond { id, result: Err(error) });
+        }
+        self.retry_reads();
+        self.run_leases(out);
+        self.publish();
+        self.retry_snapshots(out);
+    }
+
+    fn check(&self) {
+        let commit = self.raft.status().commit;
+        assert!(self.applied <= commit, "applied {} > commit {commit}", self.applied);
+        assert!(self.scratch.is_empty(), "{} outputs of consensus were not carried out", self.scratch.len());
+    }
+}

@@ -1,0 +1,217 @@
+//! Proposals: naming them, holding them while there is no leader, forwarding them, matching answers to them.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use super::{Config, Output, PeerMessage, Replica, raft};
+use crate::command::{Command, Envelope, Origin};
+use crate::error::Error;
+use crate::format::codec;
+use crate::request::{Lease, Member};
+use crate::rng::Rng;
+use crate::{Blob, Incarnation, Instant, LeaseId, NodeId, RequestId, Ttl};
+
+/// The largest TTL, in seconds. (etcd)
+const LEASE_TTL_MAX: Ttl = Ttl(9_000_000_000);
+
+/// Proposals are passed on by a member that is not the leader (any more) at most this often.
+const HOPS_MAX: u8 = 2;
+
+/// Bytes of commands in one forward message; a single command always fits.
+const FORWARD_BYTES_MAX: usize = 1 << 20;
+
+#[derive(Debug)]
+pub(super) struct Proposals {
+    member: NodeId,
+    session: Incarnation,
+    sequence: u64,
+    held_max: usize,
+    /// Lease IDs are drawn from here.
+    rng: Rng,
+    ttl_min: Ttl,
+    /// Own proposals that a client waits for, by sequence.
+    waiting: BTreeMap<u64, RequestId>,
+    sequences: BTreeMap<RequestId, u64>,
+    /// Commands on their way to the leader, with how often they were passed on.
+    held: VecDeque<(Blob, u8)>,
+    /// The leader refused proposals: nothing is offered to it before this.
+    blocked: Option<Instant>,
+    publish: Option<Member>,
+    /// The publication under way and when to try again.
+    publishing: Option<(u64, Instant)>,
+}
+
+impl Proposals {
+    pub(super) fn new(member: NodeId, config: &Config) -> Self {
+        Self {
+            member,
+            session: config.session,
+            sequence: 0,
+            held_max: config.held_max,
+            rng: Rng::new(config.session.0).split(member.0),
+            ttl_min: ttl_min(config.raft.election_timeout),
+            waiting: BTreeMap::new(),
+            sequences: BTreeMap::new(),
+            held: VecDeque::new(),
+            blocked: None,
+            publish: config.publish.clone(),
+            publishing: None,
+        }
+    }
+
+    /// The next proposal's name and bytes.
+    pub(super) fn encode(&mut self, command: Command) -> (u64, Blob) {
+        self.sequence += 1;
+        let origin = Origin { member: self.member, incarnation: self.session, sequence: self.sequence };
+        (self.sequence, codec::encode(&Envelope { origin, command }))
+    }
+
+    /// The request that `origin` answers, if it is one of this process's and still waited for.
+    pub(super) fn applied(&mut self, origin: &Origin) -> Option<RequestId> {
+        if origin.member != self.member || origin.incarnation != self.session {
+            return None;
+        }
+        if self.publishing.is_some_and(|(sequence, _)| sequence == origin.sequence) {
+            self.publishing = None;
+            self.publish = None;
+        }
+        let id = self.waiting.remove(&origin.sequence)?;
+        self.sequences.remove(&id);
+        Some(id)
+    }
+
+    pub(super) fn forget(&mut self, id: RequestId) {
+        if let Some(sequence) = self.sequences.remove(&id) {
+            self.waiting.remove(&sequence);
+        }
+    }
+
+    /// Consensus did not take these: they wait for a leader that does.
+    pub(super) fn rejected(&mut self, commands: Vec<Blob>, retry: Instant) {
+        self.blocked = Some(retry);
+        for command in commands.into_iter().rev() {
+            self.held.push_front((command, 1));
+        }
+    }
+
+    pub(super) fn unblock(&mut self) {
+        self.blocked = None;
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        let blocked = self.blocked.filter(|_| !self.held.is_empty()).unwrap_or(Instant::FAR);
+        let publishing = match (&self.publish, self.publishing) {
+            (Some(_), Some((_, retry))) => retry,
+            _ => Instant::FAR,
+        };
+        blocked.min(publishing)
+    }
+
+    /// Takes up to [`FORWARD_BYTES_MAX`] of commands with the same number of hops.
+    fn take(&mut self) -> Option<(Vec<Blob>, u8)> {
+        let &(_, hops) = self.held.front()?;
+        let (mut commands, mut bytes) = (Vec::new(), 0);
+        while let Some((command, _)) = self.held.front().filter(|(_, h)| *h == hops) {
+            bytes += command.len();
+            if bytes > FORWARD_BYTES_MAX && !commands.is_empty() {
+                break;
+            }
+            commands.extend(self.held.pop_front().map(|(command, _)| command));
+        }
+        Some((commands, hops))
+    }
+
+    fn lease_id(&mut self) -> LeaseId {
+        // etcd's shape: 15 bits of the member, then 48 that are this member's business; never 0, never negative.
+        let member = i64::try_from(self.member.0 & 0x7fff).expect("15 bits");
+        let own = i64::try_from(self.rng.next_u64() >> 16).expect("48 bits");
+        LeaseId((member << 48 | own).max(1))
+    }
+}
+
+/// The least TTL in whole seconds: a lease must outlive an election. (etcd: ceil of 1.5 election timeouts)
+fn ttl_min(election_timeout: Duration) -> Ttl {
+    let milliseconds = election_timeout.as_millis() * 3 / 2;
+    Ttl(i64::try_from(milliseconds.div_ceil(1000)).unwrap_or(i64::MAX))
+}
+
+impl Replica {
+    pub(super) fn propose(&mut self, id: RequestId, mut command: Command, out: &mut Vec<Output>) {
+        if let Command::LeaseGrant(lease) = &mut command {
+            if lease.ttl > LEASE_TTL_MAX {
+                return self.respond(id, Err(Error::LeaseTtlTooLarge), out);
+            }
+            *lease = self.complete_lease(*lease);
+        }
+        let lag = self.raft.status().commit.0 - self.applied.0;
+        if lag > self.config.apply_lag_max || self.proposals.held.len() >= self.proposals.held_max {
+            return self.respond(id, Err(Error::TooManyRequests), out);
+        }
+        let (sequence, bytes) = self.proposals.encode(command);
+        self.proposals.waiting.insert(sequence, id);
+        self.proposals.sequences.insert(id, sequence);
+        self.proposals.held.push_back((bytes, 0));
+    }
+
+    fn complete_lease(&mut self, lease: Lease) -> Lease {
+        let id = if lease.id == LeaseId(0) { self.proposals.lease_id() } else { lease.id };
+        Lease { id, ttl: lease.ttl.max(self.proposals.ttl_min) }
+    }
+
+    /// Proposes something of the leader's own: only in its own log, never forwarded. False if it was refused: it will
+    /// never take effect.
+    pub(super) fn propose_here(&mut self, command: Command, out: &mut Vec<Output>) -> bool {
+        assert!(self.leads(), "only a leader proposes for itself");
+        let (_, bytes) = self.proposals.encode(command);
+        let held = core::mem::take(&mut self.proposals.held);
+        let blocked = self.proposals.blocked.take();
+        self.consensus(raft::Input::Propose { commands: alloc::vec![bytes] }, out);
+        let refused = self.proposals.blocked.is_some();
+        self.proposals.held = held;
+        self.proposals.blocked = self.proposals.blocked.take().or(blocked);
+        !refused
+    }
+
+    pub(super) fn forwarded(&mut self, from: NodeId, commands: Vec<Blob>, hops: u8, out: &mut Vec<Output>) {
+        if self.leads() {
+            return self.consensus(raft::Input::Propose { commands }, out);
+        }
+        if hops >= HOPS_MAX || self.status.leader == Some(from) || self.proposals.held.len() >= self.proposals.held_max
+        {
+            return; // The asker gives up in time; the outcome is unknown to it, and in fact nothing happens.
+        }
+        self.proposals.held.extend(commands.into_iter().map(|command| (command, hops + 1)));
+    }
+
+    /// Hands held proposals to the leader, if there is one that takes them.
+    pub(super) fn flush_proposals(&mut self, out: &mut Vec<Output>) {
+        if self.proposals.held.is_empty() {
+            return;
+        }
+        match self.proposals.blocked {
+            Some(until) if self.now < until => return,
+            _ => self.proposals.blocked = None,
+        }
+        if self.leads() {
+            let commands = self.proposals.held.drain(..).map(|(command, _)| command).collect();
+            self.consensus(raft::Input::Propose { commands }, out);
+        } else if let Some(to) = self.remote_leader() {
+            while let Some((commands, hops)) = self.proposals.take() {
+                out.push(Output::Send { to, message: PeerMessage::Forward { commands, hops } });
+            }
+        }
+    }
+
+    /// Tells the cluster this member's name and URLs, once, as soon as there is a leader. (etcd: publish)
+    pub(super) fn publish(&mut self) {
+        let due = self.proposals.publishing.is_none_or(|(_, retry)| self.now >= retry);
+        if !due || self.status.leader.is_none() {
+            return;
+        }
+        let Some(member) = self.proposals.publish.clone() else { return };
+        let (sequence, bytes) = self.proposals.encode(Command::Publish(member));
+        self.proposals.publishing = Some((sequence, self.now + self.config.request_timeout));
+        self.proposals.held.push_back((bytes, 0));
+    }
+}

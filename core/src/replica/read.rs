@@ -1,0 +1,184 @@
+//! Linearizable reads: confirm the leader, then wait until what it had committed is applied here. (Raft thesis §6.4)
+//!
+//! Reads that arrive while a round is out wait for the next one, so a round serves all reads of its time. A round that
+//! is not answered is given up and asked afresh under a new name: an acknowledgement of the old name never confirms
+//! reads that came later.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use super::lease::Asker;
+use super::{Config, LeaseQuestion, Output, PeerMessage, Replica, Response, raft};
+use crate::{Incarnation, Instant, LogIndex, NodeId, RequestId};
+
+/// What to do once a read is safe here.
+#[derive(Clone, Debug)]
+pub(super) enum Then {
+    /// Tell the client's handler.
+    Client(RequestId),
+    /// Answer a question of the leader's lease clock.
+    Lease(Asker, LeaseQuestion),
+}
+
+/// Whose question a round of this leader answers.
+#[derive(Clone, Debug)]
+enum Round {
+    /// This member's own, the one in `outstanding`.
+    Own,
+    /// Another member's.
+    Peer { from: NodeId, read: u64, session: Incarnation },
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Reads {
+    next: u64,
+    /// Not yet asked.
+    queued: Vec<Then>,
+    /// Asked under this name, at this time.
+    outstanding: Option<(u64, Instant, Vec<Then>)>,
+    /// Confirmed, waiting for an index to be applied.
+    confirmed: BTreeMap<LogIndex, Vec<Then>>,
+    /// Rounds handed to consensus here.
+    rounds: BTreeMap<u64, Round>,
+}
+
+impl Reads {
+    pub(super) fn queue(&mut self, then: Then) {
+        self.queued.push(then);
+    }
+
+    /// Whoever was asked is no longer the one to ask.
+    pub(super) fn leader_changed(&mut self) {
+        if let Some((_, _, asked)) = self.outstanding.take() {
+            self.queued.splice(0..0, asked);
+        }
+    }
+
+    pub(super) fn deadline(&self, config: &Config) -> Instant {
+        self.outstanding.as_ref().map_or(Instant::FAR, |&(_, asked, _)| asked + config.read_retry)
+    }
+
+    fn name(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// The reads asked under `read`, if that is still the name they wait for.
+    fn take(&mut self, read: u64) -> Option<Vec<Then>> {
+        match &self.outstanding {
+            Some((outstanding, _, _)) if *outstanding == read => self.outstanding.take().map(|(_, _, reads)| reads),
+            _ => None,
+        }
+    }
+}
+
+impl Replica {
+    /// Starts a round for everything queued, unless one is out or there is nobody to ask.
+    pub(super) fn flush_reads(&mut self, out: &mut Vec<Output>) {
+        if self.reads.queued.is_empty() || self.reads.outstanding.is_some() {
+            return;
+        }
+        let to = self.remote_leader();
+        if to.is_none() && !self.leads() {
+            return;
+        }
+        let read = self.reads.name();
+        let waiting = core::mem::take(&mut self.reads.queued);
+        self.reads.outstanding = Some((read, self.now, waiting));
+        match to {
+            Some(to) => {
+                let message = PeerMessage::ReadIndex { read, session: self.config.session };
+                out.push(Output::Send { to, message });
+            }
+            None => {
+                self.reads.rounds.insert(read, Round::Own);
+                self.consensus(raft::Input::ReadIndex { read }, out);
+            }
+        }
+    }
+
+    pub(super) fn retry_reads(&mut self) {
+        if self.now >= self.reads.deadline(&self.config) {
+            self.reads.leader_changed();
+        }
+    }
+
+    /// A follower asks.
+    pub(super) fn read_asked(&mut self, from: NodeId, read: u64, session: Incarnation, out: &mut Vec<Output>) {
+        if !self.leads() {
+            let message = PeerMessage::ReadIndexReply { read, session, index: None };
+            return out.push(Output::Send { to: from, message });
+        }
+        let name = self.reads.name();
+        self.reads.rounds.insert(name, Round::Peer { from, read, session });
+        self.consensus(raft::Input::ReadIndex { read: name }, out);
+    }
+
+    /// The leader answers.
+    pub(super) fn read_answered(
+        &mut self,
+        read: u64,
+        session: Incarnation,
+        index: Option<LogIndex>,
+        out: &mut Vec<Output>,
+    ) {
+        if session != self.config.session {
+            return;
+        }
+        // Without an index nothing is lost: the reads stay out until they are asked afresh.
+        let Some(index) = index else { return };
+        if let Some(reads) = self.reads.take(read) {
+            self.confirmed(index, reads, out);
+        }
+    }
+
+    pub(super) fn read_ready(&mut self, name: u64, index: LogIndex, out: &mut Vec<Output>) {
+        match self.reads.rounds.remove(&name) {
+            Some(Round::Own) => {
+                if let Some(reads) = self.reads.take(name) {
+                    self.confirmed(index, reads, out);
+                }
+            }
+            Some(Round::Peer { from, read, session }) => {
+                let message = PeerMessage::ReadIndexReply { read, session, index: Some(index) };
+                out.push(Output::Send { to: from, message });
+            }
+            None => {}
+        }
+    }
+
+    pub(super) fn read_lost(&mut self, name: u64, out: &mut Vec<Output>) {
+        match self.reads.rounds.remove(&name) {
+            Some(Round::Own) => {
+                if let Some(reads) = self.reads.take(name) {
+                    self.reads.queued.splice(0..0, reads);
+                }
+            }
+            Some(Round::Peer { from, read, session }) => {
+                let message = PeerMessage::ReadIndexReply { read, session, index: None };
+                out.push(Output::Send { to: from, message });
+            }
+            None => {}
+        }
+    }
+
+    fn confirmed(&mut self, index: LogIndex, reads: Vec<Then>, out: &mut Vec<Output>) {
+        self.reads.confirmed.entry(index).or_default().extend(reads);
+        self.readable(out);
+    }
+
+    /// Serves every confirmed read whose index is applied.
+    pub(super) fn readable(&mut self, out: &mut Vec<Output>) {
+        while let Some(first) = self.reads.confirmed.first_entry() {
+            if *first.key() > self.applied {
+                return;
+            }
+            for then in first.remove() {
+                match then {
+                    Then::Client(id) => self.respond(id, Ok(Response::Readable), out),
+                    Then::Lease(asker, question) => self.answer_lease(asker, question, out),
+                }
+            }
+        }
+    }
+}
