@@ -4,14 +4,29 @@
 //! always knows exactly which revision a new watcher starts after. What it no longer holds it asks for by
 //! [`Output::ReadHistory`].
 
+mod catchup;
+mod index;
+mod progress;
+mod ring;
+mod stream;
+mod watcher;
+
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::request::{KeyRange, KeyValue};
+use crate::rng::Rng;
 use crate::store::{Event, RevisionEvents};
 use crate::{Instant, JobId, Revision, StreamId, WatchId};
+
+use catchup::Reading;
+use index::Index;
+use ring::{Ring, Shared};
+use stream::Stream;
+use watcher::{Place, Watcher};
 
 /// What does not change while a hub runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,8 +121,8 @@ pub enum Input {
 pub enum Output {
     /// Give this to the client, in order per stream.
     Send(StreamId, Response),
-    /// Read history and answer. At most one question is open at a time per hub... and a stalled reader stalls nobody
-    /// else.
+    /// Read history and answer, off this thread. At most one question is open at a time; it is shared by all watchers
+    /// that need old revisions, and watchers whose client does not read are in none.
     ReadHistory {
         /// The question's name.
         job: JobId,
@@ -115,7 +130,7 @@ pub enum Output {
         from: Revision,
         /// Last revision wanted.
         through: Revision,
-        /// Stop after the revision that exceeds this.
+        /// Stop after the revision that brings the total above this.
         bytes_max: u64,
     },
 }
@@ -156,37 +171,184 @@ pub trait Previous {
     fn previous(&self, event: &Event) -> Option<KeyValue>;
 }
 
+/// A watcher, unique on this member while it lives.
+type Name = (StreamId, WatchId);
+
 /// All watchers of one member.
-#[derive(Debug)]
+///
+/// **Invariant:** a watcher is either in `index` and has everything up to `revision`, or in `lagging` under the first
+/// revision it still needs.
+#[derive(Clone, Debug)]
 pub struct WatchHub {
     config: Config,
+    now: Instant,
+    rng: Rng,
+    /// The last published revision.
+    revision: Revision,
+    compacted: Revision,
+    streams: BTreeMap<StreamId, Stream>,
+    watchers: BTreeMap<Name, Watcher>,
+    /// Those that keep up, future ones too.
+    index: Index,
+    /// All others.
+    lagging: BTreeSet<(Revision, Name)>,
+    /// Those of `lagging` that the next pass may feed.
+    ready: BTreeSet<(Revision, Name)>,
+    ring: Ring,
+    /// The last job asked for.
+    jobs: JobId,
+    reading: Option<Reading>,
+    /// When which watcher's progress is to be considered.
+    timers: BTreeSet<(Instant, Name)>,
+}
+
+/// How much a hub holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Open streams. (etcd_debugging_mvcc_watch_stream_total)
+    pub streams: usize,
+    /// Watchers. (etcd_debugging_mvcc_watcher_total)
+    pub watchers: usize,
+    /// Watchers that are behind. (etcd_debugging_mvcc_slow_watcher_total)
+    pub lagging: usize,
 }
 
 impl WatchHub {
     /// A hub without watchers over a store at `revision`.
     #[must_use]
     pub fn new(config: Config, revision: Revision, compacted: Revision) -> Self {
-        let _ = (revision, compacted);
-        Self { config }
+        let ring = Ring::new(config.ring_bytes_max, revision);
+        Self {
+            now: Instant(0),
+            rng: Rng::new(config.seed),
+            revision,
+            compacted,
+            streams: BTreeMap::new(),
+            watchers: BTreeMap::new(),
+            index: Index::new(config.seed),
+            lagging: BTreeSet::new(),
+            ready: BTreeSet::new(),
+            ring,
+            jobs: JobId(0),
+            reading: None,
+            timers: BTreeSet::new(),
+            config,
+        }
     }
 
     /// Takes one input at time `now` and appends what must be done about it to `out`.
+    ///
+    /// Inputs about a stream that is not open are ignored: they may have crossed its end.
+    ///
+    /// # Panics
+    /// If `now` runs backwards, or the driver breaks what it promised in [`Input`].
     pub fn step(&mut self, now: Instant, input: Input, previous: &dyn Previous, out: &mut Vec<Output>) {
-        let _ = (now, input, previous, out, &self.config);
-        unimplemented!()
+        assert!(now >= self.now, "clock ran backwards: {now:?} < {:?}", self.now);
+        self.now = now;
+        match input {
+            Input::Open(stream) => self.open(stream),
+            Input::Close(stream) => self.close(stream),
+            Input::Create(stream, create) => self.create(stream, create, out),
+            Input::Cancel(stream, watch) => self.cancel((stream, watch), out),
+            Input::Progress(stream) => self.request_progress(stream, out),
+            Input::Taken(stream, bytes) => self.taken(stream, bytes),
+            Input::Published { revision, compacted, events } => {
+                self.published(revision, events, previous, out);
+                self.raise_floor(compacted, out);
+            }
+            Input::Restored { revision, compacted } => self.restored(revision, compacted, out),
+            Input::History { job, through, events } => self.history(job, through, events, previous, out),
+            Input::HistoryCompacted { job, compacted } => self.history_compacted(job, compacted, out),
+            Input::Wake => {}
+        }
+        self.catch_up(previous, out);
+        self.send_due_progress(out);
+        self.check();
     }
 
-    /// When [`Input::Wake`] is due at the latest.
+    /// When [`Input::Wake`] is due at the latest; the time of the last step if there is more to do at once.
     #[must_use]
     pub fn deadline(&self) -> Instant {
-        unimplemented!()
+        if self.wants_pass() {
+            return self.now;
+        }
+        self.timers.first().map_or(Instant::FAR, |&(at, _)| at)
+    }
+
+    /// How many streams and watchers there are.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts { streams: self.streams.len(), watchers: self.watchers.len(), lagging: self.lagging.len() }
+    }
+
+    fn published(
+        &mut self,
+        revision: Revision,
+        events: Vec<RevisionEvents>,
+        previous: &dyn Previous,
+        out: &mut Vec<Output>,
+    ) {
+        for events in events {
+            assert!(!events.events.is_empty(), "revision {} has no events", events.revision);
+            assert!(events.revision > self.revision, "{} published after {}", events.revision, self.revision);
+            let shared = Arc::new(Shared::from(events));
+            self.live(&shared, previous, out);
+            self.revision = shared.revision;
+            self.ring.push(shared);
+        }
+        assert!(revision >= self.revision, "store at {revision} published {}", self.revision);
+        self.revision = revision;
+    }
+
+    fn check(&self) {
+        let (synced, lagging, all) = (self.index.len(), self.lagging.len(), self.watchers.len());
+        assert!(synced + lagging == all, "{synced} watchers keep up, {lagging} do not, {all} exist");
+        assert!(self.ready.len() <= lagging, "{} ready of {lagging}", self.ready.len());
+        assert!(self.ring.from() <= self.revision.next(), "ring from {} at {}", self.ring.from(), self.revision);
+    }
+
+    /// Every promise about the state, in O(n).
+    ///
+    /// # Panics
+    /// If one of them is broken.
+    pub fn check_deep(&self) {
+        self.check();
+        for (&name, watcher) in &self.watchers {
+            let at = (watcher.next, name);
+            let parked = self.streams[&name.0].parked.contains(&(watcher.next, name.1));
+            assert_eq!(self.lagging.contains(&at), watcher.place != Place::Synced, "{name:?} {watcher:?}");
+            assert_eq!(self.ready.contains(&at), watcher.place == Place::Ready, "{name:?} {watcher:?}");
+            assert_eq!(parked, watcher.place == Place::Parked, "{name:?} {watcher:?}");
+            assert!(watcher.place == Place::Synced || watcher.next <= self.revision, "{name:?} {watcher:?}");
+            assert!(watcher.place == Place::Synced || watcher.next >= self.compacted, "{name:?} {watcher:?}");
+        }
+        let parked: usize = self.streams.values().map(|stream| stream.parked.len()).sum();
+        assert!(parked + self.ready.len() <= self.lagging.len(), "{parked} parked, {} ready", self.ready.len());
     }
 }
 
 impl Response {
-    /// What the response costs in memory: the measure of [`Config::stream_bytes_max`].
+    /// Nothing yet, for watcher `watch`, at `revision`.
+    fn to(watch: WatchId, revision: Revision) -> Self {
+        Self {
+            watch: Some(watch),
+            revision: Some(revision),
+            created: false,
+            canceled: false,
+            compact_revision: None,
+            cancel_reason: String::new(),
+            events: Vec::new(),
+            fragment: false,
+        }
+    }
+
+    /// What the response costs in memory, about: the measure of [`Config::stream_bytes_max`].
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        unimplemented!()
+        let events = self.events.iter().map(|delivered| {
+            let previous = delivered.prev_kv.as_ref().map_or(0, |kv| (kv.key.len() + kv.value.len()) as u64 + 64);
+            ring::event_bytes(&delivered.event) + previous
+        });
+        128 + self.cancel_reason.len() as u64 + events.sum::<u64>()
     }
 }
