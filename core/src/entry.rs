@@ -2,6 +2,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::fmt;
 
 use bincode::{Decode, Encode};
 
@@ -44,6 +45,33 @@ pub struct Configuration {
     pub outgoing: BTreeMap<NodeId, Incarnation>,
     /// Members that receive the log and count for nothing.
     pub learners: BTreeMap<NodeId, Incarnation>,
+}
+
+impl fmt::Display for Entry {
+    /// One line, as in scenarios and logs: index, term, and the command or configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{} ", self.index, self.term)?;
+        match &self.payload {
+            Payload::Empty => write!(f, "empty"),
+            Payload::Command(command) => write!(f, "{}", command.escape_ascii()),
+            Payload::Config(config) => write!(f, "{config}"),
+        }
+    }
+}
+
+impl fmt::Display for Configuration {
+    /// `voters{1:i7 2:i8}`, and likewise `outgoing` and `learners` if there are any.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sets = [("voters", &self.voters), ("outgoing", &self.outgoing), ("learners", &self.learners)];
+        for (name, set) in sets.into_iter().filter(|(name, set)| *name == "voters" || !set.is_empty()) {
+            write!(f, "{name}{{")?;
+            for (n, (id, incarnation)) in set.iter().enumerate() {
+                write!(f, "{}{id}:i{incarnation}", if n == 0 { "" } else { " " })?;
+            }
+            write!(f, "}}")?;
+        }
+        Ok(())
+    }
 }
 
 /// What must survive a crash besides the log itself. (Raft figure 2, "persistent state")

@@ -120,6 +120,11 @@ pub enum Output {
         /// Where the rows are.
         generation: Generation,
     },
+    /// An [`Input::Install`] came too late to be of use: folder `generation` can be deleted.
+    Unneeded {
+        /// The folder.
+        generation: Generation,
+    },
     /// This leader was confirmed after `read` was asked: a read at `index` or later is linearizable.
     ReadReady {
         /// The question.
@@ -142,7 +147,7 @@ pub enum Output {
         /// The follower.
         to: NodeId,
     },
-    /// The role, the term or the known leader changed.
+    /// The role, the term, the known leader, the standing or the configuration changed.
     Changed(Status),
 }
 
@@ -179,7 +184,7 @@ pub struct Status {
 }
 
 pub mod message;
-pub use message::Message;
+pub use message::{Body, Message};
 
 /// One member's consensus state.
 #[derive(Clone, Debug)]
