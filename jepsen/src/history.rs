@@ -8,6 +8,10 @@ use quorate_core::request::{
 };
 use quorate_core::{Blob, LeaseId, Revision, Ttl};
 
+mod show;
+
+pub(crate) use show::{show_kv, text};
+
 /// The name of an operation within its [`History`], in the order of invocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OpId(pub u32);

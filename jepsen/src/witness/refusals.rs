@@ -1,0 +1,200 @@
+//! Compaction and refusals: a request may only be refused for a reason that it may have met.
+
+use quorate_core::error::Error;
+use quorate_core::request::{RangeRequest, RequestOp, ResponseOp, TxnRequest, TxnResult};
+use quorate_core::{LeaseId, Revision};
+
+use super::leases::{Life, Lives};
+use super::times::Times;
+use super::{Author, Rule, Violation, Witness};
+use crate::history::{End, History, Op, OpId, Operation, Turn};
+use crate::model::Kv;
+
+/// What was compacted, as seen at one operation's ends.
+#[derive(Clone, Copy, Debug)]
+struct Floors {
+    /// Compacted for certain when it was invoked.
+    certain: Revision,
+    /// Compacted perhaps when it ended.
+    possible: Revision,
+}
+
+const NEVER: Revision = Revision(-1);
+
+pub(super) fn check(history: &History, times: &Times, witness: &Witness, lives: &Lives) -> Result<(), Violation> {
+    compactions_ascend(history)?;
+    let floors = floors(history);
+    let ceilings = ceilings(history, witness);
+    for ((id, operation), floors) in history.operations().zip(floors) {
+        match &operation.end {
+            End::Returned(_) => {
+                let oldest = oldest_read(operation);
+                if oldest.is_some_and(|oldest| oldest < floors.certain) {
+                    let what = format!("history below revision {} had been compacted", floors.certain);
+                    return Err(Violation::new(history, Rule::Compaction, &[id], &what));
+                }
+            }
+            End::Refused(error) => {
+                let ended = operation.ended.map_or(u32::MAX, |ended| ended.turn);
+                let newest = ceilings.partition_point(|invoked| *invoked < ended) as i64 + 1;
+                let window = times.floor(id)..=Revision(newest);
+                let turns = (operation.invoked.turn, ended);
+                let states = States { kv: &witness.kv, lives, window, turns, floors };
+                if !states.may_refuse(&operation.op, error) {
+                    let what = "nothing that the request can have met is a reason to refuse it";
+                    return Err(Violation::new(history, Rule::Refusal, &[id], what));
+                }
+            }
+            End::Open | End::Failed => {}
+        }
+    }
+    Ok(())
+}
+
+/// The states in which a refused request may have been looked at.
+struct States<'w> {
+    kv: &'w Kv,
+    lives: &'w Lives,
+    window: std::ops::RangeInclusive<Revision>,
+    /// When it was invoked and when refused.
+    turns: (u32, u32),
+    floors: Floors,
+}
+
+impl States<'_> {
+    fn may_refuse(&self, op: &Op, error: &Error) -> bool {
+        if !matches!(
+            error,
+            Error::KeyNotFound
+                | Error::LeaseNotFound
+                | Error::LeaseExists
+                | Error::FutureRevision
+                | Error::Compacted { .. }
+        ) {
+            return true; // not of the model's world: quotas, alarms, validation
+        }
+        let floor = *self.window.start();
+        match (op, error) {
+            (Op::Put(put), Error::LeaseNotFound) => put.lease.is_some_and(|lease| self.missing(lease)),
+            (Op::Put(put), Error::KeyNotFound) => self.any(|now| self.kv.check_put(put, now).is_err()),
+            (Op::Txn(txn), error) => self.any(|now| self.txn_may_be_refused(txn, now, error)),
+            (Op::Range(range), Error::FutureRevision) => {
+                range.revision.is_some_and(|revision| revision > floor || range.serializable)
+            }
+            (Op::Range(RangeRequest { revision: Some(at), .. }), Error::Compacted { .. })
+            | (Op::Compact(at), Error::Compacted { .. }) => {
+                let equal = matches!(op, Op::Compact(_)) && *at == self.floors.possible;
+                *at < self.floors.possible || equal
+            }
+            (Op::Compact(at), Error::FutureRevision) => *at > floor,
+            (Op::LeaseGrant { id: Some(id), .. }, Error::LeaseExists) => {
+                self.lives.get(id).is_some_and(Life::was_granted)
+            }
+            (Op::LeaseRevoke(lease), Error::LeaseNotFound) => self.missing(*lease),
+            _ => false,
+        }
+    }
+
+    fn missing(&self, lease: LeaseId) -> bool {
+        self.lives.get(&lease).is_none_or(|life| life.may_miss(self.turns.0, self.turns.1))
+    }
+
+    fn any(&self, test: impl Fn(Revision) -> bool) -> bool {
+        (self.window.start().0..=self.window.end().0).any(|now| test(Revision(now)))
+    }
+
+    fn txn_may_be_refused(&self, txn: &TxnRequest, now: Revision, error: &Error) -> bool {
+        let exists = |lease| *error != Error::LeaseNotFound || !self.missing(lease);
+        let compacted = if matches!(error, Error::Compacted { .. }) { self.floors.possible } else { NEVER };
+        let refusal = self.kv.check_txn(txn, now, compacted, &exists).err();
+        refusal.is_some_and(|refusal| std::mem::discriminant(&refusal) == std::mem::discriminant(error))
+    }
+}
+
+/// The store compacts further and further: answered compactions are different and in the order of time.
+fn compactions_ascend(history: &History) -> Result<(), Violation> {
+    let mut answered: Vec<(Revision, OpId)> = Vec::new();
+    for (id, operation) in history.operations() {
+        if let (Op::Compact(at), End::Returned(_)) = (&operation.op, &operation.end) {
+            answered.push((*at, id));
+        }
+    }
+    answered.sort_unstable();
+    if let Some(pair) = answered.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        let what = format!("the store was compacted at {} twice", pair[0].0);
+        return Err(Violation::new(history, Rule::Compaction, &[pair[0].1, pair[1].1], &what));
+    }
+    // From the furthest on: nothing less far may have been invoked after a further one was answered.
+    let mut further: Option<(u32, Revision, OpId)> = None;
+    for (at, id) in answered.into_iter().rev() {
+        let operation = history.get(id);
+        if let Some((ended, other, by)) = further
+            && ended < operation.invoked.turn
+        {
+            let what = format!("the store had been compacted at {other} before");
+            return Err(Violation::new(history, Rule::Compaction, &[by, id], &what));
+        }
+        let ended = operation.ended.map_or(u32::MAX, |ended| ended.turn);
+        if further.is_none_or(|(first, _, _)| ended < first) {
+            further = Some((ended, at, id));
+        }
+    }
+    Ok(())
+}
+
+fn floors(history: &History) -> Vec<Floors> {
+    let mut floors = vec![Floors { certain: NEVER, possible: NEVER }; history.operations().count()];
+    let (mut certain, mut possible) = (NEVER, NEVER);
+    for turn in history.turns() {
+        match *turn {
+            Turn::Invoke(id) => {
+                let operation = history.get(id);
+                floors[id.0 as usize].certain = certain;
+                if let (Op::Compact(at), End::Open | End::Returned(_)) = (&operation.op, &operation.end) {
+                    possible = possible.max(*at);
+                }
+            }
+            Turn::End(id) => {
+                let operation = history.get(id);
+                if let (Op::Compact(at), End::Returned(_)) = (&operation.op, &operation.end) {
+                    certain = certain.max(*at);
+                }
+                floors[id.0 as usize].possible = possible;
+            }
+            Turn::Saw(_) => {}
+        }
+    }
+    floors
+}
+
+/// For each revision from 2 on, the turn before which it cannot have been made.
+fn ceilings(history: &History, witness: &Witness) -> Vec<u32> {
+    let mut latest = 0;
+    let made = witness.authors.iter().map(|author| {
+        if let Author::Op(id) = author {
+            latest = latest.max(history.get(*id).invoked.turn);
+        }
+        latest
+    });
+    made.collect()
+}
+
+/// The oldest revision that an answered, linearizable read looked at, if it named one.
+fn oldest_read(operation: &Operation) -> Option<Revision> {
+    let named = |range: &RangeRequest| range.revision.filter(|at| at.0 != 0);
+    match (&operation.op, operation.response()?) {
+        (Op::Range(range), _) if !range.serializable => named(range),
+        (Op::Txn(txn), crate::history::Response::Txn(result)) => oldest_in(txn, result),
+        _ => None,
+    }
+}
+
+fn oldest_in(txn: &TxnRequest, result: &TxnResult) -> Option<Revision> {
+    let ops = if result.succeeded { &txn.success } else { &txn.failure };
+    let oldest = ops.iter().zip(&result.responses).filter_map(|pair| match pair {
+        (RequestOp::Range(range), _) if !range.serializable => range.revision.filter(|at| at.0 != 0),
+        (RequestOp::Txn(inner), ResponseOp::Txn(result)) => oldest_in(inner, result),
+        _ => None,
+    });
+    oldest.min()
+}

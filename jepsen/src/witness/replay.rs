@@ -1,0 +1,379 @@
+//! Replays the writes in the order of their revisions and predicts every answer on the way.
+//!
+//! A revision that no answer claims is a *gap*: one open operation or one expiry must have made it. The first candidate
+//! that agrees with what was seen of the revision is taken; if the replay runs into a contradiction further on, it goes back to the
+//! newest gap whose choice bears on the keys in question (conflict-directed backjumping) and takes the next one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use quorate_core::Revision;
+use quorate_core::request::KeyRange;
+
+use super::footprint::{changed, may_write, overlap, ranges, revisions, seen, writes};
+use super::times::Times;
+use super::{Author, Failure, Rule, Violation, Witness};
+use crate::history::{End, History, Op, OpId, Response, Sighting, show_kv, text};
+use crate::model::Change;
+
+mod evidence;
+mod predict;
+
+use evidence::Evidence;
+
+/// The keys a contradiction is about.
+#[derive(Clone, Debug, Default)]
+struct Scope {
+    /// It may be about anything.
+    all: bool,
+    ranges: Vec<KeyRange>,
+}
+
+/// A contradiction at the revision being replayed.
+#[derive(Debug)]
+struct Conflict {
+    violation: Violation,
+    scope: Scope,
+}
+
+/// A gap and who may have made it.
+#[derive(Debug)]
+struct Gap {
+    revision: Revision,
+    candidates: Vec<Author>,
+    /// How many candidates have been tried; the last one of them is the current choice.
+    tried: usize,
+}
+
+/// The replay of one history.
+#[derive(Debug)]
+pub(super) struct Replay<'h> {
+    history: &'h History,
+    times: &'h Times,
+    /// Who was answered to have made which revision; ascending, unique.
+    claims: Vec<(Revision, OpId)>,
+    /// Answers of operations that made no revision, or may have not (revokes), by the revision they tell; ascending.
+    reads: Vec<(Revision, OpId)>,
+    /// By revision; ascending.
+    sightings: Vec<(Revision, u32)>,
+    /// Operations of unknown outcome that may write, in the order of invocation.
+    open: Vec<OpId>,
+    /// What answers and sightings say of the gaps.
+    evidence: BTreeMap<Revision, Vec<Evidence>>,
+    witness: Witness,
+    gaps: Vec<Gap>,
+    /// The open operations that are chosen somewhere.
+    used: BTreeSet<OpId>,
+    /// The contradiction at the highest revision, and that revision.
+    deepest: Option<(Revision, Violation)>,
+    /// Revisions that may still be replayed before the search is given up.
+    budget: u64,
+}
+
+impl<'h> Replay<'h> {
+    pub(super) fn new(history: &'h History, times: &'h Times) -> Result<Self, Violation> {
+        let mut replay = Self {
+            history,
+            times,
+            claims: Vec::new(),
+            reads: Vec::new(),
+            sightings: Vec::new(),
+            open: Vec::new(),
+            evidence: BTreeMap::new(),
+            witness: Witness { kv: crate::model::Kv::default(), authors: Vec::new() },
+            gaps: Vec::new(),
+            used: BTreeSet::new(),
+            deepest: None,
+            budget: 100_000 + 20 * history.turns().len() as u64,
+        };
+        let mut possible = 1;
+        for (id, operation) in history.operations() {
+            match &operation.end {
+                End::Returned(response) => {
+                    let claims = changed(response) == Some(true);
+                    let list = if claims { &mut replay.claims } else { &mut replay.reads };
+                    list.push((response.revision(), id));
+                }
+                End::Open if may_write(&operation.op) => replay.open.push(id),
+                End::Open | End::Refused(_) | End::Failed => {}
+            }
+            if matches!(operation.end, End::Returned(_) | End::Open) {
+                possible += revisions(&operation.op);
+            }
+        }
+        replay.sightings.extend(history.sightings().iter().map(Sighting::revision).zip(0..));
+        replay.claims.sort_unstable();
+        replay.reads.sort_unstable();
+        replay.sightings.sort_unstable();
+        replay.check_claims(possible)?;
+        if (replay.claims.len() as i64) < times.last.0 - 1 {
+            replay.evidence = evidence::gather(history, |revision| replay.claim(revision).is_none());
+        }
+        Ok(replay)
+    }
+
+    pub(super) fn witness(&self) -> &Witness {
+        &self.witness
+    }
+
+    pub(super) fn into_witness(self) -> Witness {
+        self.witness
+    }
+
+    /// Replays to the newest revision.
+    pub(super) fn run(&mut self) -> Result<(), Failure> {
+        if self.witness.kv.revision() == Revision(1)
+            && let Err(conflict) = self.check_answers(Revision(1))
+        {
+            return Err(Failure::Violated(conflict.violation));
+        }
+        while self.witness.kv.revision() < self.times.last {
+            let revision = Revision(self.witness.kv.revision().0 + 1);
+            self.spend()?;
+            if let Err(conflict) = self.step(revision) {
+                self.back(revision, conflict)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds another way after the whole replay turned out to contradict something else.
+    pub(super) fn revise(&mut self, violation: Violation) -> Result<(), Failure> {
+        let conflict = Conflict { violation, scope: Scope { all: true, ranges: Vec::new() } };
+        self.back(Revision(i64::MAX), conflict)
+    }
+
+    fn check_claims(&self, possible: i64) -> Result<(), Violation> {
+        for pair in self.claims.windows(2) {
+            let [(revision, a), (other, b)] = [pair[0], pair[1]];
+            if revision == other {
+                let what = format!("revision {revision} was made twice");
+                return Err(Violation::new(self.history, Rule::Duplicate, &[a, b], &what));
+            }
+        }
+        if self.times.last.0 > possible {
+            let what = format!("revision {} was told, but only {possible} can have been reached", self.times.last);
+            let told = self.claims.iter().chain(&self.reads).filter(|(revision, _)| *revision == self.times.last);
+            let told: Vec<OpId> = told.map(|(_, id)| *id).take(1).collect();
+            return Err(Violation::new(self.history, Rule::Unexplained, &told, &what));
+        }
+        Ok(())
+    }
+
+    /// Who was answered to have made `revision`.
+    fn claim(&self, revision: Revision) -> Option<OpId> {
+        let i = self.claims.binary_search_by_key(&revision, |claim| claim.0).ok()?;
+        Some(self.claims[i].1)
+    }
+
+    fn step(&mut self, revision: Revision) -> Result<(), Conflict> {
+        // Without gaps so far the claims are dense: no need to search.
+        let dense = usize::try_from(revision.0 - 2).ok().and_then(|i| self.claims.get(i));
+        let claim = dense.filter(|claim| claim.0 == revision).map(|claim| claim.1).or_else(|| self.claim(revision));
+        match claim {
+            Some(id) => {
+                predict::write(self.history, &mut self.witness.kv, id)?;
+                self.witness.authors.push(Author::Op(id));
+            }
+            None => {
+                let candidates = self.candidates(revision);
+                let mut gap = Gap { revision, candidates, tried: 0 };
+                if !self.choose(&mut gap) {
+                    return Err(self.unexplained(&gap));
+                }
+                self.gaps.push(gap);
+            }
+        }
+        self.check_answers(revision)
+    }
+
+    /// Checks every answer and sighting of the state at `revision`, the newest.
+    fn check_answers(&mut self, revision: Revision) -> Result<(), Conflict> {
+        let first = self.reads.partition_point(|read| read.0 < revision);
+        let author = self.witness.authors.last().copied();
+        for (at, id) in &self.reads[first..] {
+            if *at != revision {
+                break;
+            }
+            predict::read(self.history, &mut self.witness.kv, *id, author)?;
+        }
+        let first = self.sightings.partition_point(|sighting| sighting.0 < revision);
+        for (at, number) in &self.sightings[first..] {
+            if *at != revision {
+                break;
+            }
+            predict::sighting(self.history, &self.witness, &self.history.sightings()[*number as usize])?;
+        }
+        Ok(())
+    }
+
+    /// All who may have made the gap at `revision`: answered revokes first, since they must have been somewhere.
+    fn candidates(&self, revision: Revision) -> Vec<Author> {
+        let first = self.reads.partition_point(|read| read.0 < revision);
+        let answered = self.reads[first..].iter().take_while(|read| read.0 == revision).map(|read| read.1);
+        let is_revoke = |id: &OpId| matches!(self.history.get(*id).op, Op::LeaseRevoke(_));
+        let invoked = |id: &OpId| self.times.floor(*id) < revision;
+        let known = answered.filter(is_revoke).filter(invoked);
+        let open = self.open.iter().copied().take_while(invoked).filter(|id| !self.used.contains(id));
+        let evidence = self.evidence.get(&revision).map_or(&[][..], Vec::as_slice);
+        let likely = open.filter(|id| {
+            let op = &self.history.get(*id).op;
+            matches!(op, Op::LeaseRevoke(_)) || evidence.iter().all(|seen| seen.may_be_of(op))
+        });
+        let expiries = self.witness.kv.leases_with_keys().map(Author::Expiry);
+        known.chain(likely).map(Author::Op).chain(expiries).collect()
+    }
+
+    /// Takes the next candidate that changes something and agrees with the evidence.
+    fn choose(&mut self, gap: &mut Gap) -> bool {
+        while let Some(author) = gap.candidates.get(gap.tried).copied() {
+            gap.tried += 1;
+            let Witness { kv, authors } = &mut self.witness;
+            let changed = match author {
+                Author::Op(id) => predict::happen(kv, &self.history.get(id).op),
+                Author::Expiry(lease) => kv.delete_attached(lease),
+            };
+            if !changed {
+                continue;
+            }
+            let evidence = self.evidence.get(&gap.revision).map_or(&[][..], Vec::as_slice);
+            if evidence.iter().all(|seen| seen.agrees(kv.changes(gap.revision))) {
+                authors.push(author);
+                if let Author::Op(id) = author {
+                    self.used.insert(id);
+                }
+                return true;
+            }
+            kv.rewind(Revision(gap.revision.0 - 1));
+        }
+        false
+    }
+
+    /// Undoes everything from the gap's revision on.
+    fn undo(&mut self, gap: &Gap) {
+        let before = gap.revision.0 - 1;
+        self.witness.kv.rewind(Revision(before));
+        self.witness.authors.truncate(usize::try_from(before - 1).expect("revisions begin at 1"));
+        if let Some(Author::Op(id)) = gap.candidates.get(gap.tried.wrapping_sub(1)) {
+            self.used.remove(id);
+        }
+    }
+
+    /// Goes back to the newest gap that bears on the contradiction and can be filled otherwise.
+    fn back(&mut self, revision: Revision, conflict: Conflict) -> Result<(), Failure> {
+        if self.deepest.as_ref().is_none_or(|(deepest, _)| *deepest < revision) {
+            self.deepest = Some((revision, conflict.violation));
+        }
+        let mut scope = conflict.scope;
+        while let Some(mut gap) = self.gaps.pop() {
+            self.spend()?;
+            self.undo(&gap);
+            if !self.bears(&gap, &scope) {
+                continue;
+            }
+            if self.choose(&mut gap) {
+                let at = gap.revision;
+                self.gaps.push(gap);
+                match self.check_answers(at) {
+                    Ok(()) => return Ok(()),
+                    Err(again) => scope.merge(again.scope),
+                }
+            } else {
+                self.widen(&gap, &mut scope);
+            }
+        }
+        let (_, violation) = self.deepest.take().expect("a contradiction was noted");
+        Err(Failure::Violated(violation))
+    }
+
+    fn bears(&self, gap: &Gap, scope: &Scope) -> bool {
+        scope.all
+            || gap.candidates.iter().any(|author| match author {
+                Author::Expiry(_) => true,
+                Author::Op(id) => {
+                    let op = &self.history.get(*id).op;
+                    let mut any = matches!(op, Op::LeaseRevoke(_));
+                    writes(op, &mut |range| any |= scope.touches(range));
+                    any
+                }
+            })
+    }
+
+    /// A gap could not be filled otherwise: whatever its candidates depend on is part of the contradiction, and so are operations
+    /// that would have been candidates but for an earlier gap.
+    fn widen(&self, gap: &Gap, scope: &mut Scope) {
+        let evidence = self.evidence.get(&gap.revision).map_or(&[][..], Vec::as_slice);
+        for id in gap.candidates.iter().filter_map(|a| if let Author::Op(id) = a { Some(id) } else { None }) {
+            scope.include(&self.history.get(*id).op);
+        }
+        let taken = |id: &&OpId| {
+            self.times.floor(**id) < gap.revision
+                && evidence.iter().all(|seen| seen.may_be_of(&self.history.get(**id).op))
+        };
+        if evidence.is_empty() && !self.used.is_empty() {
+            scope.all = true;
+        }
+        self.used.iter().filter(taken).for_each(|id| scope.include(&self.history.get(*id).op));
+    }
+
+    fn unexplained(&self, gap: &Gap) -> Conflict {
+        let evidence = self.evidence.get(&gap.revision).map_or(&[][..], Vec::as_slice);
+        let mut scope = Scope { all: evidence.is_empty(), ranges: Vec::new() };
+        scope.ranges.extend(evidence.iter().map(|seen| KeyRange::Key(seen.key().clone())));
+        self.widen(gap, &mut scope);
+        let mut what = format!("revision {} was made by nobody", gap.revision);
+        for seen in evidence {
+            what.push_str(&format!("; seen of it: {seen}"));
+        }
+        // The likeliest culprits: what failed for good and yet would explain it.
+        let failed = self.history.operations().filter(|(id, operation)| {
+            matches!(operation.end, End::Failed | End::Refused(_))
+                && may_write(&operation.op)
+                && self.times.floor(*id) < gap.revision
+                && !evidence.is_empty()
+                && evidence.iter().all(|seen| seen.may_be_of(&operation.op))
+        });
+        let failed: Vec<OpId> = failed.map(|(id, _)| id).take(3).collect();
+        if !failed.is_empty() {
+            what.push_str("; these are said not to have happened:");
+        }
+        Conflict { violation: Violation::new(self.history, Rule::Unexplained, &failed, &what), scope }
+    }
+
+    fn spend(&mut self) -> Result<(), Failure> {
+        if self.budget == 0 {
+            let last = self.deepest.take().map(|(_, violation)| violation);
+            let none = || Violation::new(self.history, Rule::Unexplained, &[], "the history is too long");
+            return Err(Failure::Undecided(last.unwrap_or_else(none)));
+        }
+        self.budget -= 1;
+        Ok(())
+    }
+}
+
+impl Scope {
+    fn of(op: &Op) -> Self {
+        let mut scope = Self::default();
+        scope.include(op);
+        scope
+    }
+
+    fn include(&mut self, op: &Op) {
+        self.all |= matches!(op, Op::LeaseRevoke(_));
+        if !self.all {
+            ranges(op, &mut |range| {
+                if !self.ranges.contains(range) {
+                    self.ranges.push(range.clone());
+                }
+            });
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.all |= other.all;
+        self.ranges.extend(other.ranges);
+    }
+
+    fn touches(&self, range: &KeyRange) -> bool {
+        self.ranges.iter().any(|mine| overlap(mine, range))
+    }
+}

@@ -1,0 +1,95 @@
+//! What answers and sightings say of revisions that no answer claims.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use quorate_core::request::{KeyRange, KeyValue};
+use quorate_core::{Blob, Revision};
+
+use super::{Change, History, Op, Sighting, seen, show_kv, text, writes};
+
+/// Something that a gap's revision must have done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Evidence {
+    /// Put exactly this; the flag says whether value and lease are known.
+    Put(KeyValue, bool),
+    /// Created the key.
+    Create(Blob),
+    /// Removed the key.
+    Delete(Blob),
+}
+
+/// The evidence of all revisions that `wanted` names.
+pub(super) fn gather(history: &History, wanted: impl Fn(Revision) -> bool) -> BTreeMap<Revision, Vec<Evidence>> {
+    let mut found: BTreeMap<Revision, Vec<Evidence>> = BTreeMap::new();
+    let mut note = |revision: Revision, evidence: Evidence| {
+        let list = found.entry(revision).or_default();
+        if !list.contains(&evidence) {
+            list.push(evidence);
+        }
+    };
+    let mut see = |kv: &KeyValue, whole: bool| {
+        if wanted(kv.mod_revision) {
+            note(kv.mod_revision, Evidence::Put(kv.clone(), whole));
+        } else if wanted(kv.create_revision) {
+            note(kv.create_revision, Evidence::Create(kv.key.clone()));
+        }
+    };
+    for (_, operation) in history.operations() {
+        if let Some(response) = operation.response() {
+            seen(&operation.op, response, &mut see);
+        }
+    }
+    for sighting in history.sightings() {
+        if let Sighting::Put(kv) = sighting {
+            see(kv, true);
+        }
+    }
+    for sighting in history.sightings() {
+        match sighting {
+            Sighting::Delete { key, revision } if wanted(*revision) => note(*revision, Evidence::Delete(key.clone())),
+            _ => {}
+        }
+    }
+    found
+}
+
+impl Evidence {
+    pub(super) fn key(&self) -> &Blob {
+        match self {
+            Self::Put(kv, _) => &kv.key,
+            Self::Create(key) | Self::Delete(key) => key,
+        }
+    }
+
+    /// Whether `op` may touch the key at all.
+    pub(super) fn may_be_of(&self, op: &Op) -> bool {
+        let key = KeyRange::Key(self.key().clone());
+        let mut any = false;
+        writes(op, &mut |range| any |= super::overlap(range, &key));
+        any
+    }
+
+    /// Whether these changes did it.
+    pub(super) fn agrees(&self, changes: &[Change]) -> bool {
+        changes.iter().any(|change| match (self, change) {
+            (Self::Put(seen, true), Change::Put { kv, .. }) => seen == kv,
+            (Self::Put(seen, false), Change::Put { kv, .. }) => {
+                (&seen.key, seen.create_revision, seen.version) == (&kv.key, kv.create_revision, kv.version)
+            }
+            (Self::Create(key), Change::Put { kv, .. }) => *key == kv.key && kv.create_revision == kv.mod_revision,
+            (Self::Delete(key), Change::Delete { prev, .. }) => *key == prev.key,
+            _ => false,
+        })
+    }
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Put(kv, _) => write!(f, "put {}", show_kv(kv)),
+            Self::Create(key) => write!(f, "created {}", text(key)),
+            Self::Delete(key) => write!(f, "deleted {}", text(key)),
+        }
+    }
+}
