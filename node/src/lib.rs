@@ -3,6 +3,8 @@
 //! Modules outside feature `server` touch nothing of the world by themselves; the simulator runs the same code.
 
 pub mod backend;
+#[cfg(feature = "server")]
+pub mod config;
 pub mod disk;
 pub mod status;
 pub mod wire;

@@ -1,0 +1,329 @@
+//! What a member is started with: etcd's flags and environment variables, parsed and checked as etcd does.
+
+mod flags;
+pub mod url;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use quorate_core::{ClusterId, NodeId};
+use sha1::{Digest as _, Sha1};
+
+pub use self::flags::{FLAGS_TEXT, USAGE_TEXT};
+use self::url::Url;
+use crate::wire::Limits;
+
+/// Whether a member without data founds its cluster or joins one. (etcd: `--initial-cluster-state`)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterState {
+    /// Every member of `--initial-cluster` starts empty.
+    New,
+    /// The others run already.
+    Existing,
+}
+
+/// How log lines look. (etcd: `--log-format`)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum LogFormat {
+    Json,
+    Console,
+}
+
+/// One member of the initial cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InitialMember {
+    /// Its ID, derived from its URLs and the cluster's token.
+    pub id: NodeId,
+    /// Its name in `--initial-cluster`.
+    pub name: String,
+    /// Where its peers reach it, sorted.
+    pub peer_urls: Vec<Url>,
+}
+
+/// A complete, consistent start configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// This member's name.
+    pub name: String,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Where clients are served.
+    pub listen_client_urls: Vec<Url>,
+    /// Where clients are told to come.
+    pub advertise_client_urls: Vec<Url>,
+    /// Where peers are served.
+    pub listen_peer_urls: Vec<Url>,
+    /// Where peers are told to come.
+    pub advertise_peer_urls: Vec<Url>,
+    /// The founding members, ascending by ID; contains this one.
+    pub initial_cluster: Vec<InitialMember>,
+    /// The ID of this member.
+    pub member: NodeId,
+    /// The ID of the cluster.
+    pub cluster: ClusterId,
+    /// Found or join.
+    pub state: ClusterState,
+    /// The leader's interval between heartbeats.
+    pub heartbeat: Duration,
+    /// Silence after which a follower campaigns.
+    pub election_timeout: Duration,
+    /// Applied entries between two snapshots of the state.
+    pub snapshot_count: u64,
+    /// Entries kept in the log for slow followers.
+    pub catchup_entries: u64,
+    /// Bytes of history the store may hold; `None` is no limit.
+    pub quota_bytes: Option<u64>,
+    /// What requests may weigh.
+    pub limits: Limits,
+    /// An idle watcher that asked for it hears from the server this often.
+    pub progress_interval: Duration,
+    /// The least severe level that is logged: debug, info, warn or error.
+    pub log_level: tracing::Level,
+    /// How lines look.
+    pub log_format: LogFormat,
+    /// Whether logs go to stdout instead of stderr.
+    pub log_stdout: bool,
+    /// What to warn about once logging works.
+    pub warnings: Vec<String>,
+}
+
+/// What the command line asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Invocation {
+    /// Serve.
+    Serve(Box<Config>),
+    /// Say which version this is.
+    Version,
+    /// Explain the flags.
+    Help,
+}
+
+/// Why the command line was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// What is wrong.
+    pub message: String,
+    /// 2 for a command line that cannot be parsed (usage is shown), 1 for one that cannot be served.
+    pub exit_code: u8,
+}
+
+impl Refusal {
+    fn invalid(message: impl Into<String>) -> Self {
+        Self { message: message.into(), exit_code: 1 }
+    }
+
+    fn usage(message: impl Into<String>) -> Self {
+        Self { message: message.into(), exit_code: 2 }
+    }
+}
+
+/// The longest election timeout etcd accepts.
+const ELECTION_TIMEOUT_MS_MAX: u64 = 50_000;
+/// etcd's quota when none is given.
+pub const QUOTA_BYTES_DEFAULT: u64 = 2 * 1024 * 1024 * 1024;
+
+impl Invocation {
+    /// Reads `args` (without the program's name) and the environment.
+    ///
+    /// # Errors
+    /// A [`Refusal`] with etcd's text and exit code.
+    pub fn parse(args: &[String], env: &BTreeMap<String, String>) -> Result<Self, Refusal> {
+        let mut flags = flags::Flags::default();
+        match flags.parse_args(args)? {
+            flags::Asked::Help => return Ok(Self::Help),
+            flags::Asked::Version => return Ok(Self::Version),
+            flags::Asked::Serve => {}
+        }
+        let mut warnings = flags.parse_env(env)?;
+        flags.refuse_unsupported()?;
+        let mut config = Config::from_flags(&flags)?;
+        if config.name == "default" {
+            warnings.push("'initial-cluster' and 'name' are at their defaults: data is in default.etcd".to_owned());
+        }
+        config.warnings = warnings;
+        Ok(Self::Serve(Box::new(config)))
+    }
+}
+
+impl Config {
+    fn from_flags(flags: &flags::Flags) -> Result<Self, Refusal> {
+        let name = flags.text("name").to_owned();
+        let data_dir = match flags.text("data-dir") {
+            "" => PathBuf::from(format!("{name}.etcd")),
+            dir => PathBuf::from(dir),
+        };
+        let listen_client_urls = flags.urls("listen-client-urls");
+        let listen_peer_urls = flags.urls("listen-peer-urls");
+        for url in listen_client_urls.iter().chain(&listen_peer_urls) {
+            url.check_bindable().map_err(Refusal::invalid)?;
+        }
+        if flags.is_set("listen-client-urls") && !flags.is_set("advertise-client-urls") {
+            let text = "--advertise-client-urls is required when --listen-client-urls is set explicitly";
+            return Err(Refusal::invalid(text));
+        }
+        let (heartbeat_ms, election_ms) = (flags.uint("heartbeat-interval"), flags.uint("election-timeout"));
+        check_timing(heartbeat_ms, election_ms)?;
+
+        let advertise_peer_urls = flags.urls("initial-advertise-peer-urls");
+        let initial_cluster = match flags.is_set("initial-cluster") {
+            true => flags.text("initial-cluster").to_owned(),
+            false => advertise_peer_urls.iter().map(|url| format!("{name}={url}")).collect::<Vec<_>>().join(","),
+        };
+        let initial_cluster = initial_members(&initial_cluster, flags.text("initial-cluster-token"))?;
+        let member = own_member(&initial_cluster, &name, &advertise_peer_urls)?;
+        let cluster = cluster_id(initial_cluster.iter().map(|member| member.id));
+        let quota_bytes = match flags.int("quota-backend-bytes") {
+            0 => Some(QUOTA_BYTES_DEFAULT),
+            bytes => u64::try_from(bytes).ok(),
+        };
+        let request_bytes_max = flags.uint("max-request-bytes");
+        if request_bytes_max > REQUEST_BYTES_MAX {
+            let text = format!("--max-request-bytes must be at most {REQUEST_BYTES_MAX} (set to {request_bytes_max})");
+            return Err(Refusal::invalid(text));
+        }
+        let progress_interval = match flags.duration("watch-progress-notify-interval") {
+            Duration::ZERO => Duration::from_secs(600),
+            interval => interval.max(Duration::from_millis(100)),
+        };
+        Ok(Self {
+            name,
+            data_dir,
+            listen_client_urls,
+            advertise_client_urls: flags.urls("advertise-client-urls"),
+            listen_peer_urls,
+            advertise_peer_urls,
+            initial_cluster,
+            member,
+            cluster,
+            state: match flags.text("initial-cluster-state") {
+                "existing" => ClusterState::Existing,
+                _ => ClusterState::New,
+            },
+            heartbeat: Duration::from_millis(heartbeat_ms),
+            election_timeout: Duration::from_millis(election_ms),
+            snapshot_count: flags.uint("snapshot-count").max(1),
+            catchup_entries: flags.uint("snapshot-catchup-entries"),
+            quota_bytes,
+            limits: Limits {
+                request_bytes_max,
+                txn_ops_max: u32::try_from(flags.uint("max-txn-ops")).unwrap_or(u32::MAX),
+            },
+            progress_interval,
+            log_level: level(flags.text("log-level"))?,
+            log_format: match flags.text("log-format") {
+                "json" => LogFormat::Json,
+                "console" => LogFormat::Console,
+                other => return Err(Refusal::invalid(format!("unknown log format: {other:?}"))),
+            },
+            log_stdout: flags.text("log-outputs") == "stdout",
+            warnings: Vec::new(),
+        })
+    }
+}
+
+/// The largest `--max-request-bytes`: frames between members are bounded above it.
+const REQUEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+fn check_timing(heartbeat_ms: u64, election_ms: u64) -> Result<(), Refusal> {
+    let text = if heartbeat_ms == 0 {
+        format!("--heartbeat-interval must be >0 (set to {heartbeat_ms}ms)")
+    } else if election_ms == 0 {
+        format!("--election-timeout must be >0 (set to {election_ms}ms)")
+    } else if heartbeat_ms.saturating_mul(5) > election_ms {
+        format!(
+            "--election-timeout[{election_ms}ms] should be at least as 5 times as --heartbeat-interval[{heartbeat_ms}ms]"
+        )
+    } else if election_ms > ELECTION_TIMEOUT_MS_MAX {
+        format!(
+            "--election-timeout[{election_ms}ms] is too long, and should be set less than {ELECTION_TIMEOUT_MS_MAX}ms"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Refusal::invalid(text))
+}
+
+fn level(text: &str) -> Result<tracing::Level, Refusal> {
+    Ok(match text {
+        "debug" => tracing::Level::DEBUG,
+        "info" => tracing::Level::INFO,
+        "warn" => tracing::Level::WARN,
+        "error" | "dpanic" | "panic" | "fatal" => tracing::Level::ERROR,
+        other => return Err(Refusal::usage(format!("unrecognized level: {other:?}"))),
+    })
+}
+
+/// The members of `name=url,name=url,...`, ascending by ID.
+fn initial_members(text: &str, token: &str) -> Result<Vec<InitialMember>, Refusal> {
+    let mut by_name: BTreeMap<&str, Vec<Url>> = BTreeMap::new();
+    for part in text.split(',').map(str::trim) {
+        let Some((name, url)) = part.split_once('=').filter(|(name, url)| !name.is_empty() && !url.is_empty()) else {
+            return Err(Refusal::invalid(format!("--initial-cluster: empty URL or name given in {part:?}")));
+        };
+        by_name.entry(name).or_default().push(url.parse().map_err(Refusal::invalid)?);
+    }
+    let mut members: Vec<InitialMember> = Vec::new();
+    for (name, mut peer_urls) in by_name {
+        peer_urls.sort();
+        let id = member_id(&peer_urls, token);
+        if let Some(other) = members.iter().find(|other| other.peer_urls.iter().any(|url| peer_urls.contains(url))) {
+            let text = format!("duplicate URLs of {:?} and {name:?} in cluster config", other.name);
+            return Err(Refusal::invalid(text));
+        }
+        members.push(InitialMember { id, name: name.to_owned(), peer_urls });
+    }
+    members.sort_by_key(|member| member.id);
+    Ok(members)
+}
+
+/// This member's ID: its name must be in the cluster, with exactly the URLs it advertises.
+fn own_member(cluster: &[InitialMember], name: &str, advertised: &[Url]) -> Result<NodeId, Refusal> {
+    let Some(own) = cluster.iter().find(|member| member.name == name) else {
+        let text = format!("couldn't find local name {name:?} in the initial cluster configuration");
+        return Err(Refusal::invalid(text));
+    };
+    let list = |urls: &[Url]| urls.iter().map(Url::to_string).collect::<Vec<_>>().join(",");
+    if let Some(missing) = own.peer_urls.iter().find(|url| !advertised.contains(url)) {
+        let text = format!(
+            "--initial-cluster has {name}={missing} but missing from --initial-advertise-peer-urls={}",
+            list(advertised)
+        );
+        return Err(Refusal::invalid(text));
+    }
+    if let Some(missing) = advertised.iter().find(|url| !own.peer_urls.contains(url)) {
+        let text = format!(
+            "--initial-advertise-peer-urls has {missing} but missing from --initial-cluster={name}={}",
+            list(&own.peer_urls)
+        );
+        return Err(Refusal::invalid(text));
+    }
+    Ok(own.id)
+}
+
+/// The ID etcd gives a founding member: of its sorted peer URLs and the cluster's token.
+#[must_use]
+pub fn member_id(sorted_peer_urls: &[Url], token: &str) -> NodeId {
+    let mut hash = Sha1::new();
+    sorted_peer_urls.iter().for_each(|url| hash.update(url.to_string()));
+    hash.update(token);
+    NodeId(first_eight(hash))
+}
+
+/// The ID etcd gives a cluster: of its founding members' IDs, ascending.
+#[must_use]
+pub fn cluster_id(ascending: impl Iterator<Item = NodeId>) -> ClusterId {
+    let mut hash = Sha1::new();
+    ascending.for_each(|id| hash.update(id.0.to_be_bytes()));
+    ClusterId(first_eight(hash))
+}
+
+fn first_eight(hash: Sha1) -> u64 {
+    let digest = hash.finalize();
+    u64::from_be_bytes(digest[..8].try_into().expect("a SHA-1 digest has 20 bytes"))
+}
+
+#[cfg(test)]
+mod tests;
