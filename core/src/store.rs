@@ -118,6 +118,13 @@ pub struct View {
     revision: Revision,
 }
 
+/// The last applied index that `rows` hold, 0 if none: all that must be read to know how far a backend has got.
+#[must_use]
+pub fn applied_index(rows: &dyn Rows) -> LogIndex {
+    let _ = rows;
+    unimplemented!()
+}
+
 impl Store {
     /// The store that `rows` hold; the empty store if there are none. `member` is whose answers to keep.
     ///

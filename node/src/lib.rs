@@ -2,9 +2,11 @@
 //!
 //! Modules outside feature `server` touch nothing of the world by themselves; the simulator runs the same code.
 
+pub mod applier;
 pub mod backend;
 #[cfg(feature = "server")]
 pub mod config;
 pub mod disk;
+pub mod driver;
 pub mod status;
 pub mod wire;

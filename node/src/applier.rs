@@ -1,0 +1,428 @@
+//! The applier: applies committed entries, commits their rows, publishes the new state, and feeds the watchers.
+//!
+//! Synchronous, like the driver: `member` runs it on a thread of its own, because a backend stalls its writer now and
+//! then and consensus must not; the simulator calls the same [`Applier::turn`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use quorate_core::entry::Entry;
+use quorate_core::replica::{self, SnapshotId};
+use quorate_core::request::KeyValue;
+use quorate_core::rows::Rows;
+use quorate_core::store::{self, Event, LeaseRecord, Store, View};
+use quorate_core::watch::{self, WatchHub};
+use quorate_core::{Blob, Generation, Instant, JobId, LogIndex, NodeId, Revision, StreamId, Term};
+
+use crate::backend::{Backend, BackendError, Backends, Filling};
+
+/// Bytes of rows in one snapshot chunk, about.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// Entries applied in one batch at most.
+const BATCH_ENTRIES: usize = 2048;
+
+/// Keys visited by one slice of physical compaction.
+const COMPACTION_KEYS: usize = 1000;
+
+/// What does not change while an applier runs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Whose answers are kept.
+    pub member: NodeId,
+    /// Watchers.
+    pub watch: watch::Config,
+    /// Entries applied since the last durable point before the backend is told to flush. (etcd: --snapshot-count)
+    pub flush_entries: u64,
+}
+
+/// Something for the applier to do.
+#[derive(Debug)]
+pub enum Input {
+    /// Committed entries, durable in this member's log, contiguous.
+    Apply(Vec<Entry>),
+    /// See [`replica::Output::Restore`].
+    Restore {
+        /// The snapshot's last index.
+        index: LogIndex,
+        /// Where its rows are.
+        generation: Generation,
+    },
+    /// See [`replica::Output::ReadSnapshot`].
+    ReadSnapshot {
+        /// The picture.
+        snapshot: SnapshotId,
+        /// For whom.
+        to: NodeId,
+    },
+    /// See [`replica::Output::DropSnapshot`].
+    DropSnapshot(SnapshotId),
+    /// See [`replica::Output::WriteSnapshot`].
+    WriteSnapshot {
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// The chunk.
+        sequence: u64,
+        /// Rows in key order.
+        rows: Vec<(Blob, Blob)>,
+        /// All rows are there.
+        last: bool,
+    },
+    /// For the watchers.
+    Watch(watch::Input),
+}
+
+/// The state that readers see: a view and the rows it was published with.
+#[derive(Debug)]
+pub struct Published<S> {
+    /// The index and its revisions.
+    pub view: View,
+    /// The backend's rows at that moment.
+    pub rows: S,
+    /// The last applied index.
+    pub applied: LogIndex,
+    /// The running state hash there.
+    pub hash: u64,
+}
+
+/// A read of history for watchers that catch up; carried out by [`HistoryRead::run`], on any thread.
+#[derive(Debug)]
+pub struct HistoryRead<S> {
+    job: JobId,
+    from: Revision,
+    through: Revision,
+    bytes_max: u64,
+    published: Arc<Published<S>>,
+}
+
+/// What one turn asks of the world, in this order.
+#[derive(Debug)]
+pub struct Effects<S> {
+    /// The newest state: readers must see it before `driver` is delivered.
+    pub published: Option<Arc<Published<S>>>,
+    /// For the driver.
+    pub driver: Vec<replica::Input>,
+    /// For clients' watch streams, in order per stream.
+    pub watch: Vec<(StreamId, watch::Response)>,
+    /// To be run; the result goes back as [`Input::Watch`].
+    pub history: Vec<HistoryRead<S>>,
+    /// Every row below this floor is physically gone.
+    pub compacted: Option<Revision>,
+}
+
+impl<S> Default for Effects<S> {
+    fn default() -> Self {
+        Self { published: None, driver: Vec::new(), watch: Vec::new(), history: Vec::new(), compacted: None }
+    }
+}
+
+/// The applied state of one member.
+pub struct Applier<B: Backends> {
+    config: Config,
+    backends: B,
+    backend: B::Backend,
+    generation: Generation,
+    store: Store,
+    hub: WatchHub,
+    published: Arc<Published<Snap<B>>>,
+    hub_outputs: Vec<watch::Output>,
+    /// The flush under way, if any, makes everything up to here durable.
+    flushing: LogIndex,
+    compacting: bool,
+    pictures: BTreeMap<SnapshotId, Picture<Snap<B>>>,
+    filling: Option<(SnapshotId, B::Filling)>,
+}
+
+/// A snapshot being read for a follower.
+#[derive(Debug)]
+struct Picture<S> {
+    rows: S,
+    index: LogIndex,
+    term: Term,
+    /// The last row key read; empty before the first.
+    after: Vec<u8>,
+}
+
+/// What readers of `B` read.
+pub type Snap<B> = <<B as Backends>::Backend as Backend>::Snapshot;
+
+struct PreviousIn<'a, S>(&'a Published<S>);
+
+impl<S: Rows> watch::Previous for PreviousIn<'_, S> {
+    fn previous(&self, event: &Event) -> Option<KeyValue> {
+        self.0.view.previous(&self.0.rows, event)
+    }
+}
+
+/// Why the applied state cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The backend refuses.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// Its rows are not those of a store.
+    #[error(transparent)]
+    Load(#[from] store::LoadError),
+}
+
+impl<B: Backends> Applier<B> {
+    /// Opens the applied state in `generation`; an empty one if there is none yet.
+    ///
+    /// # Errors
+    /// It is damaged: the caller may rebuild it from the log or from another member.
+    pub fn open(config: Config, mut backends: B, generation: Generation) -> Result<Self, OpenError> {
+        let backend = backends.open(generation, &store::applied_index)?;
+        backends.retain(generation)?;
+        let rows = backend.snapshot();
+        let store = Store::load(config.member, &rows)?;
+        let published = Arc::new(publish(&store, rows));
+        let hub = WatchHub::new(config.watch.clone(), published.view.revision(), published.view.compacted());
+        let flushing = backend.durable();
+        Ok(Self {
+            config,
+            backends,
+            backend,
+            generation,
+            store,
+            hub,
+            published,
+            hub_outputs: Vec::new(),
+            flushing,
+            compacting: true,
+            pictures: BTreeMap::new(),
+            filling: None,
+        })
+    }
+
+    /// The state as last published.
+    #[must_use]
+    pub fn published(&self) -> Arc<Published<Snap<B>>> {
+        Arc::clone(&self.published)
+    }
+
+    /// The last applied index.
+    #[must_use]
+    pub fn applied(&self) -> LogIndex {
+        self.store.applied().0
+    }
+
+    /// All leases.
+    #[must_use]
+    pub fn leases(&self) -> Vec<LeaseRecord> {
+        self.store.leases()
+    }
+
+    /// The backend, for its figures.
+    #[must_use]
+    pub fn backend(&self) -> &B::Backend {
+        &self.backend
+    }
+
+    /// Whether a turn has something to do although nothing arrived.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.compacting
+    }
+
+    /// When the next turn is due at the latest, whatever arrives.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        self.hub.deadline()
+    }
+
+    /// Takes everything in `inbox` at time `now` and adds what must be done about it to `effects`.
+    ///
+    /// # Errors
+    /// The backend failed, or a snapshot was no state: the member must stop.
+    pub fn turn(
+        &mut self,
+        now: Instant,
+        inbox: &mut VecDeque<Input>,
+        effects: &mut Effects<Snap<B>>,
+    ) -> Result<(), OpenError> {
+        while let Some(input) = inbox.pop_front() {
+            match input {
+                Input::Apply(mut entries) => {
+                    while let Some(Input::Apply(more)) = inbox.front_mut() {
+                        if entries.len() + more.len() > BATCH_ENTRIES {
+                            break;
+                        }
+                        entries.append(more);
+                        inbox.pop_front();
+                    }
+                    self.apply(now, &entries, effects)?;
+                }
+                Input::Restore { index, generation } => self.restore(now, index, generation, effects)?,
+                Input::ReadSnapshot { snapshot, to } => self.read_snapshot(snapshot, to, effects),
+                Input::DropSnapshot(snapshot) => {
+                    self.pictures.remove(&snapshot);
+                }
+                Input::WriteSnapshot { snapshot, sequence, rows, last } => {
+                    self.write_snapshot(snapshot, sequence, &rows, last, effects)?;
+                }
+                Input::Watch(input) => self.watch(now, input, effects),
+            }
+        }
+        if now >= self.hub.deadline() {
+            self.watch(now, watch::Input::Wake, effects);
+        }
+        self.compact(effects)
+    }
+
+    fn apply(&mut self, now: Instant, entries: &[Entry], effects: &mut Effects<Snap<B>>) -> Result<(), OpenError> {
+        let floor = self.published.view.compacted();
+        let batch = self.store.apply(entries, &self.published.rows);
+        self.backend.commit(batch.applied.index, &batch.writes)?;
+        self.publish(effects);
+        let (revision, compacted) = (batch.applied.revision, batch.applied.compacted);
+        self.compacting |= compacted > floor;
+        self.watch(now, watch::Input::Published { revision, compacted, events: batch.events }, effects);
+        self.flush()?;
+        effects.driver.push(replica::Input::Applied { applied: batch.applied, durable: self.backend.durable() });
+        Ok(())
+    }
+
+    fn publish(&mut self, effects: &mut Effects<Snap<B>>) {
+        self.published = Arc::new(publish(&self.store, self.backend.snapshot()));
+        effects.published = Some(Arc::clone(&self.published));
+    }
+
+    /// Asks for a flush once enough was applied since the last durable point, one at a time.
+    fn flush(&mut self) -> Result<(), BackendError> {
+        let (applied, durable) = (self.applied(), self.backend.durable());
+        if durable >= self.flushing && applied.0 - durable.0 >= self.config.flush_entries {
+            self.flushing = applied;
+            self.backend.flush()?;
+        }
+        Ok(())
+    }
+
+    fn restore(
+        &mut self,
+        now: Instant,
+        index: LogIndex,
+        generation: Generation,
+        effects: &mut Effects<Snap<B>>,
+    ) -> Result<(), OpenError> {
+        self.pictures.clear();
+        self.filling = None;
+        let backend = self.backends.open(generation, &store::applied_index)?;
+        self.backend = backend;
+        self.generation = generation;
+        self.store = Store::load(self.config.member, &self.backend.snapshot())?;
+        assert_eq!(self.applied(), index, "a snapshot said to end at {index} ends at {}", self.applied());
+        self.flushing = self.backend.durable();
+        self.compacting = true;
+        self.publish(effects);
+        self.backends.retain(generation)?;
+        let (revision, compacted) = (self.published.view.revision(), self.published.view.compacted());
+        self.watch(now, watch::Input::Restored { revision, compacted }, effects);
+        effects.driver.push(replica::Input::Restored { index, leases: self.store.leases(), hash: self.store.hash() });
+        Ok(())
+    }
+
+    fn read_snapshot(&mut self, snapshot: SnapshotId, to: NodeId, effects: &mut Effects<Snap<B>>) {
+        let picture = self.pictures.entry(snapshot).or_insert_with(|| {
+            let (index, term) = self.store.applied();
+            Picture { rows: self.backend.snapshot(), index, term, after: Vec::new() }
+        });
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        let mut last = true;
+        // The successor of a key is the key with a zero byte behind it; no row key starts with 0xff.
+        let mut from = picture.after.clone();
+        if !from.is_empty() {
+            from.push(0);
+        }
+        picture.rows.scan(&from, &[0xff], &mut |key, value| {
+            if bytes >= CHUNK_BYTES {
+                last = false;
+                return ControlFlow::Break(());
+            }
+            bytes += key.len() + value.len();
+            rows.push((Blob::copy(key), value));
+            ControlFlow::Continue(())
+        });
+        if let Some((key, _)) = rows.last() {
+            picture.after = key.to_vec();
+        }
+        let (index, term) = (picture.index, picture.term);
+        if last {
+            self.pictures.remove(&snapshot);
+        }
+        effects.driver.push(replica::Input::SnapshotRead { snapshot, to, index, term, rows, last });
+    }
+
+    fn write_snapshot(
+        &mut self,
+        snapshot: SnapshotId,
+        sequence: u64,
+        rows: &[(Blob, Blob)],
+        last: bool,
+        effects: &mut Effects<Snap<B>>,
+    ) -> Result<(), OpenError> {
+        let generation = self.generation.next();
+        if sequence == 0 {
+            self.filling = None;
+            self.filling = Some((snapshot, self.backends.fill(generation)?));
+        }
+        let (id, mut filling) = self.filling.take().expect("chunk 0 starts the folder");
+        assert_eq!(id, snapshot, "one snapshot is received at a time");
+        for (key, value) in rows {
+            filling.row(key, value)?;
+        }
+        if last {
+            filling.finish()?;
+        } else {
+            self.filling = Some((snapshot, filling));
+        }
+        effects.driver.push(replica::Input::SnapshotWritten { snapshot, sequence, generation });
+        Ok(())
+    }
+
+    fn watch(&mut self, now: Instant, input: watch::Input, effects: &mut Effects<Snap<B>>) {
+        self.hub.step(now, input, &PreviousIn(&self.published), &mut self.hub_outputs);
+        for output in self.hub_outputs.drain(..) {
+            match output {
+                watch::Output::Send(stream, response) => effects.watch.push((stream, response)),
+                watch::Output::ReadHistory { job, from, through, bytes_max } => {
+                    let published = Arc::clone(&self.published);
+                    effects.history.push(HistoryRead { job, from, through, bytes_max, published });
+                }
+            }
+        }
+    }
+
+    /// One slice of physical compaction, if any is due.
+    fn compact(&mut self, effects: &mut Effects<Snap<B>>) -> Result<(), OpenError> {
+        if !self.compacting {
+            return Ok(());
+        }
+        let slice = self.store.compact_slice(&self.published.rows, COMPACTION_KEYS, None);
+        if !slice.writes.is_empty() {
+            self.backend.commit(self.store.applied().0, &slice.writes)?;
+            self.publish(effects);
+        }
+        if slice.finished {
+            self.compacting = false;
+            effects.compacted = Some(self.published.view.compacted());
+        }
+        Ok(())
+    }
+}
+
+fn publish<S>(store: &Store, rows: S) -> Published<S> {
+    Published { view: store.view(), rows, applied: store.applied().0, hash: store.hash() }
+}
+
+impl<S: Rows> HistoryRead<S> {
+    /// Reads, and gives what to tell the applier.
+    #[must_use]
+    pub fn run(self) -> Input {
+        let Published { view, rows, .. } = &*self.published;
+        Input::Watch(match view.history(rows, self.from, self.through, self.bytes_max) {
+            Ok((events, through)) => watch::Input::History { job: self.job, through, events },
+            Err(_) => watch::Input::HistoryCompacted { job: self.job, compacted: view.compacted() },
+        })
+    }
+}
