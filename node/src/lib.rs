@@ -8,5 +8,6 @@ pub mod backend;
 pub mod config;
 pub mod disk;
 pub mod driver;
+pub mod service;
 pub mod status;
 pub mod wire;

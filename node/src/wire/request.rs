@@ -7,7 +7,7 @@ use prost::Message as _;
 use quorate_api::etcdserverpb as pb;
 use quorate_core::error::Error;
 use quorate_core::request::{
-    Compare, CompareResult, CompareTarget, DeleteRangeRequest, KeyRange, PutRequest, RangeRequest, RequestOp,
+    Compare, CompareResult, CompareTarget, DeleteRangeRequest, KeyRange, Lease, PutRequest, RangeRequest, RequestOp,
     SortOrder, SortTarget, TxnRequest,
 };
 use quorate_core::{Blob, LeaseId, Revision, Ttl};
@@ -78,16 +78,16 @@ pub fn txn(request: pb::TxnRequest, limits: Limits) -> Result<TxnRequest, Error>
     Ok(request)
 }
 
-/// A lease grant: an ID of 0 asks the server to choose one, and comes out as `None`.
+/// A lease grant; with an ID of 0 the member chooses one.
 ///
 /// # Errors
 /// [`Error::LeaseTtlTooLarge`].
-pub fn lease_grant(request: &pb::LeaseGrantRequest) -> Result<(Option<LeaseId>, Ttl), Error> {
+pub fn lease_grant(request: &pb::LeaseGrantRequest) -> Result<Lease, Error> {
     const TTL_MAX: i64 = 9_000_000_000;
     if request.ttl > TTL_MAX {
         return Err(Error::LeaseTtlTooLarge);
     }
-    Ok((lease(request.id), Ttl(request.ttl)))
+    Ok(Lease { id: LeaseId(request.id), ttl: Ttl(request.ttl) })
 }
 
 /// Whether `txn` only reads: ranges alone, in both lists. A nested txn counts as a write, as etcd has it.

@@ -162,7 +162,7 @@ fn only_ranges_make_a_txn_a_read() {
 #[test]
 fn a_lease_ttl_has_an_upper_end() {
     let of = |id, ttl| lease_grant(&pb::LeaseGrantRequest { id, ttl });
-    assert_eq!(of(0, 9_000_000_000), Ok((None, Ttl(9_000_000_000))));
-    assert_eq!(of(5, -1), Ok((Some(LeaseId(5)), Ttl(-1))));
+    assert_eq!(of(0, 9_000_000_000), Ok(Lease { id: LeaseId(0), ttl: Ttl(9_000_000_000) }));
+    assert_eq!(of(5, -1), Ok(Lease { id: LeaseId(5), ttl: Ttl(-1) }));
     assert_eq!(text(of(0, 9_000_000_001)), "etcdserver: too large lease TTL");
 }

@@ -1,0 +1,130 @@
+//! What every call does, as plain functions over protobuf messages: the real server and the simulator both call these.
+//!
+//! A unary call has two halves. [`Method::start`] checks the request and says what to ask of consensus, if anything;
+//! [`Method::finish`] makes the reply from consensus' answer and the state published by then. Watch and keep-alive
+//! streams are in [`watch`] and [`lease`].
+
+pub mod cluster;
+pub mod kv;
+pub mod lease;
+pub mod maintenance;
+pub mod watch;
+
+use quorate_api::etcdserverpb as pb;
+use quorate_core::replica::{Request, Response};
+use quorate_core::request::Member;
+use quorate_core::rows::Rows;
+use quorate_core::store::View;
+use quorate_core::{LogIndex, Revision, Term, raft};
+
+use crate::status::Status;
+use crate::wire::{Limits, Responder};
+
+/// The version of etcd whose behaviour this server has.
+pub const ETCD_VERSION: &str = "3.7.1";
+/// The cluster version that all members agree on.
+pub const CLUSTER_VERSION: &str = "3.7.0";
+
+/// What a member knows of itself, beside its replicated state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Consensus.
+    pub raft: raft::Status,
+    /// Everything up to here is applied and published.
+    pub applied: LogIndex,
+    /// Bytes the applied state takes on disk.
+    pub disk_bytes: u64,
+}
+
+/// What does not change while a member serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Who answers.
+    pub responder: Responder,
+    /// What requests may weigh.
+    pub limits: Limits,
+    /// The quota of history; `None` is no limit.
+    pub quota_bytes: Option<u64>,
+    /// The founding members as the command line names them, for those that have not published themselves.
+    pub initial_cluster: Vec<Member>,
+}
+
+/// The state a reply is made from: one consistent picture, taken after consensus answered.
+#[derive(Clone, Copy)]
+pub struct Local<'a> {
+    /// What does not change.
+    pub settings: &'a Settings,
+    /// Consensus and sizes.
+    pub status: &'a MemberStatus,
+    /// The published state.
+    pub view: &'a View,
+    /// The rows it was published with.
+    pub rows: &'a dyn Rows,
+}
+
+impl Local<'_> {
+    /// The header of a reply about `revision`.
+    #[must_use]
+    pub fn header(&self, revision: Revision) -> pb::ResponseHeader {
+        self.settings.responder.header(self.term(), revision)
+    }
+
+    /// The header of a reply that speaks of no key: the store's revision.
+    #[must_use]
+    pub fn header_now(&self) -> pb::ResponseHeader {
+        self.header(self.view.revision())
+    }
+
+    fn term(&self) -> Term {
+        self.status.raft.term
+    }
+
+    fn is_learner(&self) -> bool {
+        self.status.raft.config.learners.contains_key(&self.settings.responder.member)
+    }
+}
+
+/// A unary call, named by its request message.
+pub trait Method: prost::Message + Default {
+    /// The reply message.
+    type Reply: prost::Message + Default;
+    /// What [`Method::finish`] needs of the request.
+    type Rest: Send;
+
+    /// The full name, as in the path of the HTTP/2 request.
+    const PATH: &'static str;
+
+    /// Whether a learner answers it.
+    const FOR_LEARNERS: bool = false;
+
+    /// Checks the request; says what to ask of consensus before [`Method::finish`].
+    ///
+    /// # Errors
+    /// etcd's status for a request it would refuse.
+    fn start(self, settings: &Settings) -> Result<(Option<Request>, Self::Rest), Status>;
+
+    /// The reply. `answer` is consensus' to what was asked; `None` if nothing was.
+    ///
+    /// # Errors
+    /// etcd's status for a request that cannot be answered.
+    ///
+    /// # Panics
+    /// If `answer` is not one to the question.
+    fn finish(rest: Self::Rest, answer: Option<Response>, local: &Local<'_>) -> Result<Self::Reply, Status>;
+}
+
+/// Refuses what a learner does not serve; call before [`Method::start`].
+///
+/// # Errors
+/// [`quorate_core::error::Error::NotSupportedForLearner`].
+pub fn admit<M: Method>(local: &Local<'_>) -> Result<(), Status> {
+    if local.is_learner() && !M::FOR_LEARNERS {
+        return Err(quorate_core::error::Error::NotSupportedForLearner.into());
+    }
+    Ok(())
+}
+
+/// For answers of the wrong kind: consensus answers what it was asked.
+fn mismatch(answer: Option<&Response>) -> ! {
+    panic!("consensus answered {answer:?} to another question")
+}

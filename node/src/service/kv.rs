@@ -1,0 +1,216 @@
+//! Keys: read, write, compare-and-write, forget history. (etcd: service KV)
+
+use quorate_api::etcdserverpb as pb;
+use quorate_core::Revision;
+use quorate_core::command::{Command, Outcome};
+use quorate_core::replica::{Request, Response};
+use quorate_core::request::{RangeRequest, TxnRequest};
+
+use super::{Local, Method, Settings, mismatch};
+use crate::status::{Code, Status};
+use crate::wire::{request, response};
+
+impl Method for pb::RangeRequest {
+    type Reply = pb::RangeResponse;
+    type Rest = RangeRequest;
+    const PATH: &'static str = "/etcdserverpb.KV/Range";
+    const FOR_LEARNERS: bool = true;
+
+    fn start(self, _: &Settings) -> Result<(Option<Request>, RangeRequest), Status> {
+        let range = request::range(self)?;
+        Ok(((!range.serializable).then_some(Request::ReadIndex), range))
+    }
+
+    fn finish(range: RangeRequest, _: Option<Response>, local: &Local<'_>) -> Result<pb::RangeResponse, Status> {
+        if local.is_learner() && !range.serializable {
+            return Err(quorate_core::error::Error::NotSupportedForLearner.into());
+        }
+        let result = local.view.range(local.rows, &range)?;
+        Ok(response::range(local.header(result.revision), result))
+    }
+}
+
+impl Method for pb::PutRequest {
+    type Reply = pb::PutResponse;
+    type Rest = ();
+    const PATH: &'static str = "/etcdserverpb.KV/Put";
+
+    fn start(self, settings: &Settings) -> Result<(Option<Request>, ()), Status> {
+        let put = request::put(self, settings.limits)?;
+        Ok((Some(Request::Command(Command::Put(put))), ()))
+    }
+
+    fn finish((): (), answer: Option<Response>, local: &Local<'_>) -> Result<pb::PutResponse, Status> {
+        match answer {
+            Some(Response::Outcome(Outcome::Put(result))) => Ok(response::put(local.header(result.revision), result)),
+            other => mismatch(other.as_ref()),
+        }
+    }
+}
+
+impl Method for pb::DeleteRangeRequest {
+    type Reply = pb::DeleteRangeResponse;
+    type Rest = ();
+    const PATH: &'static str = "/etcdserverpb.KV/DeleteRange";
+
+    fn start(self, settings: &Settings) -> Result<(Option<Request>, ()), Status> {
+        let delete = request::delete_range(self, settings.limits)?;
+        Ok((Some(Request::Command(Command::DeleteRange(delete))), ()))
+    }
+
+    fn finish((): (), answer: Option<Response>, local: &Local<'_>) -> Result<pb::DeleteRangeResponse, Status> {
+        match answer {
+            Some(Response::Outcome(Outcome::DeleteRange(result))) => {
+                Ok(response::delete_range(local.header(result.revision), result))
+            }
+            other => mismatch(other.as_ref()),
+        }
+    }
+}
+
+impl Method for pb::TxnRequest {
+    type Reply = pb::TxnResponse;
+    /// The txn, if it only reads.
+    type Rest = Option<TxnRequest>;
+    const PATH: &'static str = "/etcdserverpb.KV/Txn";
+
+    fn start(self, settings: &Settings) -> Result<(Option<Request>, Self::Rest), Status> {
+        let txn = request::txn(self, settings.limits)?;
+        if !request::is_read_only(&txn) {
+            return Ok((Some(Request::Command(Command::Txn(txn))), None));
+        }
+        let ask = (!request::is_serializable(&txn)).then_some(Request::ReadIndex);
+        Ok((ask, Some(txn)))
+    }
+
+    fn finish(read: Self::Rest, answer: Option<Response>, local: &Local<'_>) -> Result<pb::TxnResponse, Status> {
+        let result = match (read, answer) {
+            (Some(txn), None | Some(Response::Readable)) => local.view.txn(local.rows, &txn)?,
+            (None, Some(Response::Outcome(Outcome::Txn(result)))) => result,
+            (_, other) => mismatch(other.as_ref()),
+        };
+        Ok(response::txn(local.header(result.revision), result))
+    }
+}
+
+impl Method for pb::CompactionRequest {
+    type Reply = pb::CompactionResponse;
+    type Rest = ();
+    const PATH: &'static str = "/etcdserverpb.KV/Compact";
+
+    fn start(self, _: &Settings) -> Result<(Option<Request>, ()), Status> {
+        let command = Command::Compact { revision: Revision(self.revision) };
+        Ok((Some(Request::Command(command)), ()))
+    }
+
+    fn finish((): (), answer: Option<Response>, local: &Local<'_>) -> Result<pb::CompactionResponse, Status> {
+        match answer {
+            Some(Response::Outcome(Outcome::Compact(revision))) => {
+                Ok(pb::CompactionResponse { header: Some(local.header(revision)) })
+            }
+            other => mismatch(other.as_ref()),
+        }
+    }
+}
+
+/// One `KV.RangeStream` call: pages through a range at one revision. (etcd 3.7)
+#[derive(Debug)]
+pub struct RangeStream {
+    request: RangeRequest,
+    /// Keys the next chunk asks for.
+    chunk: u64,
+    /// Bytes a chunk aims at.
+    bytes_max: u64,
+    sent: u64,
+    /// The whole answer's count, known from the first chunk.
+    count: i64,
+    finished: bool,
+}
+
+impl RangeStream {
+    /// Keys in the first chunk.
+    const FIRST_CHUNK: u64 = 10;
+
+    /// Checks the request; says what to ask of consensus before [`RangeStream::next`].
+    ///
+    /// # Errors
+    /// etcd's status for a request it would refuse.
+    pub fn start(request: pb::RangeRequest, settings: &Settings) -> Result<(Option<Request>, Self), Status> {
+        use quorate_core::request::{SortOrder, SortTarget};
+        let request = request::range(request)?;
+        let order = (request.sort_order, request.sort_target);
+        if !matches!(order, (SortOrder::None | SortOrder::Ascend, SortTarget::Key)) {
+            return Err(Status::new(Code::Unimplemented, "RangeStream does not support custom sort orders"));
+        }
+        let bounds = [
+            request.min_mod_revision,
+            request.max_mod_revision,
+            request.min_create_revision,
+            request.max_create_revision,
+        ];
+        if bounds != [Revision(0); 4] {
+            return Err(Status::new(Code::Unimplemented, "RangeStream does not support revision filters"));
+        }
+        let ask = (!request.serializable).then_some(Request::ReadIndex);
+        let bytes_max = settings.limits.request_bytes_max;
+        Ok((ask, Self { request, chunk: Self::FIRST_CHUNK, bytes_max, sent: 0, count: 0, finished: false }))
+    }
+
+    /// The next message, or `None` after the last one. Header, `more` and `count` are in the last one only.
+    ///
+    /// # Errors
+    /// As `KV.Range`; compaction may overtake a slow reader.
+    pub fn next(&mut self, local: &Local<'_>) -> Result<Option<pb::RangeStreamResponse>, Status> {
+        use prost::Message as _;
+        if self.finished {
+            return Ok(None);
+        }
+        let left = self.request.limit.saturating_sub(self.sent);
+        let mut page = self.request.clone();
+        page.limit = match (self.request.count_only, self.request.limit) {
+            (true, _) => 0,
+            (false, 0) => self.chunk,
+            (false, _) => self.chunk.min(left),
+        };
+        let result = local.view.range(local.rows, &page)?;
+        if self.sent == 0 {
+            self.count = result.count;
+        }
+        let first = self.request.revision.is_none();
+        let revision = result.revision;
+        if first {
+            self.request.revision = Some(revision);
+        }
+        self.sent += result.kvs.len() as u64;
+        self.finished = !result.more || (self.request.limit != 0 && self.sent >= self.request.limit);
+        if let Some(last) = result.kvs.last() {
+            self.continue_after(&last.key.0);
+        }
+        let header = local.header(self.request.revision.unwrap_or(revision));
+        let mut reply = response::range(header, result);
+        let bytes = reply.encoded_len() as u64;
+        if bytes < self.bytes_max / 2 {
+            self.chunk = self.chunk.saturating_mul(2);
+        } else if bytes > self.bytes_max.saturating_mul(2) {
+            self.chunk = (self.chunk / 2).max(1);
+        }
+        if self.finished {
+            reply.count = self.count;
+        } else {
+            (reply.header, reply.more, reply.count) = (None, false, 0);
+        }
+        Ok(Some(pb::RangeStreamResponse { range_response: Some(reply) }))
+    }
+
+    /// The rest of the range starts at the smallest key greater than `last`.
+    fn continue_after(&mut self, last: &[u8]) {
+        use quorate_core::request::KeyRange;
+        let mut start = Vec::with_capacity(last.len() + 1);
+        start.extend_from_slice(last);
+        start.push(0);
+        match &mut self.request.range {
+            KeyRange::Key(_) => self.finished = true,
+            KeyRange::Bounded { start: from, .. } | KeyRange::From(from) => *from = start.into(),
+        }
+    }
+}
