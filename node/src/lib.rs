@@ -10,4 +10,5 @@ pub mod disk;
 pub mod driver;
 pub mod service;
 pub mod status;
+pub mod wal;
 pub mod wire;

@@ -1,0 +1,420 @@
+//! The log against power cuts, crashes and damage, on a disk that keeps no more than the trait promises.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use quorate_core::entry::{Entry, Payload, Standing};
+use quorate_core::rng::Rng;
+use quorate_core::{Blob, ClusterId, Generation, Incarnation, NodeId, Term};
+
+use super::*;
+
+const PAGE: usize = 4096;
+const SECTOR: usize = 512;
+
+/// A folder whose unsynced bytes and names survive a power cut as chance has it.
+#[derive(Clone, Debug, Default)]
+struct CrashDisk {
+    files: Vec<File>,
+    names: BTreeMap<String, usize>,
+    durable_names: BTreeMap<String, usize>,
+    /// Changes of names since the last sync of the folder.
+    changes: Vec<Change>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct File {
+    bytes: Vec<u8>,
+    durable: Vec<u8>,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Create(String, usize),
+    Rename(String, String),
+    Remove(String),
+}
+
+impl Change {
+    fn apply(&self, names: &mut BTreeMap<String, usize>) {
+        match self {
+            Self::Create(name, file) => drop(names.insert(name.clone(), *file)),
+            Self::Rename(from, to) => {
+                if let Some(file) = names.remove(from) {
+                    names.insert(to.clone(), file);
+                }
+            }
+            Self::Remove(name) => drop(names.remove(name)),
+        }
+    }
+}
+
+impl CrashDisk {
+    fn change(&mut self, change: Change) {
+        change.apply(&mut self.names);
+        self.changes.push(change);
+    }
+
+    fn file(&mut self, name: &str) -> io::Result<&mut File> {
+        let file = self.names.get(name).ok_or(io::ErrorKind::NotFound)?;
+        Ok(&mut self.files[*file])
+    }
+
+    fn power_cut(&mut self, rng: &mut Rng) {
+        for change in std::mem::take(&mut self.changes) {
+            if rng.chance(1, 2) {
+                change.apply(&mut self.durable_names);
+            }
+        }
+        self.names = self.durable_names.clone();
+        for file in &mut self.files {
+            let len = if rng.chance(1, 2) { file.bytes.len() } else { file.durable.len() };
+            let mut bytes = file.durable.clone();
+            bytes.resize(bytes.len().max(file.bytes.len()), 0);
+            for (page, new) in file.bytes.chunks(PAGE).enumerate() {
+                let torn = rng.chance(1, 4);
+                let keep = rng.chance(1, 2);
+                for (sector, new) in new.chunks(SECTOR).enumerate() {
+                    if if torn { rng.chance(1, 2) } else { keep } {
+                        let at = page * PAGE + sector * SECTOR;
+                        bytes[at..at + new.len()].copy_from_slice(new);
+                    }
+                }
+            }
+            bytes.truncate(len.max(file.durable.len()));
+            file.bytes.clone_from(&bytes);
+            file.durable = bytes;
+        }
+    }
+}
+
+impl Disk for CrashDisk {
+    fn list(&mut self) -> io::Result<Vec<String>> {
+        Ok(self.names.keys().cloned().collect())
+    }
+    fn read(&mut self, name: &str) -> io::Result<Vec<u8>> {
+        Ok(self.file(name)?.bytes.clone())
+    }
+    fn create(&mut self, name: &str, bytes: u64) -> io::Result<()> {
+        self.files.push(File { bytes: vec![0; usize::try_from(bytes).unwrap()], durable: Vec::new() });
+        self.change(Change::Create(name.into(), self.files.len() - 1));
+        Ok(())
+    }
+    fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let (file, offset) = (self.file(name)?, usize::try_from(offset).unwrap());
+        file.bytes.resize(file.bytes.len().max(offset + bytes.len()), 0);
+        file.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+    fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()> {
+        self.file(name)?.bytes.truncate(usize::try_from(bytes).unwrap());
+        Ok(())
+    }
+    fn sync(&mut self, name: &str) -> io::Result<()> {
+        let file = self.file(name)?;
+        file.durable.clone_from(&file.bytes);
+        Ok(())
+    }
+    fn sync_dir(&mut self) -> io::Result<()> {
+        self.changes.clear();
+        self.durable_names = self.names.clone();
+        Ok(())
+    }
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        self.change(Change::Rename(from.into(), to.into()));
+        Ok(())
+    }
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        self.change(Change::Remove(name.into()));
+        Ok(())
+    }
+}
+
+fn identity(standing: Standing) -> Identity {
+    Identity { cluster: ClusterId(7), member: NodeId(1), incarnation: Incarnation(5), standing }
+}
+
+fn config(member: u64) -> Configuration {
+    Configuration { voters: BTreeMap::from([(NodeId(member), Incarnation(5))]), ..Configuration::default() }
+}
+
+fn empty() -> Recovered {
+    Recovered {
+        identity: identity(Standing::Fresh),
+        hard_state: HardState::default(),
+        start_index: LogIndex(0),
+        start_term: Term(0),
+        config: config(1),
+        entries: Vec::new(),
+        generation: Generation(0),
+    }
+}
+
+fn create(disk: CrashDisk, options: Options) -> Wal<CrashDisk> {
+    Wal::create(disk, options, &identity(Standing::Fresh), &HardState::default(), &config(1)).unwrap()
+}
+
+/// What a log of `record` after `state` says, too simple to be wrong.
+fn fold(mut state: Recovered, record: &Record) -> Recovered {
+    match record.clone() {
+        Record::Identity(identity) => state.identity = identity,
+        Record::HardState(hard_state) => state.hard_state = hard_state,
+        Record::Entry(entry) => {
+            state.entries.retain(|old| old.index < entry.index);
+            state.entries.push(entry);
+        }
+        Record::Compact { index, term, config } => {
+            state.entries.retain(|old| old.index > index);
+            (state.start_index, state.start_term, state.config) = (index, term, config);
+        }
+        Record::Snapshot { index, term, config, generation } => {
+            state = Recovered { start_index: index, start_term: term, config, generation, entries: vec![], ..state };
+        }
+    }
+    state
+}
+
+fn any_record(state: &Recovered, rng: &mut Rng) -> Record {
+    let (start, last) = (state.start_index.0, state.start_index.0 + state.entries.len() as u64);
+    let term = Term(rng.below(100));
+    match rng.below(20) {
+        0 => Record::Identity(identity(if rng.chance(1, 2) { Standing::Trusted } else { Standing::Amnesiac })),
+        1..5 => Record::HardState(HardState { term, vote: Some(NodeId(1)), commit: LogIndex(last) }),
+        5 => {
+            let index = LogIndex(start + rng.below(last - start + 1));
+            Record::Compact { index, term, config: config(2) }
+        }
+        6 if rng.chance(1, 3) => {
+            let (index, generation) = (LogIndex(last.saturating_sub(3) + rng.below(10)), Generation(rng.below(9)));
+            Record::Snapshot { index, term, config: config(3), generation }
+        }
+        _ => {
+            let back = if rng.chance(1, 8) { rng.below(last - start + 1) } else { 0 };
+            let len = if rng.chance(1, 10) { rng.below(12_000) } else { rng.below(60) };
+            let command: Vec<u8> = (0..len).map(|_| u8::try_from(rng.below(256)).unwrap()).collect();
+            let payload = Payload::Command(Blob::from(command));
+            Record::Entry(Entry { term, index: LogIndex(last + 1 - back), payload })
+        }
+    }
+}
+
+/// A log, and what it said after each record since it was last opened.
+struct Run {
+    rng: Rng,
+    options: Options,
+    wal: Wal<CrashDisk>,
+    states: Vec<Recovered>,
+    /// `states[..=synced]` must survive anything.
+    synced: usize,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let options = Options { segment_bytes: [1, 300, 3_000, 40_000][usize::try_from(rng.below(4)).unwrap()] };
+        let wal = create(CrashDisk::default(), options);
+        Self { rng, options, wal, states: vec![empty()], synced: 0 }
+    }
+
+    fn append(&mut self) {
+        let mut records = Vec::new();
+        for _ in 0..=self.rng.below(4) {
+            let state = self.states.last().unwrap();
+            let record = any_record(state, &mut self.rng);
+            self.states.push(fold(state.clone(), &record));
+            records.push(record);
+        }
+        let rotates = self.wal.segment.end() >= self.options.segment_bytes;
+        if rotates {
+            self.synced = self.states.len() - 1 - records.len();
+        }
+        self.wal.append(&records).unwrap();
+    }
+
+    fn sync(&mut self) {
+        self.wal.sync().unwrap();
+        self.synced = self.states.len() - 1;
+    }
+
+    fn step(&mut self) {
+        match self.rng.below(16) {
+            0..8 => self.append(),
+            8..12 => self.sync(),
+            12 => self.wal.mark().unwrap(),
+            13 => {
+                let sequences = |wal: &Wal<CrashDisk>| wal.disk.names.len();
+                let before = sequences(&self.wal);
+                self.wal.release().unwrap();
+                if sequences(&self.wal) < before {
+                    self.synced = self.states.len() - 1;
+                }
+            }
+            14 => self.reopen(true),
+            _ => self.reopen(false),
+        }
+    }
+
+    fn reopen(&mut self, power_cut: bool) {
+        let mut disk = self.wal.disk.clone();
+        if power_cut {
+            disk.power_cut(&mut self.rng);
+        } else {
+            self.synced = self.states.len() - 1; // the page cache outlives the process
+        }
+        let (wal, recovered) = Wal::open(disk, self.options).expect("a power cut is no damage");
+        let possible = &self.states[self.synced..];
+        assert!(possible.contains(&recovered), "not a prefix that keeps what was synced: {recovered:?}");
+        (self.wal, self.states, self.synced) = (wal, vec![recovered], 0);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn power_cuts_leave_a_prefix_with_everything_synced(seed: u64, steps in 1..200_u32) {
+        let mut run = Run::new(seed);
+        for _ in 0..steps {
+            run.step();
+        }
+        run.reopen(true);
+    }
+
+    #[test]
+    fn damage_to_what_was_synced_and_marked_is_never_taken_for_a_torn_tail(seed: u64, steps in 1..60_u32) {
+        let mut run = Run::new(seed);
+        for _ in 0..steps {
+            run.step();
+        }
+        run.sync();
+        run.wal.mark().unwrap();
+        let marked = run.wal.disk.clone();
+        for _ in 0..20 {
+            let mut disk = marked.clone();
+            let chain: Vec<String> = disk.names.keys().filter(|name| sequence(name).is_some()).cloned().collect();
+            let pick = |rng: &mut Rng, len: usize| usize::try_from(rng.below(len as u64)).unwrap();
+            let name = &chain[pick(&mut run.rng, chain.len())];
+            let newest = chain.last() == Some(name);
+            let bytes = &mut disk.file(name).unwrap().bytes;
+            // The mark itself, at the end of the newest segment, is not proven by anything.
+            let end = if newest { run.wal.segment.end() as usize - 16 } else { bytes.len() };
+            if run.rng.chance(1, 2) {
+                let at = pick(&mut run.rng, end);
+                bytes[at] ^= 1 << run.rng.below(8);
+            } else {
+                let (from, to) = (pick(&mut run.rng, end) / PAGE * PAGE, pick(&mut run.rng, end) / PAGE * PAGE);
+                let page = bytes[from..(from + PAGE).min(end)].to_vec();
+                let len = page.len().min(end - to);
+                bytes[to..to + len].copy_from_slice(&page[..len]);
+            }
+            match Wal::open(disk, run.options) {
+                Err(WalError::Damage(_)) => {}
+                Ok((_, recovered)) => prop_assert_eq!(&recovered, run.states.last().unwrap()), // hit padding
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+fn entry(index: u64) -> Record {
+    Record::Entry(Entry { term: Term(1), index: LogIndex(index), payload: Payload::Command("some command".into()) })
+}
+
+#[test]
+fn damage_names_file_and_offset() {
+    let mut wal = create(CrashDisk::default(), Options::default());
+    let mut offsets = Vec::new();
+    for index in 1..=3 {
+        offsets.push(wal.segment.end() as usize);
+        wal.append(&[entry(index)]).unwrap();
+        wal.sync().unwrap();
+    }
+    let mut disk = wal.into_disk();
+    disk.file("0000000000000001.wal").unwrap().bytes[offsets[1] + 20] ^= 1;
+    let error = Wal::open(disk.clone(), Options::default()).unwrap_err();
+    let expected = format!("file 0000000000000001.wal: damaged record at byte offset {}", offsets[1]);
+    assert!(error.to_string().contains(&expected), "{error}");
+
+    assert_eq!(move_aside(&mut disk).unwrap(), 1);
+    let mut disk = create(disk, Options::default()).into_disk();
+    assert_eq!(move_aside(&mut disk).unwrap(), 2);
+    assert!(disk.names.contains_key("0000000000000001.wal.damaged-1"));
+    assert!(disk.names.contains_key("0000000000000001.wal.damaged-2"));
+}
+
+#[test]
+fn records_longer_than_a_segment_are_kept() {
+    let options = Options { segment_bytes: 1_000 };
+    let mut wal = create(CrashDisk::default(), options);
+    let command = Payload::Command(Blob::from(vec![1; 10_000]));
+    for index in 1..=5 {
+        let record = Record::Entry(Entry { term: Term(1), index: LogIndex(index), payload: command.clone() });
+        wal.append(&[record]).unwrap();
+    }
+    let (_, recovered) = Wal::open(wal.into_disk(), options).unwrap();
+    assert_eq!(recovered.entries.len(), 5);
+}
+
+#[test]
+fn segments_below_a_compaction_go_and_the_log_stays() {
+    let options = Options { segment_bytes: 500 };
+    let mut wal = create(CrashDisk::default(), options);
+    for index in 1..=100 {
+        wal.append(&[entry(index)]).unwrap();
+    }
+    let before = wal.disk.names.len();
+    wal.append(&[Record::Compact { index: LogIndex(90), term: Term(1), config: config(2) }]).unwrap();
+    wal.release().unwrap();
+    assert!(before >= 8 && wal.disk.names.len() < 5, "{before} files, then {}", wal.disk.names.len());
+    let (wal, recovered) = Wal::open(wal.into_disk(), options).unwrap();
+    assert_eq!(recovered.entries.len(), 10);
+
+    // A segment in the middle of the chain is gone: that is noticed, whatever the others say.
+    let mut disk = wal.into_disk();
+    let chain: Vec<String> = disk.names.keys().filter(|name| sequence(name).is_some()).cloned().collect();
+    disk.names.remove(&chain[chain.len() - 2]);
+    assert!(matches!(Wal::open(disk, options), Err(WalError::Damage(Damage::Missing { .. }))));
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_written_any_more() {
+    struct Failing(CrashDisk, bool);
+    impl Disk for Failing {
+        fn list(&mut self) -> io::Result<Vec<String>> {
+            self.0.list()
+        }
+        fn read(&mut self, name: &str) -> io::Result<Vec<u8>> {
+            self.0.read(name)
+        }
+        fn create(&mut self, name: &str, bytes: u64) -> io::Result<()> {
+            self.0.create(name, bytes)
+        }
+        fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+            self.0.write_at(name, offset, bytes)
+        }
+        fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()> {
+            self.0.truncate(name, bytes)
+        }
+        fn sync(&mut self, name: &str) -> io::Result<()> {
+            // Like Linux: the error is reported once, the next sync succeeds.
+            if std::mem::take(&mut self.1) { Err(io::Error::other("EIO")) } else { self.0.sync(name) }
+        }
+        fn sync_dir(&mut self) -> io::Result<()> {
+            self.0.sync_dir()
+        }
+        fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+            self.0.rename(from, to)
+        }
+        fn remove(&mut self, name: &str) -> io::Result<()> {
+            self.0.remove(name)
+        }
+    }
+    let disk = Failing(CrashDisk::default(), false);
+    let (identity, hard_state) = (identity(Standing::Fresh), HardState::default());
+    let mut wal = Wal::create(disk, Options::default(), &identity, &hard_state, &config(1)).unwrap();
+    wal.append(&[entry(1)]).unwrap();
+    wal.disk.1 = true;
+    assert!(wal.sync().is_err());
+    assert!(wal.sync().is_err());
+    assert!(wal.append(&[entry(2)]).is_err());
+}
