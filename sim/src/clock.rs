@@ -1,0 +1,80 @@
+//! A member's monotonic clock: it starts anywhere and runs a little too fast or too slow.
+
+use quorate_core::Instant;
+
+use crate::heap::Nanos;
+
+/// How far a clock's rate may be from true time, in parts per million: what we assume of real machines, exaggerated.
+pub const DRIFT_PPM_MAX: i64 = 50_000;
+
+const MILLION: i128 = 1_000_000;
+
+/// A clock that never runs backwards, with a rate that may change.
+#[derive(Clone, Debug)]
+pub struct Clock {
+    since: Nanos,
+    shown: u64,
+    ppm: i64,
+}
+
+impl Clock {
+    /// A clock that shows `offset` at true time `now` and runs `ppm` parts per million too fast.
+    ///
+    /// # Panics
+    /// If `ppm` is beyond [`DRIFT_PPM_MAX`].
+    #[must_use]
+    pub fn new(now: Nanos, offset: u64, ppm: i64) -> Self {
+        assert!(ppm.abs() <= DRIFT_PPM_MAX, "a rate of {ppm} ppm is beyond the declared drift");
+        Self { since: now, shown: offset, ppm }
+    }
+
+    /// What the clock shows at true time `now`.
+    #[must_use]
+    pub fn read(&self, now: Nanos) -> Instant {
+        let passed = i128::from(now.saturating_sub(self.since)) * (MILLION + i128::from(self.ppm)) / MILLION;
+        Instant(self.shown + u64::try_from(passed).expect("drift is below 100 %, time below 2^63"))
+    }
+
+    /// The first true time at which the clock shows at least `shown`; `None` for [`Instant::FAR`] and the like.
+    #[must_use]
+    pub fn when(&self, shown: Instant) -> Option<Nanos> {
+        let Some(ahead) = shown.0.checked_sub(self.shown) else { return Some(self.since) };
+        let rate = MILLION + i128::from(self.ppm);
+        let passed = (i128::from(ahead) * MILLION + rate - 1) / rate;
+        let at = i128::from(self.since) + passed;
+        u64::try_from(at).ok().filter(|&at| at < u64::MAX / 4)
+    }
+
+    /// Changes the rate from `now` on; what it shows stays continuous.
+    pub fn set_rate(&mut self, now: Nanos, ppm: i64) {
+        *self = Self::new(now, self.read(now).0, ppm);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::heap::SECOND;
+
+    #[test]
+    fn when_is_the_first_moment_that_shows_it() {
+        for ppm in [-50_000, -1, 0, 3, 50_000] {
+            let clock = Clock::new(17, 1_000, ppm);
+            for shown in [1_000, 1_001, 77_777, 5 * SECOND] {
+                let at = clock.when(Instant(shown)).unwrap();
+                assert!(clock.read(at).0 >= shown, "{ppm} {shown}");
+                assert!(at == 17 || clock.read(at - 1).0 < shown, "{ppm} {shown}");
+            }
+        }
+        assert_eq!(Clock::new(0, 0, 0).when(Instant::FAR), None);
+    }
+
+    #[test]
+    fn a_new_rate_does_not_make_the_clock_jump() {
+        let mut clock = Clock::new(0, 5, 40_000);
+        let before = clock.read(3 * SECOND);
+        clock.set_rate(3 * SECOND, -40_000);
+        assert_eq!(clock.read(3 * SECOND), before);
+        assert_eq!(clock.read(4 * SECOND).0 - before.0, 960_000_000);
+    }
+}
