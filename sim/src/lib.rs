@@ -6,7 +6,9 @@ compile_error!(
      environment (or another `build.rustflags`) replaces that setting: unset it"
 );
 
+pub mod backend;
 pub mod clock;
+pub mod disk;
 pub mod heap;
 pub mod network;
 pub mod schedule;

@@ -175,7 +175,8 @@ impl FromStr for Strike {
         let mut words = line.split_whitespace();
         let at = parse_span(words.next().unwrap_or_default())?;
         let name = words.next().ok_or_else(|| ParseError("no fault behind the time".into()))?;
-        let fields = words.map(|word| word.split_once('=').ok_or_else(|| ParseError(format!("{word} is no name=value"))));
+        let fields =
+            words.map(|word| word.split_once('=').ok_or_else(|| ParseError(format!("{word} is no name=value"))));
         let fields = Fields(fields.collect::<Result<_, _>>()?);
         let fault = match name {
             "kill" => Fault::Kill { member: fields.get("member")?, down: fields.span("down")? },

@@ -242,8 +242,9 @@ fn draw_schedule(setup: &Setup) -> Vec<Strike> {
     class(3, classes.wipe, 6 * SECOND, &|rng| Fault::Wipe { member: member(rng), down: down(rng) });
     class(4, classes.power, 12 * SECOND, &|rng| Fault::Blackout { down: down(rng) });
     class(5, classes.pause, 3 * SECOND, &|rng| Fault::Pause { member: member(rng), span: down(rng) });
-    class(6, classes.partition, 4 * SECOND, &|rng| {
-        Fault::Partition { side: 1 + rng.below((1 << members) - 2), span: down(rng) }
+    class(6, classes.partition, 4 * SECOND, &|rng| Fault::Partition {
+        side: 1 + rng.below((1 << members) - 2),
+        span: down(rng),
     });
     class(7, classes.partition, 4 * SECOND, &|rng| {
         let from = member(rng);
