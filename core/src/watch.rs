@@ -3,6 +3,26 @@
 //! The hub lives beside the store: it is given every applied revision's events right after they are published, and so
 //! always knows exactly which revision a new watcher starts after. What it no longer holds it asks for by
 //! [`Output::ReadHistory`].
+//!
+//! A watcher is in one of two states. One that *keeps up* is in an index by key and range, and gets each published
+//! revision at once: one response a revision, the revision in its header. One that is *behind*, because it starts in
+//! the past, its client does not read, or a snapshot jumped ahead, is no more than the number of the next revision it
+//! needs: nothing is queued for it. Passes, one a step and bounded in bytes, feed up to 512 such watchers at once from
+//! the newest events in memory or, if those do not reach back far enough, from one shared read of history; when a pass
+//! reaches the newest revision its watchers keep up again.
+//!
+//! Memory is bounded by `ring_bytes_max`, one pass, and per stream `stream_bytes_max` and one response. A stream is full
+//! when that much was sent and not [`Input::Taken`]; its watchers then fall behind one by one, each at the first event
+//! that has no room, and go on when half is taken. Answers to a client's own requests are always sent, so whoever
+//! reads a stream's requests stops reading while the stream is full.
+//!
+//! - **Invariant:** the responses of a watcher, joined, are exactly the events it wants from its start up to the last one
+//!   sent, ascending, and no revision is split over two responses. (`watchers_get_every_event_once_in_order_and_whole`)
+//! - **Invariant:** progress at revision r is sent only after every event up to r that its watchers want. (the same)
+//! - **Invariant:** a watcher whose next revision compaction has overtaken is cancelled with the floor; nothing is ever
+//!   left out silently. (the same, and `testdata/watch/slow.txt`)
+//! - **Invariant:** a snapshot never moves a watcher back, nor one that waits for a future revision at all.
+//!   (`testdata/watch/restore.txt`)
 
 mod catchup;
 mod index;

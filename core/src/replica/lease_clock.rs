@@ -311,3 +311,253 @@ impl Held {
 fn span(ttl: Ttl) -> Duration {
     Duration::from_secs(u64::try_from(ttl.0).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::request::Lease;
+
+    const GRACE: Duration = Duration::from_secs(1);
+    const INTERVAL: Duration = Duration::from_secs(20);
+
+    fn seconds(count: u64) -> Instant {
+        Instant(0) + Duration::from_secs(count)
+    }
+
+    fn granted(id: i64, ttl: i64) -> LeaseChange {
+        LeaseChange::Granted(Lease { id: LeaseId(id), ttl: Ttl(ttl) })
+    }
+
+    fn leader() -> LeaseClock {
+        let mut clock = LeaseClock::new(Config { grace: GRACE, checkpoint_interval: INTERVAL }, []);
+        clock.promote(Instant(0));
+        clock
+    }
+
+    #[test]
+    fn a_lease_is_due_at_its_ttl_and_only_once() {
+        let mut clock = leader();
+        clock.change(seconds(1), &granted(7, 10));
+        assert_eq!(clock.deadline(), seconds(11));
+        assert_eq!(clock.remaining(Instant(seconds(1).0 + 1), LeaseId(7)), Some(Ttl(9)));
+        assert_eq!(clock.due(Instant(seconds(11).0 - 1), 10), []);
+        assert_eq!(clock.due(seconds(11), 10), [LeaseId(7)]);
+        assert_eq!(clock.due(seconds(1_000), 10), []);
+        assert_eq!(clock.renew(seconds(11), LeaseId(7)), Renewal::Expired);
+        assert_eq!(clock.remaining(seconds(11), LeaseId(7)), Some(Ttl(0)));
+        clock.refused(&[LeaseId(7), LeaseId(8)]);
+        assert_eq!(clock.due(seconds(12), 10), [LeaseId(7)]);
+        clock.change(seconds(12), &LeaseChange::Revoked(LeaseId(7)));
+        assert_eq!(clock.renew(seconds(12), LeaseId(7)), Renewal::Unknown);
+        assert_eq!((clock.deadline(), clock.remaining(seconds(12), LeaseId(7))), (Instant::FAR, None));
+    }
+
+    #[test]
+    fn a_new_leader_counts_from_the_checkpoint_plus_one_election_timeout() {
+        let record = |id, remaining| LeaseRecord { lease: Lease { id: LeaseId(id), ttl: Ttl(100) }, remaining };
+        let config = Config { grace: GRACE, checkpoint_interval: INTERVAL };
+        let mut clock = LeaseClock::new(config, [record(1, Some(Ttl(30))), record(2, None)]);
+        assert_eq!(clock.renew(seconds(0), LeaseId(1)), Renewal::NotLeading);
+        assert_eq!((clock.deadline(), clock.remaining(seconds(0), LeaseId(1))), (Instant::FAR, None));
+        clock.promote(seconds(1_000));
+        clock.promote(seconds(1_010)); // Not twice.
+        assert_eq!(clock.due(seconds(1_031), 10), [LeaseId(1)]);
+        assert_eq!(clock.due(seconds(1_100), 10), []);
+        clock.demote();
+        clock.promote(seconds(1_100)); // The revocation may have been lost with the leadership.
+        assert_eq!(clock.due(seconds(1_131), 10), [LeaseId(1)]);
+        assert_eq!(clock.due(seconds(1_201), 10), [LeaseId(2)]);
+    }
+
+    #[test]
+    fn a_renewal_clears_a_checkpoint_in_force_or_under_way_before_it_is_answered() {
+        let mut clock = leader();
+        clock.change(seconds(0), &granted(1, 100));
+        clock.change(seconds(0), &granted(2, 20)); // Not longer than the interval.
+        let plain = Renewal::Renewed { ttl: Ttl(100), uncheckpoint: false };
+        let clearing = Renewal::Renewed { ttl: Ttl(100), uncheckpoint: true };
+        assert_eq!(clock.renew(seconds(5), LeaseId(1)), plain);
+        assert_eq!(clock.checkpoints(Instant(seconds(25).0 - 1), 10), []);
+        assert_eq!(clock.checkpoints(Instant(seconds(25).0 + 1), 10), [(LeaseId(1), Some(Ttl(80)))], "rounded up");
+        assert_eq!(clock.checkpoints(seconds(26), 10), []);
+        assert_eq!(clock.renew(seconds(26), LeaseId(1)), clearing, "under way");
+        clock.change(seconds(26), &LeaseChange::Checkpointed(LeaseId(1), Some(Ttl(80))));
+        assert_eq!(clock.renew(seconds(27), LeaseId(1)), clearing, "in force");
+        clock.change(seconds(27), &LeaseChange::Checkpointed(LeaseId(1), None));
+        assert_eq!(clock.renew(seconds(28), LeaseId(1)), plain);
+        assert_eq!(clock.due(seconds(127), 10), [LeaseId(2)]);
+        assert_eq!(clock.due(seconds(128), 10), [LeaseId(1)]);
+    }
+
+    #[test]
+    fn the_longest_ttl_does_not_overflow() {
+        let mut clock = leader();
+        let late = Instant(u64::MAX / 4);
+        clock.change(late, &granted(1, 9_000_000_000));
+        clock.change(late, &granted(2, i64::MAX)); // The store admits no such thing.
+        assert_eq!(clock.remaining(late, LeaseId(1)), Some(Ttl(9_000_000_000)));
+        assert_eq!(clock.checkpoints(late + INTERVAL, 1), [(LeaseId(1), Some(Ttl(9_000_000_000 - 20)))]);
+        assert_eq!(clock.due(Instant(u64::MAX / 2), 10), []);
+    }
+
+    #[test]
+    fn a_hundred_thousand_leases_expire_in_bounded_batches() {
+        let mut clock = leader();
+        for id in 1..=100_000 {
+            clock.change(Instant(u64::try_from(id).unwrap()), &granted(id, 60));
+        }
+        let mut seen = BTreeSet::new();
+        for _ in 0..100 {
+            let due = clock.due(seconds(61), 1_000);
+            assert_eq!(due.len(), 1_000);
+            seen.extend(due);
+        }
+        assert_eq!((seen.len(), clock.due(seconds(61), 1_000)), (100_000, vec![]));
+        clock.check_deep();
+    }
+
+    /// A lease as a model too simple to be wrong sees it.
+    #[derive(Clone, Debug)]
+    struct Model {
+        ttl: u64,
+        remaining: Option<u64>,
+        /// When it may expire at the earliest, in ms; while leading.
+        expiry: u64,
+        given: bool,
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Grant(i64, u64),
+        Revoke(i64),
+        Renew(i64),
+        Advance(u64),
+        Due(usize),
+        Refuse,
+        Checkpoint(usize, bool),
+        Clear(i64),
+        Promote,
+        Demote,
+    }
+
+    fn any_op() -> impl Strategy<Value = Op> {
+        let id = || 1..8i64;
+        prop_oneof![
+            4 => (id(), 1..60u64).prop_map(|(id, ttl)| Op::Grant(id, ttl)),
+            1 => id().prop_map(Op::Revoke),
+            4 => id().prop_map(Op::Renew),
+            6 => (1..15_000u64).prop_map(Op::Advance),
+            4 => (0..5usize).prop_map(Op::Due),
+            1 => Just(Op::Refuse),
+            3 => (0..5usize, any::<bool>()).prop_map(|(max, applied)| Op::Checkpoint(max, applied)),
+            1 => id().prop_map(Op::Clear),
+            2 => Just(Op::Promote),
+            1 => Just(Op::Demote),
+        ]
+    }
+
+    fn at(millis: u64) -> Instant {
+        Instant(0) + Duration::from_millis(millis)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+        #[test]
+        fn agrees_with_the_model(ops in proptest::collection::vec(any_op(), 1..150)) {
+            let mut clock = LeaseClock::new(Config { grace: GRACE, checkpoint_interval: INTERVAL }, []);
+            let mut leases: BTreeMap<LeaseId, Model> = BTreeMap::new();
+            let (mut millis, mut leading, mut last_due) = (0, false, vec![]);
+            for op in ops {
+                let now = at(millis);
+                match op {
+                    Op::Grant(id, ttl) if !leases.contains_key(&LeaseId(id)) => {
+                        clock.change(now, &granted(id, i64::try_from(ttl).unwrap()));
+                        leases.insert(LeaseId(id), Model { ttl, remaining: None, expiry: millis + ttl * 1_000, given: false });
+                    }
+                    Op::Grant(..) => {}
+                    Op::Revoke(id) => {
+                        clock.change(now, &LeaseChange::Revoked(LeaseId(id)));
+                        leases.remove(&LeaseId(id));
+                        last_due.clear();
+                    }
+                    Op::Renew(id) => {
+                        let renewal = clock.renew(now, LeaseId(id));
+                        match leases.get_mut(&LeaseId(id)) {
+                            _ if !leading => prop_assert_eq!(renewal, Renewal::NotLeading),
+                            None => prop_assert_eq!(renewal, Renewal::Unknown),
+                            Some(lease) if lease.given || lease.expiry <= millis => prop_assert_eq!(renewal, Renewal::Expired),
+                            Some(lease) => {
+                                lease.expiry = millis + lease.ttl * 1_000;
+                                let Renewal::Renewed { ttl, uncheckpoint } = renewal else {
+                                    return Err(TestCaseError::fail("a live lease is renewed"));
+                                };
+                                prop_assert_eq!(ttl, Ttl(i64::try_from(lease.ttl).unwrap()));
+                                prop_assert!(uncheckpoint || lease.remaining.is_none());
+                            }
+                        }
+                    }
+                    Op::Advance(span) => millis += span,
+                    Op::Due(max) => {
+                        let due = clock.due(now, max);
+                        let mut expected: Vec<_> = leases.iter().filter(|(_, lease)| leading && !lease.given && lease.expiry <= millis)
+                            .map(|(&id, lease)| (lease.expiry, id)).collect();
+                        expected.sort();
+                        prop_assert_eq!(&due, &expected.into_iter().map(|(_, id)| id).take(max).collect::<Vec<_>>());
+                        for id in &due {
+                            leases.get_mut(id).unwrap().given = true;
+                        }
+                        last_due = due;
+                    }
+                    Op::Refuse => {
+                        clock.refused(&last_due);
+                        for id in last_due.drain(..) {
+                            leases.get_mut(&id).unwrap().given = false;
+                        }
+                    }
+                    Op::Checkpoint(max, applied) => {
+                        for (id, left) in clock.checkpoints(now, max) {
+                            let lease = leases.get_mut(&id).unwrap();
+                            let left = u64::try_from(left.unwrap().0).unwrap();
+                            prop_assert!(leading && lease.ttl > 20 && left <= lease.ttl && left > 0);
+                            prop_assert!(left == (lease.expiry - millis).div_ceil(1_000).min(lease.ttl), "never below what is left");
+                            if applied {
+                                clock.change(now, &LeaseChange::Checkpointed(id, Some(Ttl(i64::try_from(left).unwrap()))));
+                                lease.remaining = Some(left);
+                            }
+                        }
+                    }
+                    Op::Clear(id) => {
+                        clock.change(now, &LeaseChange::Checkpointed(LeaseId(id), None));
+                        leases.entry(LeaseId(id)).and_modify(|lease| lease.remaining = None);
+                    }
+                    Op::Promote if !leading => {
+                        clock.promote(now);
+                        leading = true;
+                        for lease in leases.values_mut() {
+                            lease.expiry = millis + 1_000 + lease.remaining.unwrap_or(lease.ttl) * 1_000;
+                            lease.given = false;
+                        }
+                    }
+                    Op::Promote => {}
+                    Op::Demote => {
+                        clock.demote();
+                        leading = false;
+                        last_due.clear();
+                    }
+                }
+                clock.check_deep();
+                for (&id, lease) in &leases {
+                    let left = Ttl(i64::try_from(lease.expiry.saturating_sub(millis) / 1_000).unwrap());
+                    prop_assert_eq!(clock.remaining(at(millis), id), leading.then_some(left));
+                }
+                let next = leases.values().filter(|lease| leading && !lease.given).map(|lease| at(lease.expiry)).min();
+                prop_assert!(clock.deadline() <= next.unwrap_or(Instant::FAR), "nobody would wake up for {:?}", next);
+            }
+        }
+    }
+}
