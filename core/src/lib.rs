@@ -30,6 +30,7 @@ pub mod rng;
 pub mod rows;
 pub mod store;
 pub mod time;
+mod tree;
 pub mod types;
 pub mod watch;
 

@@ -3,6 +3,7 @@
 use core::ops::ControlFlow;
 
 use crate::Blob;
+use crate::tree::Tree;
 
 /// A consistent, read-only picture of a member's applied rows. Infallible: a driver that cannot read stops the member.
 pub trait Rows {
@@ -33,3 +34,44 @@ pub struct RowWrite {
 
 /// The longest row key: fjall stores lengths of keys in 16 bits.
 pub const ROW_KEY_BYTES_MAX: usize = 65_535;
+
+/// Rows in memory: for tests and simulation. Cloning is O(1), and a clone is a snapshot.
+#[derive(Clone, Debug, Default)]
+pub struct MemRows {
+    rows: Tree<Blob>,
+}
+
+impl MemRows {
+    /// Carries out `writes` in order.
+    ///
+    /// # Panics
+    /// If a key is longer than [`ROW_KEY_BYTES_MAX`]: a real backend could not store it.
+    pub fn write(&mut self, writes: &[RowWrite]) {
+        for RowWrite { key, value } in writes {
+            assert!(key.len() <= ROW_KEY_BYTES_MAX, "row key of {} bytes", key.len());
+            match value {
+                Some(value) => self.rows.insert(key, value.clone()),
+                None => self.rows.remove(key),
+            };
+        }
+    }
+
+    /// All rows in ascending order of their keys.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Blob)> {
+        self.rows.range(&[], None)
+    }
+}
+
+impl Rows for MemRows {
+    fn get(&self, key: &[u8]) -> Option<Blob> {
+        self.rows.get(key).cloned()
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], Blob) -> ControlFlow<()>) {
+        for (key, value) in self.rows.range(from, Some(to)) {
+            if visit(key, value.clone()).is_break() {
+                return;
+            }
+        }
+    }
+}

@@ -2,7 +2,30 @@
 //!
 //! [`Store::apply`] turns committed entries into a [`Batch`]: the rows to write, the answers, the events. The driver
 //! commits the rows in one atomic batch and then publishes [`Store::view`]; readers never see a state between.
+//!
+//! In memory are the keys with their counters and revisions ([`index`]), leases and members, all in persistent trees,
+//! so that a [`View`] is O(1) and never changes; values are only in the backend's rows ([`rows`]). A put reads nothing
+//! back and writes two rows: its record, by revision, and its value, by key.
 
+mod apply;
+mod compact;
+mod dedup;
+mod hash;
+mod history;
+mod index;
+mod kv;
+mod lease;
+mod load;
+mod quota;
+mod range;
+mod revisions;
+mod rows;
+mod txn;
+mod values;
+mod view;
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::command::{Origin, Outcome};
@@ -10,7 +33,7 @@ use crate::entry::Entry;
 use crate::error::Error;
 use crate::request::{KeyValue, Lease, Member};
 use crate::rows::{RowWrite, Rows};
-use crate::{FeatureLevel, LeaseId, LogIndex, NodeId, Revision, Term, Ttl};
+use crate::{Blob, FeatureLevel, LeaseId, LogIndex, NodeId, Revision, Term, Ttl};
 
 /// What applying a batch of entries did, as far as other machines care.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,13 +132,30 @@ pub enum LoadError {
 /// The replicated state of one member.
 #[derive(Debug)]
 pub struct Store {
+    /// Whose answers to keep.
     member: NodeId,
+    /// The state as readers will see it.
+    view: View,
+    /// The last applied entry.
+    applied: (LogIndex, Term),
+    /// The chain over everything applied.
+    hash: u64,
+    feature_level: FeatureLevel,
+    ledger: quota::Ledger,
+    dedup: dedup::Dedup,
+    cleaning: compact::Cleaning,
 }
 
 /// The published state at one revision: cheap to clone, answers reads on any thread.
 #[derive(Clone, Debug)]
 pub struct View {
+    index: index::Index,
+    leases: lease::Leases,
+    members: Arc<BTreeMap<NodeId, Member>>,
     revision: Revision,
+    /// -1 <= floor <= revision; -1 before the first compaction.
+    floor: Revision,
+    logical_bytes: u64,
 }
 
 /// The last applied index that `rows` hold, 0 if none: all that must be read to know how far a backend has got.
@@ -131,8 +171,28 @@ impl Store {
     /// # Errors
     /// If the rows are not those of a store.
     pub fn load(member: NodeId, rows: &dyn Rows) -> Result<Self, LoadError> {
-        let _ = rows;
-        Ok(Self { member })
+        load::load(member, rows)
+    }
+
+    fn empty(member: NodeId) -> Self {
+        let view = View {
+            index: index::Index::default(),
+            leases: lease::Leases::default(),
+            members: Arc::default(),
+            revision: Revision(1),
+            floor: Revision(-1),
+            logical_bytes: 0,
+        };
+        Self {
+            member,
+            view,
+            applied: (LogIndex(0), Term(0)),
+            hash: 0,
+            feature_level: FeatureLevel(0),
+            ledger: quota::Ledger::default(),
+            dedup: dedup::Dedup::default(),
+            cleaning: compact::Cleaning::default(),
+        }
     }
 
     /// Applies `entries` in order. `rows` is the backend as of the last batch.
@@ -140,135 +200,85 @@ impl Store {
     /// # Panics
     /// If the entries do not continue the applied index, or one of them cannot be decoded.
     pub fn apply(&mut self, entries: &[Entry], rows: &dyn Rows) -> Batch {
-        let _ = (entries, rows, self.member);
-        unimplemented!()
+        apply::apply(self, entries, rows)
     }
 
     /// The state to publish once the last batch's rows are committed.
     #[must_use]
     pub fn view(&self) -> View {
-        unimplemented!()
+        self.view.clone()
     }
 
     /// The last applied index and its term; 0 in an empty store.
     #[must_use]
     pub fn applied(&self) -> (LogIndex, Term) {
-        unimplemented!()
+        self.applied
     }
 
     /// The running state hash.
     #[must_use]
     pub fn hash(&self) -> u64 {
-        unimplemented!()
+        self.hash
     }
 
     /// All leases, by ID.
     #[must_use]
     pub fn leases(&self) -> Vec<LeaseRecord> {
-        unimplemented!()
+        self.view.leases.iter().cloned().collect()
     }
 
     /// What all members have agreed to understand.
     #[must_use]
     pub fn feature_level(&self) -> FeatureLevel {
-        unimplemented!()
+        self.feature_level
     }
 
-    /// The next at most `keys` keys' worth of rows below the floor that nothing readable needs. Not part of the
-    /// replicated state: members may be at different points of it. `pin` is the oldest revision still being read.
+    /// The next at most `keys` records' worth of rows below the floor that nothing readable needs. Not part of the
+    /// replicated state: members may be at different points of it. `pin` is the oldest revision still being read;
+    /// what it holds back is not finished. `rows` is the backend as of the last batch and slice.
     pub fn compact_slice(&mut self, rows: &dyn Rows, keys: usize, pin: Option<Revision>) -> CompactionSlice {
-        let _ = (rows, keys, pin);
-        unimplemented!()
-    }
-}
-
-impl View {
-    /// The store's revision.
-    #[must_use]
-    pub fn revision(&self) -> Revision {
-        self.revision
+        compact::slice(self, rows, keys, pin)
     }
 
-    /// The compaction floor; -1 before the first compaction.
-    #[must_use]
-    pub fn compacted(&self) -> Revision {
-        unimplemented!()
+    /// Asserts what holds after every batch, in O(1).
+    fn check(&self) {
+        let View { revision, floor, .. } = self.view;
+        assert!(revision.0 >= 1, "revision {revision} is before the empty store's");
+        assert!(floor <= revision, "floor {floor} > revision {revision}");
+        assert!(self.applied.0.0 > 0 || revision.0 == 1, "revision {revision} without an applied entry");
     }
 
-    /// Answers a range. (etcd: Range; semantics.md section 3)
-    ///
-    /// # Errors
-    /// [`Error::Compacted`], [`Error::FutureRevision`].
-    pub fn range(
-        &self,
-        rows: &dyn Rows,
-        request: &crate::request::RangeRequest,
-    ) -> Result<crate::request::RangeResult, Error> {
-        let _ = (rows, request);
-        unimplemented!()
-    }
-
-    /// Executes a txn that only reads.
-    ///
-    /// # Errors
-    /// As [`View::range`].
+    /// Asserts that memory and `rows` (the backend as of the last batch and slice) tell the same, down to the digest of
+    /// every kept value: O(n) and a read of everything.
     ///
     /// # Panics
-    /// If it may write.
-    pub fn txn(
-        &self,
-        rows: &dyn Rows,
-        request: &crate::request::TxnRequest,
-    ) -> Result<crate::request::TxnResult, Error> {
-        let _ = (rows, request);
-        unimplemented!()
-    }
-
-    /// The changes of `from..=through` (clipped to what exists), whole revisions, stopping after the first one that
-    /// brings the total above `bytes_max`. Also returns the last revision looked at.
-    ///
-    /// # Errors
-    /// [`Error::Compacted`] if `from` is below the floor.
-    pub fn history(
-        &self,
-        rows: &dyn Rows,
-        from: Revision,
-        through: Revision,
-        bytes_max: u64,
-    ) -> Result<(Vec<RevisionEvents>, Revision), Error> {
-        let _ = (rows, from, through, bytes_max);
-        unimplemented!()
-    }
-
-    /// The state of a key before `event`; `None` if it was created by it, or if compaction has removed the state.
-    #[must_use]
-    pub fn previous(&self, rows: &dyn Rows, event: &Event) -> Option<KeyValue> {
-        let _ = (rows, event);
-        unimplemented!()
-    }
-
-    /// A lease with its attached keys in order. (etcd: LeaseTimeToLive's keys)
-    #[must_use]
-    pub fn lease(&self, id: LeaseId) -> Option<(LeaseRecord, Vec<crate::Blob>)> {
-        let _ = id;
-        unimplemented!()
-    }
-
-    /// All leases' IDs. (etcd: LeaseLeases)
-    #[must_use]
-    pub fn lease_ids(&self) -> Vec<LeaseId> {
-        unimplemented!()
-    }
-
-    /// The members as published.
-    #[must_use]
-    pub fn members(&self) -> Vec<Member> {
-        unimplemented!()
-    }
-
-    /// Logical bytes of all kept history: what the quota is decided on.
-    #[must_use]
-    pub fn logical_bytes(&self) -> u64 {
-        unimplemented!()
+    /// If they do not, naming the key and the revision.
+    pub fn check_deep(&self, rows: &dyn Rows) {
+        self.view.index.check_deep();
+        let values = values::Values::stored(rows);
+        let mut attached = 0;
+        for (key, versions) in self.view.index.all() {
+            for rev in versions.iter() {
+                let (main, sub) = (rev.main(), rev.sub());
+                let record = values.record(main, sub).unwrap_or_else(|| panic!("no record of {key:?} at {main}.{sub}"));
+                assert_eq!(record.key, Blob::copy(key), "the key of revision {main}.{sub}");
+                assert_eq!(record.put.is_none(), rev.is_tombstone(), "whether {key:?} was deleted at {main}.{sub}");
+                let Some(put) = record.put else { continue };
+                let value = values.value(key, main, sub);
+                assert_eq!(put.value_bytes as usize, value.len(), "bytes of {key:?} at {main}.{sub}");
+                assert_eq!(put.digest, hash::digest(&value), "digest of {key:?} at {main}.{sub}");
+                assert_eq!(put.value_bytes, rev.value_bytes(), "bytes of {key:?} at {main}.{sub} in memory");
+            }
+            let Some((rev, meta)) = versions.live() else { continue };
+            assert_eq!(values.meta(key, rev.main(), rev.sub()), meta, "counters of {key:?}");
+            attached += usize::from(meta.lease.is_some());
+        }
+        for (lease, key) in self.view.leases.attachments() {
+            assert!(self.view.leases.contains(lease), "{key:?} is attached to lease {lease}, which does not exist");
+            let live = self.view.index.live(key).and_then(|(_, meta)| meta.lease);
+            assert_eq!(live, Some(lease), "the lease of {key:?}");
+            attached -= 1;
+        }
+        assert_eq!(attached, 0, "keys name a lease that does not know them");
     }
 }

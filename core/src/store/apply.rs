@@ -1,0 +1,291 @@
+//! From entries to a batch: decode, deduplicate, execute, fold into the state hash.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::hash::{Effect, Fold, digest};
+use super::rows::{self, LeaseRow, Put, Record, Totals};
+use super::values::Values;
+use super::{Applied, Batch, Event, HASH_INTERVAL, LeaseChange, RevisionEvents, Store, lease};
+use crate::command::{Command, Envelope, Outcome};
+use crate::entry::{Entry, Payload};
+use crate::error::Error;
+use crate::format::codec;
+use crate::request::{Lease, Member};
+use crate::rows::{RowWrite, Rows};
+use crate::{FeatureLevel, LeaseId, Revision, Ttl};
+
+/// A batch under construction over the state it changes.
+pub(super) struct Builder<'a> {
+    pub(super) store: &'a mut Store,
+    rows: &'a dyn Rows,
+    /// Finished revisions.
+    events: Vec<RevisionEvents>,
+    /// What a compaction at each of them would make removable.
+    removable: Vec<u64>,
+    /// Changes of the revision being made.
+    pub(super) current: Vec<Event>,
+    pub(super) fold: Fold,
+    writes: Vec<RowWrite>,
+    leases: Vec<LeaseChange>,
+}
+
+pub(super) fn apply(store: &mut Store, entries: &[Entry], rows: &dyn Rows) -> Batch {
+    let mut builder = Builder {
+        store,
+        rows,
+        events: Vec::new(),
+        removable: Vec::new(),
+        current: Vec::new(),
+        fold: Fold::default(),
+        writes: Vec::with_capacity(2 * entries.len() + 2),
+        leases: Vec::new(),
+    };
+    let (mut results, mut hashes) = (Vec::new(), Vec::new());
+    for entry in entries {
+        if let Some(result) = builder.entry(entry) {
+            results.push(result);
+        }
+        if entry.index.0.is_multiple_of(HASH_INTERVAL) {
+            hashes.push((entry.index, builder.store.hash));
+        }
+    }
+    if !entries.is_empty() {
+        builder.totals();
+    }
+    let Builder { store, events, writes, leases, .. } = builder;
+    store.check();
+    let applied = Applied {
+        index: store.applied.0,
+        term: store.applied.1,
+        revision: store.view.revision,
+        compacted: store.view.floor,
+        hashes,
+        hash: store.hash,
+        results,
+        leases,
+    };
+    Batch { applied, events, writes }
+}
+
+impl Builder<'_> {
+    fn entry(&mut self, entry: &Entry) -> Option<(crate::command::Origin, Result<Outcome, Error>)> {
+        let (applied, term) = self.store.applied;
+        assert_eq!(entry.index, applied.next(), "entry {} after {applied} was applied", entry.index);
+        assert!(entry.term >= term, "entry {} of term {} after one of {term}", entry.index, entry.term);
+        self.fold.effect(Effect::Entry).u64(entry.index.0);
+        let mut result = None;
+        if let Payload::Command(bytes) = &entry.payload {
+            let Envelope { origin, command } = codec::decode(bytes.0.clone())
+                .unwrap_or_else(|error| panic!("entry {} is not known to this build: {error}", entry.index));
+            if self.store.dedup.admit(origin) {
+                let outcome = self.command(command);
+                self.finish_revision();
+                if let Err(error) = &outcome {
+                    self.fold.refused(error);
+                }
+                result = (origin.member == self.store.member).then_some((origin, outcome));
+            } else {
+                self.fold.effect(Effect::Duplicate);
+            }
+        }
+        self.fold.i64(self.store.view.revision.0).i64(self.store.view.floor.0);
+        self.store.hash = self.fold.chain(self.store.hash);
+        self.store.applied = (entry.index, entry.term);
+        result
+    }
+
+    fn command(&mut self, command: Command) -> Result<Outcome, Error> {
+        match command {
+            Command::Put(request) => {
+                self.store.view.check_lease(&request)?;
+                self.store.view.check_kept(&request)?;
+                Ok(Outcome::Put(self.put(&request)))
+            }
+            Command::DeleteRange(request) => Ok(Outcome::DeleteRange(self.delete_range(&request))),
+            Command::Txn(request) => self.txn(&request).map(Outcome::Txn),
+            Command::Compact { revision } => self.compact(revision).map(Outcome::Compact),
+            Command::LeaseGrant(lease) => self.grant(lease),
+            Command::LeaseRevoke(id) => {
+                if !self.store.view.leases.contains(id) {
+                    return Err(Error::LeaseNotFound);
+                }
+                self.revoke(id);
+                Ok(Outcome::LeaseRevoke(self.store.view.revision))
+            }
+            Command::LeaseExpire(ids) => {
+                for id in ids {
+                    if self.store.view.leases.contains(id) {
+                        self.revoke(id);
+                    }
+                }
+                Ok(Outcome::Done)
+            }
+            Command::LeaseCheckpoint(marks) => {
+                for (id, remaining) in marks {
+                    self.checkpoint(id, remaining);
+                }
+                Ok(Outcome::Done)
+            }
+            Command::Publish(member) => {
+                self.publish(member);
+                Ok(Outcome::Done)
+            }
+            Command::RaiseFeatureLevel(level) => {
+                self.raise(level);
+                Ok(Outcome::Done)
+            }
+        }
+    }
+
+    /// Everything stored, this batch's changes included.
+    pub(super) fn values(&self) -> Values<'_> {
+        Values { rows: self.rows, recent: &self.events, current: (self.making(), &self.current) }
+    }
+
+    /// The revision being made, if anything changes.
+    pub(super) fn making(&self) -> Revision {
+        self.store.view.revision.next()
+    }
+
+    /// The store's revision as far as the current entry has come.
+    pub(super) fn now(&self) -> Revision {
+        if self.current.is_empty() { self.store.view.revision } else { self.making() }
+    }
+
+    /// Makes the changes so far a revision of their own, if there are any.
+    fn finish_revision(&mut self) {
+        if self.current.is_empty() {
+            return;
+        }
+        let main = self.making();
+        let removable = self.store.ledger.removable();
+        let events = core::mem::take(&mut self.current);
+        for event in &events {
+            self.record(main, event, removable);
+        }
+        self.store.view.revision = main;
+        self.events.push(RevisionEvents { revision: main, events });
+        self.removable.push(removable);
+    }
+
+    /// Writes the rows of one change.
+    fn record(&mut self, main: Revision, event: &Event, removable: u64) {
+        let Event { kv, deleted, sub, .. } = event;
+        let removable = if *sub == 0 { removable } else { 0 };
+        let mut put = None;
+        if *deleted {
+            self.store.ledger.tombstone(kv.key.len());
+            self.fold.effect(Effect::Delete).bytes(&kv.key);
+        } else {
+            let (digest, value_bytes) =
+                (digest(&kv.value), u32::try_from(kv.value.len()).expect("checked by the index"));
+            let meta = super::index::Meta { create: kv.create_revision, version: kv.version, lease: kv.lease };
+            put = Some(Put { meta, value_bytes, digest });
+            self.writes.push(rows::write(rows::value(&kv.key, main, *sub), kv.value.clone()));
+            self.fold.effect(Effect::Put).bytes(&kv.key).i64(meta.create.0).i64(meta.version);
+            self.fold.i64(meta.lease.map_or(0, |lease| lease.0)).u64(digest);
+        }
+        let record = Record { key: kv.key.clone(), put, removable };
+        self.writes.push(rows::write(rows::record(main, *sub), record.encode()));
+    }
+
+    /// (etcd: Compact) What nobody can see any more is removed later, in slices.
+    fn compact(&mut self, revision: Revision) -> Result<Revision, Error> {
+        let view = &self.store.view;
+        if revision <= view.floor {
+            return Err(Error::Compacted { oldest: view.floor });
+        }
+        if revision > view.revision {
+            return Err(Error::FutureRevision);
+        }
+        let removable = self.removable(revision);
+        self.store.ledger.compact(removable);
+        self.store.view.floor = revision;
+        self.fold.effect(Effect::Floor);
+        Ok(self.store.view.revision)
+    }
+
+    /// `floor < revision <= current`, so the revision's records are all there.
+    fn removable(&self, revision: Revision) -> u64 {
+        if revision.0 < 2 {
+            return 0; // Nothing was ever written there.
+        }
+        let made = self.events.first().and_then(|first| revision.0.checked_sub(first.revision.0));
+        if let Some(removable) = made.and_then(|at| self.removable.get(usize::try_from(at).ok()?)) {
+            return *removable;
+        }
+        let record = self.values().record(revision, 0);
+        record.unwrap_or_else(|| panic!("the record of revision {revision} is missing or damaged")).removable
+    }
+
+    fn grant(&mut self, lease: Lease) -> Result<Outcome, Error> {
+        if lease.ttl > lease::TTL_MAX {
+            return Err(Error::LeaseTtlTooLarge);
+        }
+        if self.store.view.leases.contains(lease.id) {
+            return Err(Error::LeaseExists);
+        }
+        self.store.view.leases.grant(lease, None);
+        self.write_lease(lease.id);
+        self.fold.effect(Effect::LeaseGranted).i64(lease.id.0).i64(lease.ttl.0);
+        self.leases.push(LeaseChange::Granted(lease));
+        Ok(Outcome::LeaseGrant(lease, self.store.view.revision))
+    }
+
+    /// Removes a lease with its keys, in order, in one revision of their own.
+    fn revoke(&mut self, id: LeaseId) {
+        for key in self.store.view.leases.keys(id) {
+            self.delete(key);
+        }
+        self.finish_revision();
+        self.store.view.leases.remove(id);
+        self.writes.push(rows::remove(rows::lease(id)));
+        self.fold.effect(Effect::LeaseRevoked).i64(id.0);
+        self.leases.push(LeaseChange::Revoked(id));
+    }
+
+    fn checkpoint(&mut self, id: LeaseId, remaining: Option<Ttl>) {
+        if self.store.view.leases.checkpoint(id, remaining) {
+            self.write_lease(id);
+            self.fold.effect(Effect::LeaseCheckpointed).i64(id.0).encoded(&remaining);
+            self.leases.push(LeaseChange::Checkpointed(id, remaining));
+        }
+    }
+
+    fn write_lease(&mut self, id: LeaseId) {
+        let record = self.store.view.leases.get(id).expect("it was just changed");
+        let row = LeaseRow { ttl: record.lease.ttl, remaining: record.remaining };
+        self.writes.push(rows::write(rows::lease(id), codec::encode(&row)));
+    }
+
+    fn publish(&mut self, member: Member) {
+        self.writes.push(rows::write(rows::member(member.id), codec::encode(&member)));
+        self.fold.effect(Effect::Member).encoded(&member);
+        Arc::make_mut(&mut self.store.view.members).insert(member.id, member);
+    }
+
+    fn raise(&mut self, level: FeatureLevel) {
+        self.store.feature_level = self.store.feature_level.max(level);
+        self.fold.effect(Effect::FeatureLevel).u64(u64::from(self.store.feature_level.0));
+    }
+
+    /// Writes where the state stands after the batch.
+    fn totals(&mut self) {
+        let store = &mut *self.store;
+        for (member, lives) in store.dedup.take_changed() {
+            self.writes.push(rows::write(rows::dedup(member), codec::encode(lives)));
+        }
+        store.view.logical_bytes = store.ledger.kept();
+        let totals = Totals {
+            index: store.applied.0,
+            term: store.applied.1,
+            revision: store.view.revision,
+            floor: store.view.floor,
+            hash: store.hash,
+            feature_level: store.feature_level,
+            ledger: store.ledger,
+        };
+        self.writes.push(rows::write(rows::totals(), codec::encode(&totals)));
+    }
+}

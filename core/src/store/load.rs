@@ -1,0 +1,147 @@
+//! A store from its rows, without reading a value.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use core::ops::ControlFlow;
+
+use super::compact::Cleaning;
+use super::index::Meta;
+use super::revisions::Rev;
+use super::rows::{self, Cleaned, Kind, LeaseRow, Record, Totals};
+use super::{LoadError, Store};
+use crate::blob::Source;
+use crate::format::codec;
+use crate::request::{Lease, Member};
+use crate::rows::Rows;
+use crate::{Blob, LeaseId, NodeId, Revision};
+
+pub(super) fn load(member: NodeId, rows: &dyn Rows) -> Result<Store, LoadError> {
+    load_rows(member, rows).map_err(LoadError::Damaged)
+}
+
+fn load_rows(member: NodeId, rows: &dyn Rows) -> Result<Store, String> {
+    let mut store = Store::empty(member);
+    let Some(totals) = rows.get(&rows::totals()) else {
+        return each(rows, Kind::Any, |key, _| {
+            Err(format!("row {key:?} without a row that says where the state stands"))
+        })
+        .map(|()| store);
+    };
+    let totals: Totals = decode("the totals", &totals)?;
+    if totals.revision.0 < 1 || totals.floor > totals.revision || totals.index.0 == 0 {
+        return Err(format!("contradictory totals: {totals:?}"));
+    }
+    store.applied = (totals.index, totals.term);
+    store.hash = totals.hash;
+    store.feature_level = totals.feature_level;
+    store.ledger = totals.ledger;
+    store.view.revision = totals.revision;
+    store.view.floor = totals.floor;
+    store.view.logical_bytes = totals.ledger.kept();
+    if let Some(row) = rows.get(&rows::cleaned()) {
+        let cleaned: Cleaned = decode("the progress of compaction", &row)?;
+        if cleaned.main > totals.floor {
+            return Err(format!("compaction has come to {}, above the floor {}", cleaned.main, totals.floor));
+        }
+        store.cleaning = Cleaning { cleaned, ..Cleaning::default() };
+    }
+    leases(&mut store, rows)?;
+    members(&mut store, rows)?;
+    each(rows, Kind::Dedup, |key, row| {
+        let id = rows::parse_id(key).ok_or("a dedup row's key is damaged")?;
+        store.dedup.restore(NodeId(id), decode("a dedup row", &row)?);
+        Ok(())
+    })?;
+    records(&mut store, rows)?;
+    Ok(store)
+}
+
+fn leases(store: &mut Store, rows: &dyn Rows) -> Result<(), String> {
+    each(rows, Kind::Leases, |key, row| {
+        let id = LeaseId(rows::parse_id(key).ok_or("a lease row's key is damaged")?.cast_signed());
+        let LeaseRow { ttl, remaining } = decode("a lease", &row)?;
+        store.view.leases.grant(Lease { id, ttl }, remaining);
+        Ok(())
+    })
+}
+
+fn members(store: &mut Store, rows: &dyn Rows) -> Result<(), String> {
+    let members = Arc::make_mut(&mut store.view.members);
+    each(rows, Kind::Members, |key, row| {
+        let id = NodeId(rows::parse_id(key).ok_or("a member row's key is damaged")?);
+        let member: Member = decode("a member", &row)?;
+        if member.id != id {
+            return Err(format!("member {} is stored as {id}", member.id));
+        }
+        members.insert(id, member);
+        Ok(())
+    })
+}
+
+fn records(store: &mut Store, rows: &dyn Rows) -> Result<(), String> {
+    let (revision, floor) = (store.view.revision, Revision(store.view.floor.0.max(1)));
+    let mut last = (floor, u32::MAX);
+    each(rows, Kind::Records, |key, row| {
+        let (main, sub) = rows::parse_record(key).ok_or("a record's key is damaged")?;
+        let record = Record::decode(row).ok_or_else(|| format!("the record of revision {main}.{sub} is malformed"))?;
+        if main.0 < 2 || main > revision {
+            return Err(format!("a record of revision {main} in a store at revision {revision}"));
+        }
+        if main > floor {
+            // No revision above the floor may be missing, nor any change but the last ones of a revision.
+            let next = if main == last.0 { (last.0, last.1.wrapping_add(1)) } else { (last.0.next(), 0) };
+            if (main, sub) != next {
+                return Err(format!("revision {main}.{sub} follows {}.{}", last.0, last.1));
+            }
+            last = (main, sub);
+        }
+        restore(store, main, sub, &record, main > floor)
+    })?;
+    if last.0 < revision {
+        return Err(format!("records end at revision {}, the store is at {revision}", last.0));
+    }
+    for (lease, key) in store.view.leases.attachments() {
+        if !store.view.leases.contains(lease) {
+            return Err(format!("{key:?} is attached to lease {lease}, which does not exist"));
+        }
+    }
+    Ok(())
+}
+
+/// `whole`: the key's state before it must be known, since compaction has not reached it.
+fn restore(store: &mut Store, main: Revision, sub: u32, record: &Record, whole: bool) -> Result<(), String> {
+    let Record { key, put, .. } = record;
+    let known = store.view.index.get(key);
+    let before = known.and_then(|versions| versions.live());
+    let consistent = match (before, put) {
+        (Some((_, old)), Some(put)) => put.meta.create == old.create && put.meta.version == old.version + 1,
+        (Some(_), None) => true,
+        (None, Some(put)) if known.is_some() || whole => put.meta.create == main && put.meta.version == 1,
+        (None, Some(put)) => put.meta.version >= 1 && put.meta.create <= main,
+        (None, None) => known.is_none() && !whole,
+    };
+    if !consistent {
+        return Err(format!("{key:?} at revision {main}.{sub} does not follow from its state before"));
+    }
+    let (rev, meta) = match put {
+        Some(put) => (Rev::put(main, sub, put.value_bytes as usize), put.meta),
+        None => (Rev::tombstone(main, sub), Meta { create: Revision(0), version: 0, lease: None }),
+    };
+    store.view.leases.moved(key, before.and_then(|(_, meta)| meta.lease), meta.lease);
+    store.view.index.restore(key, rev, meta);
+    Ok(())
+}
+
+fn each(rows: &dyn Rows, kind: Kind, mut visit: impl FnMut(&[u8], Blob) -> Result<(), String>) -> Result<(), String> {
+    let mut result = Ok(());
+    rows::all(rows, kind, |key, row| {
+        result = visit(key, row);
+        if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    result
+}
+
+fn decode<T: bincode::Decode<Source>>(what: &str, row: &[u8]) -> Result<T, String> {
+    codec::decode_copying(row).map_err(|error| format!("{what}: {error}"))
+}
