@@ -1,0 +1,370 @@
+//! A client of several endpoints: connects to one that answers, and moves on to the next where that is safe.
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use quorate_api::etcdserverpb::auth_client::AuthClient;
+use quorate_api::etcdserverpb::cluster_client::ClusterClient;
+use quorate_api::etcdserverpb::kv_client::KvClient;
+use quorate_api::etcdserverpb::lease_client::LeaseClient;
+use quorate_api::etcdserverpb::maintenance_client::MaintenanceClient;
+use quorate_api::etcdserverpb::watch_client::WatchClient;
+use quorate_api::etcdserverpb::*;
+use tokio::sync::Mutex;
+use tokio::time::{sleep, timeout};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Response, Status};
+
+use crate::failure::rpc_error;
+use crate::json::Object;
+
+/// How long to wait between two rounds over all endpoints.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// etcd closes a connection that pings more often than every five seconds; grpc-go never pings below ten.
+const MIN_KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// How to reach the cluster.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `host:port`, with or without `http://`; at least one.
+    pub endpoints: Vec<String>,
+    /// Bounds one attempt to connect.
+    pub dial_timeout: Duration,
+    /// Bounds one call, attempts to connect included. `None`: as long as it takes.
+    pub command_timeout: Option<Duration>,
+    /// How often to ping an idle connection.
+    pub keepalive_time: Duration,
+    /// When to give up on a ping.
+    pub keepalive_timeout: Duration,
+    /// The largest request sent.
+    pub max_request_bytes: usize,
+    /// The largest response accepted.
+    pub max_recv_bytes: usize,
+    /// Name and password.
+    pub user: Option<(String, String)>,
+    /// A token to send instead of asking for one.
+    pub token: Option<String>,
+}
+
+/// Whether a call may be repeated when its outcome is unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Retry {
+    /// Reads: repeating changes nothing.
+    Always,
+    /// Writes: only if the request surely never left.
+    Unsent,
+}
+
+/// A connection to one of the endpoints.
+#[derive(Clone)]
+struct Connection {
+    channel: Channel,
+    endpoint: usize,
+    token: Option<String>,
+}
+
+/// Calls the cluster. Every call goes to the same endpoint until that one fails.
+pub struct Client {
+    config: Config,
+    connection: Mutex<Option<Connection>>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("endpoints", &self.config.endpoints).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A client that connects with its first call.
+    ///
+    /// # Errors
+    /// A line for the user if an endpoint cannot be used.
+    pub fn new(config: Config) -> Result<Client, String> {
+        if config.endpoints.is_empty() {
+            return Err("etcdclient: no available endpoints".to_owned());
+        }
+        for endpoint in &config.endpoints {
+            address(endpoint)?;
+        }
+        Ok(Client { config, connection: Mutex::default() })
+    }
+
+    /// A client of `endpoint` alone, otherwise like this one.
+    ///
+    /// # Errors
+    /// A line for the user if the endpoint cannot be used.
+    pub fn only(&self, endpoint: &str) -> Result<Client, String> {
+        Client::new(Config { endpoints: vec![endpoint.to_owned()], ..self.config.clone() })
+    }
+
+    /// How it was configured.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The connection in use, or a new one: endpoints are tried in turn until one answers.
+    async fn connection(&self, last_error: &mut String) -> Result<Connection, Status> {
+        let mut current = self.connection.lock().await;
+        if let Some(connection) = &*current {
+            return Ok(connection.clone());
+        }
+        for round in 0.. {
+            for (endpoint, address) in self.config.endpoints.iter().enumerate() {
+                match self.dial(address).await {
+                    Ok(channel) => {
+                        let token = self.authenticate(channel.clone()).await?;
+                        let connection = Connection { channel, endpoint, token };
+                        *current = Some(connection.clone());
+                        return Ok(connection);
+                    }
+                    Err(error) => *last_error = error,
+                }
+            }
+            if round == 0 {
+                self.debug(last_error);
+            }
+            sleep(PAUSE).await;
+        }
+        unreachable!("the loop ends by a connection or with the future")
+    }
+
+    async fn dial(&self, endpoint: &str) -> Result<Channel, String> {
+        let c = &self.config;
+        let endpoint = Endpoint::from_shared(address(endpoint)?)
+            .map_err(|e| e.to_string())?
+            .connect_timeout(c.dial_timeout)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(c.keepalive_time.max(MIN_KEEPALIVE))
+            .keep_alive_timeout(c.keepalive_timeout);
+        endpoint.connect().await.map_err(|error| {
+            let mut source: &dyn std::error::Error = &error;
+            while let Some(deeper) = source.source() {
+                source = deeper;
+            }
+            format!("connection error: desc = \"transport: Error while dialing: {source}\"")
+        })
+    }
+
+    async fn authenticate(&self, channel: Channel) -> Result<Option<String>, Status> {
+        match (&self.config.token, &self.config.user) {
+            (Some(token), _) => Ok(Some(token.clone())),
+            (None, Some((name, password))) => {
+                let request = AuthenticateRequest { name: name.clone(), password: password.clone() };
+                let response = AuthClient::new(channel).authenticate(request).await?;
+                Ok(Some(response.into_inner().token))
+            }
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Starts over at the endpoint after the one of `failed`.
+    async fn forget(&self, failed: &Connection) {
+        let mut current = self.connection.lock().await;
+        if current.as_ref().is_some_and(|c| c.endpoint == failed.endpoint) {
+            *current = None;
+        }
+    }
+
+    /// A channel to an endpoint that answers, and the metadata for streams on it. Waits until there is one.
+    ///
+    /// # Errors
+    /// The user cannot be authenticated.
+    pub async fn stream<T>(&self, message: T) -> Result<(Channel, Request<T>), Status> {
+        let connection = self.connection(&mut String::new()).await?;
+        Ok((connection.channel.clone(), self.request(&connection, message)))
+    }
+
+    /// Forgets the connection: the stream on it broke.
+    pub async fn disconnect(&self) {
+        *self.connection.lock().await = None;
+    }
+
+    fn request<T>(&self, connection: &Connection, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        let metadata = request.metadata_mut();
+        metadata.insert("client-api-version", tonic::metadata::MetadataValue::from_static("3.7"));
+        if let Some(token) = connection.token.as_ref().and_then(|t| t.parse().ok()) {
+            metadata.insert("token", token);
+        }
+        request
+    }
+
+    async fn call<Q: Clone, R, F>(
+        &self,
+        retry: Retry,
+        message: Q,
+        send: impl Fn(Channel, Request<Q>) -> F,
+    ) -> Result<R, Status>
+    where
+        F: Future<Output = Result<Response<R>, Status>>,
+    {
+        let (mut attempt, mut last_error) = (0u32, String::new());
+        let attempts = async {
+            loop {
+                let connection = self.connection(&mut last_error).await?;
+                match send(connection.channel.clone(), self.request(&connection, message.clone())).await {
+                    Ok(response) => return Ok(response.into_inner()),
+                    Err(status) if repeatable(&status, retry) => {
+                        last_error = rpc_error(&status);
+                        attempt += 1;
+                        self.forget(&connection).await;
+                        sleep(PAUSE).await;
+                    }
+                    Err(status) => return Err(status),
+                }
+            }
+        };
+        let result = match self.config.command_timeout {
+            None => attempts.await,
+            Some(limit) => timeout(limit, attempts).await.unwrap_or_else(|_| {
+                Err(Status::deadline_exceeded(match last_error.as_str() {
+                    "" => "context deadline exceeded".to_owned(),
+                    error => format!("latest balancer error: last connection error: {error}"),
+                }))
+            }),
+        };
+        result.inspect_err(|status| self.warn(attempt, status))
+    }
+
+    /// Tells on stderr, as etcd's client does, that a call failed.
+    fn warn(&self, attempt: u32, status: &Status) {
+        let line = Object::new()
+            .string("level", "warn")
+            .string("ts", &crate::clock::now())
+            .string("logger", "etcd-client")
+            .string("msg", "retrying of unary invoker failed")
+            .string("target", &format!("etcd-endpoints://{}", self.config.endpoints.join(",")))
+            .raw("attempt", attempt)
+            .string("error", &rpc_error(status));
+        eprintln!("{}", line.build());
+    }
+
+    fn debug(&self, error: &str) {
+        if crate::clock::debug_enabled() {
+            eprintln!("{}", Object::new().string("level", "debug").string("msg", error).build());
+        }
+    }
+}
+
+/// Whether the call that ended with `status` may be sent again.
+fn repeatable(status: &Status, retry: Retry) -> bool {
+    let unsent = ["tcp connect error", "Connection refused"].iter().any(|text| status.message().contains(text));
+    status.code() == Code::Unavailable && (retry == Retry::Always || unsent)
+}
+
+/// The URL of `endpoint`.
+fn address(endpoint: &str) -> Result<String, String> {
+    match endpoint.split_once("://") {
+        None => Ok(format!("http://{endpoint}")),
+        Some(("http", _)) => Ok(endpoint.to_owned()),
+        Some(("https", _)) => Err(format!("endpoint {endpoint:?} needs TLS, which this build does not have yet")),
+        Some(_) => Err(format!("endpoint {endpoint:?} has a scheme that is not supported")),
+    }
+}
+
+macro_rules! calls {
+    ($($(#[$about:meta])* $name:ident($request:ty) -> $response:ty = $client:ident, $retry:ident;)*) => {
+        impl Client {
+            $(
+                $(#[$about])*
+                ///
+                /// # Errors
+                /// The server's refusal, or that no endpoint answered in time.
+                pub async fn $name(&self, message: $request) -> Result<$response, Status> {
+                    let (send, receive) = (self.config.max_request_bytes, self.config.max_recv_bytes);
+                    self.call(Retry::$retry, message, |channel, request| async move {
+                        let client = $client::new(channel);
+                        client.max_encoding_message_size(send).max_decoding_message_size(receive).$name(request).await
+                    })
+                    .await
+                }
+            )*
+        }
+    };
+}
+
+calls! {
+    /// Reads keys. (etcd: Range)
+    range(RangeRequest) -> RangeResponse = KvClient, Always;
+    /// Writes a key. (etcd: Put)
+    put(PutRequest) -> PutResponse = KvClient, Unsent;
+    /// Deletes keys. (etcd: DeleteRange)
+    delete_range(DeleteRangeRequest) -> DeleteRangeResponse = KvClient, Unsent;
+    /// Compares, then reads and writes. (etcd: Txn)
+    txn(TxnRequest) -> TxnResponse = KvClient, Unsent;
+    /// Discards history. (etcd: Compact)
+    compact(CompactionRequest) -> CompactionResponse = KvClient, Unsent;
+    /// Creates a lease. (etcd: LeaseGrant)
+    lease_grant(LeaseGrantRequest) -> LeaseGrantResponse = LeaseClient, Unsent;
+    /// Ends a lease. (etcd: LeaseRevoke)
+    lease_revoke(LeaseRevokeRequest) -> LeaseRevokeResponse = LeaseClient, Unsent;
+    /// What is left of a lease. (etcd: LeaseTimeToLive)
+    lease_time_to_live(LeaseTimeToLiveRequest) -> LeaseTimeToLiveResponse = LeaseClient, Always;
+    /// All leases. (etcd: LeaseLeases)
+    lease_leases(LeaseLeasesRequest) -> LeaseLeasesResponse = LeaseClient, Always;
+    /// All members. (etcd: MemberList)
+    member_list(MemberListRequest) -> MemberListResponse = ClusterClient, Always;
+    /// Adds a member. (etcd: MemberAdd)
+    member_add(MemberAddRequest) -> MemberAddResponse = ClusterClient, Unsent;
+    /// Removes a member. (etcd: MemberRemove)
+    member_remove(MemberRemoveRequest) -> MemberRemoveResponse = ClusterClient, Unsent;
+    /// Changes a member's peer URLs. (etcd: MemberUpdate)
+    member_update(MemberUpdateRequest) -> MemberUpdateResponse = ClusterClient, Unsent;
+    /// Makes a learner a voter. (etcd: MemberPromote)
+    member_promote(MemberPromoteRequest) -> MemberPromoteResponse = ClusterClient, Unsent;
+    /// One member's state. (etcd: Status)
+    status(StatusRequest) -> StatusResponse = MaintenanceClient, Always;
+    /// A hash over one member's keys. (etcd: HashKV)
+    hash_kv(HashKvRequest) -> HashKvResponse = MaintenanceClient, Always;
+    /// Lists, raises or clears alarms. (etcd: Alarm)
+    alarm(AlarmRequest) -> AlarmResponse = MaintenanceClient, Unsent;
+    /// Gives free space in one member's files back. (etcd: Defragment)
+    defragment(DefragmentRequest) -> DefragmentResponse = MaintenanceClient, Unsent;
+    /// Makes another member the leader. (etcd: MoveLeader)
+    move_leader(MoveLeaderRequest) -> MoveLeaderResponse = MaintenanceClient, Unsent;
+}
+
+impl Client {
+    /// Renews a lease once; its TTL is 0 if there is no such lease. (etcd: LeaseKeepAlive)
+    ///
+    /// # Errors
+    /// The server's refusal, or that no endpoint answered in time.
+    pub async fn keep_alive_once(&self, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
+        self.call(Retry::Always, id, |channel, request| async move {
+            let (metadata, extensions, id) = request.into_parts();
+            let message = tokio_stream::once(LeaseKeepAliveRequest { id });
+            let request = Request::from_parts(metadata, extensions, message);
+            let mut responses = LeaseClient::new(channel).lease_keep_alive(request).await?.into_inner();
+            let response = responses.message().await?;
+            response.map(Response::new).ok_or_else(|| Status::unavailable("the stream ended without an answer"))
+        })
+        .await
+    }
+
+    /// Opens a watch stream. (etcd: Watch)
+    ///
+    /// # Errors
+    /// No connection, or the server's refusal.
+    pub async fn watch_stream(
+        &self,
+        requests: impl tokio_stream::Stream<Item = WatchRequest> + Send + 'static,
+    ) -> Result<tonic::Streaming<WatchResponse>, Status> {
+        let (channel, mut request) = self.stream(requests).await?;
+        request.metadata_mut().insert("hasleader", tonic::metadata::MetadataValue::from_static("true"));
+        let mut client = WatchClient::new(channel).max_decoding_message_size(self.config.max_recv_bytes);
+        Ok(client.watch(request).await?.into_inner())
+    }
+
+    /// Opens the stream of a backup. (etcd: Snapshot)
+    ///
+    /// # Errors
+    /// No connection, or the server's refusal.
+    pub async fn snapshot_stream(&self) -> Result<tonic::Streaming<SnapshotResponse>, Status> {
+        let (channel, request) = self.stream(SnapshotRequest {}).await?;
+        let mut client = MaintenanceClient::new(channel).max_decoding_message_size(self.config.max_recv_bytes);
+        Ok(client.snapshot(request).await?.into_inner())
+    }
+}

@@ -1,0 +1,115 @@
+//! Upkeep: `compaction`, `alarm`, `move-leader`, `snapshot save`.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+
+use quorate_api::etcdserverpb::alarm_request::AlarmAction;
+use quorate_api::etcdserverpb::{AlarmRequest, AlarmResponse, CompactionRequest, MoveLeaderRequest, StatusRequest};
+
+use crate::commands::Context;
+use crate::failure::{Failure, Result, status_text};
+use crate::flags::Flag;
+use crate::go;
+use crate::print::{LeaderMoved, write_stdout};
+
+pub(super) const COMPACTION_FLAGS: &[Flag] =
+    &[Flag::bool("physical", "return only when the history is gone from the disk, too")];
+
+/// `compaction`.
+pub(super) async fn compaction(context: &Context) -> Result<()> {
+    let revision = context.one_word("compaction command needs 1 argument")?;
+    let revision = go::parse_int(revision, 10).map_err(Failure::error)?;
+    let physical = context.args.bool("physical");
+    let client = if physical { context.patient_client()? } else { context.client()? };
+    client.compact(CompactionRequest { revision, physical }).await?;
+    write_stdout(format!("compacted revision {revision}\n").as_bytes())
+}
+
+/// `alarm list`.
+pub(super) async fn alarms(context: &Context) -> Result<()> {
+    no_words(context, "alarm list command accepts no arguments")?;
+    let response = context.client()?.alarm(AlarmRequest::default()).await?;
+    context.printer.show(&response)
+}
+
+/// `alarm disarm`: clears every alarm there is.
+pub(super) async fn disarm(context: &Context) -> Result<()> {
+    no_words(context, "alarm disarm command accepts no arguments")?;
+    let client = context.client()?;
+    let mut cleared = AlarmResponse::default();
+    for alarm in client.alarm(AlarmRequest::default()).await?.alarms {
+        let action = AlarmAction::Deactivate.into();
+        let request = AlarmRequest { action, member_id: alarm.member_id, alarm: alarm.alarm };
+        cleared.alarms.extend(client.alarm(request).await?.alarms);
+    }
+    context.printer.show(&cleared)
+}
+
+fn no_words(context: &Context, complaint: &str) -> Result<()> {
+    if context.args.words().is_empty() { Ok(()) } else { Err(Failure::bad_args(complaint)) }
+}
+
+/// `move-leader`: asks the leader, which must be among the endpoints.
+pub(super) async fn move_leader(context: &Context) -> Result<()> {
+    let target = context.one_word("move-leader command needs 1 argument")?;
+    let target_id = go::parse_uint(target, 16).map_err(Failure::bad_args)?;
+    let client = context.client()?;
+    let endpoints = &client.config().endpoints;
+    for endpoint in endpoints {
+        let one = client.only(endpoint).map_err(Failure::bad_connection)?;
+        let status = one.status(StatusRequest {}).await?;
+        let member = status.header.map_or(0, |h| h.member_id);
+        if status.leader == member {
+            let response = one.move_leader(MoveLeaderRequest { target_id }).await?;
+            return context.printer.show(&LeaderMoved { from: member, to: target_id, response });
+        }
+    }
+    Err(Failure::bad_args(format!("no leader endpoint given at [{}]", endpoints.join(" "))))
+}
+
+/// `snapshot save`: the file takes its name only once it is complete and durable.
+pub(super) async fn save(context: &Context) -> Result<()> {
+    let interrupted = |error: String| Failure::interrupted(error);
+    let path = context.one_word("snapshot save expects one argument")?;
+    let client = context.patient_client()?;
+    if client.config().endpoints.len() != 1 {
+        let text = "snapshot must be requested to one selected node, not multiple";
+        return Err(Failure::interrupted(format!("{text} [{}]", client.config().endpoints.join(" "))));
+    }
+    let part = format!("{path}.part");
+    let open = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part);
+    let mut file = open.map_err(|e| interrupted(format!("could not open {part} ({e})")))?;
+    let saved = download(&client, &mut file).await;
+    let saved = saved.and_then(|version| {
+        file.sync_all().map_err(|e| e.to_string())?;
+        std::fs::rename(&part, path).map_err(|e| format!("could not rename {part} to {path} ({e})"))?;
+        Ok(version)
+    });
+    let version = saved.map_err(|error| {
+        let _ = std::fs::remove_file(&part);
+        interrupted(error)
+    })?;
+    let mut text = format!("Snapshot saved at {path}\n");
+    if !version.is_empty() {
+        text += &format!("Server version {version}\n");
+    }
+    write_stdout(text.as_bytes())
+}
+
+/// Writes the stream to `file`; gives the version of the server's storage, if it says one.
+async fn download(client: &crate::client::Client, file: &mut File) -> std::result::Result<String, String> {
+    let mut stream = client.snapshot_stream().await.map_err(|s| status_text(&s))?;
+    let (mut version, mut remaining) = (String::new(), None);
+    while let Some(chunk) = stream.message().await.map_err(|s| status_text(&s))? {
+        file.write_all(&chunk.blob).map_err(|e| e.to_string())?;
+        remaining = Some(chunk.remaining_bytes);
+        if !chunk.version.is_empty() {
+            version = chunk.version;
+        }
+    }
+    match remaining {
+        None => Err("the snapshot is empty".to_owned()),
+        Some(_) => Ok(version),
+    }
+}
