@@ -4,10 +4,13 @@
 
 pub mod applier;
 pub mod backend;
+pub mod boot;
 #[cfg(feature = "server")]
 pub mod config;
 pub mod disk;
 pub mod driver;
+#[cfg(feature = "server")]
+pub mod member;
 pub mod service;
 pub mod status;
 pub mod wal;

@@ -1,0 +1,433 @@
+//! A running member: the threads that own the driver, the log and the applier, and the handle everyone else has.
+//!
+//! | thread | owns | hands to |
+//! |---|---|---|
+//! | driver | `Driver` | peers, log, applier, waiting clients |
+//! | log | `Wal` | driver |
+//! | applier | `Applier` | readers (published state), driver, watch streams, history |
+//! | history | nothing | applier |
+//!
+//! A thread takes everything in its mailbox at once, so under load each does less per item, and nobody ever waits for
+//! more than one sync.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_core::entry::Record;
+use quorate_core::error::Error;
+use quorate_core::replica::{self, Replica, Request, Response};
+use quorate_core::{Instant, LogIndex, NodeId, RequestId, Revision, StreamId, WriteId, raft, watch};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::applier::{self, Applier, HistoryRead, Published, Snap};
+use crate::backend::{Backend, Backends};
+use crate::disk::Disk;
+use crate::driver::{Driver, Effects, Event, Frame};
+use crate::service::MemberStatus;
+use crate::wal::Wal;
+
+mod mailbox;
+
+use mailbox::Mailbox;
+
+/// Sends frames to other members: at once, dropping what cannot be sent. Called from the driver's thread.
+pub trait Peers: Send + 'static {
+    /// Queues `frames` for their receivers without waiting.
+    fn send(&mut self, frames: &mut Vec<Frame>);
+}
+
+/// Observes what a member does, for metrics and logs. Called from the member's threads; must not wait.
+pub trait Observer: Send + Sync + 'static {
+    /// Role, term, leader or standing changed.
+    fn changed(&self, status: &raft::Status);
+    /// The log was written and synced.
+    fn synced(&self, took: Duration, records: usize);
+    /// Entries were applied and published.
+    fn applied(&self, took: Duration, applied: LogIndex, revision: Revision);
+    /// A proposal was answered, or given up.
+    fn answered(&self, failed: bool);
+    /// A peer sent bytes that are no message.
+    fn malformed(&self, from: NodeId, error: &str);
+    /// The member cannot go on. It must not return: the process ends here.
+    fn fatal(&self, reason: &str) -> !;
+}
+
+/// What a member is started from.
+pub struct Parts<D, B: Backends, P, O> {
+    /// Consensus, as recovered.
+    pub replica: Replica,
+    /// Its log, open.
+    pub wal: Wal<D>,
+    /// Its applied state, open.
+    pub applier: Applier<B>,
+    /// The way to the others.
+    pub peers: P,
+    /// Who watches.
+    pub observer: Arc<O>,
+    /// The instant that is 0 on the member's clock.
+    pub epoch: std::time::Instant,
+}
+
+enum ToDriver {
+    Event(Event),
+    Request(Request, oneshot::Sender<Result<Response, Error>>),
+}
+
+enum ToLog {
+    Write(Vec<Record>, WriteId),
+}
+
+/// What clients' handlers and peers' streams hold of a running member. Cheap to clone.
+pub struct Member<S> {
+    shared: Arc<Shared<S>>,
+}
+
+impl<S> Clone for Member<S> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+struct Shared<S> {
+    driver: Mailbox<ToDriver>,
+    log: Mailbox<ToLog>,
+    applier: Mailbox<applier::Input>,
+    published: RwLock<Arc<Published<S>>>,
+    status: RwLock<raft::Status>,
+    status_changed: tokio::sync::watch::Sender<raft::Status>,
+    disk_bytes: AtomicU64,
+    streams: Mutex<HashMap<StreamId, mpsc::UnboundedSender<watch::Response>>>,
+    next_stream: AtomicU64,
+    /// The floor below which nothing is left on disk either.
+    compacted: tokio::sync::watch::Sender<Revision>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// A client's watch stream: dropping it closes it.
+pub struct WatchStream<S: Send + Sync + 'static> {
+    member: Member<S>,
+    /// Its name in the hub.
+    pub id: StreamId,
+    responses: mpsc::UnboundedReceiver<watch::Response>,
+}
+
+impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
+    /// Starts the threads.
+    ///
+    /// # Panics
+    /// If the system cannot start a thread.
+    pub fn start<D, B, P, O>(parts: Parts<D, B, P, O>) -> Self
+    where
+        D: Disk + Send + 'static,
+        B: Backends<Backend: Backend<Snapshot = S> + Send, Filling: Send> + Send + 'static,
+        P: Peers,
+        O: Observer,
+    {
+        let Parts { replica, wal, applier, peers, observer, epoch } = parts;
+        let shared = Arc::new(Shared {
+            driver: Mailbox::new(),
+            log: Mailbox::new(),
+            applier: Mailbox::new(),
+            published: RwLock::new(applier.published()),
+            status: RwLock::new(replica.status().clone()),
+            status_changed: tokio::sync::watch::Sender::new(replica.status().clone()),
+            disk_bytes: AtomicU64::new(applier.backend().disk_bytes()),
+            streams: Mutex::new(HashMap::new()),
+            next_stream: AtomicU64::new(1),
+            compacted: tokio::sync::watch::Sender::new(Revision(-1)),
+            threads: Mutex::new(Vec::new()),
+        });
+        let history = Mailbox::new();
+        let threads = [
+            spawn("quorate-driver", {
+                let (shared, observer) = (Arc::clone(&shared), Arc::clone(&observer));
+                move || run_driver(&shared, Driver::new(replica), peers, &*observer, epoch)
+            }),
+            spawn("quorate-log", {
+                let (shared, observer) = (Arc::clone(&shared), Arc::clone(&observer));
+                move || run_log(&shared, wal, &*observer)
+            }),
+            spawn("quorate-apply", {
+                let (shared, history) = (Arc::clone(&shared), history.clone());
+                move || run_applier(&shared, applier, &history, &*observer, epoch)
+            }),
+            spawn("quorate-history", {
+                let shared = Arc::clone(&shared);
+                move || run_history(&shared, &history)
+            }),
+        ];
+        shared.threads.lock().expect("no holder panics").extend(threads);
+        Self { shared }
+    }
+
+    /// Asks consensus and waits for the answer.
+    ///
+    /// # Errors
+    /// etcd's; [`Error::Stopped`] if the member ends first: the outcome is unknown then.
+    pub async fn request(&self, request: Request) -> Result<Response, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.shared.driver.send(ToDriver::Request(request, answer));
+        answered.await.unwrap_or(Err(Error::Stopped))
+    }
+
+    /// A frame of a peer arrived.
+    pub fn received(&self, from: NodeId, frame: Bytes) {
+        self.shared.driver.send(ToDriver::Event(Event::Frame(from, frame)));
+    }
+
+    /// The state that readers see.
+    #[must_use]
+    pub fn published(&self) -> Arc<Published<S>> {
+        Arc::clone(&self.shared.published.read().expect("no holder panics"))
+    }
+
+    /// What the member knows of itself.
+    #[must_use]
+    pub fn status(&self) -> MemberStatus {
+        MemberStatus {
+            raft: self.shared.status.read().expect("no holder panics").clone(),
+            applied: self.published().applied,
+            disk_bytes: self.shared.disk_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Follows role, term, leader and standing.
+    #[must_use]
+    pub fn status_changes(&self) -> tokio::sync::watch::Receiver<raft::Status> {
+        self.shared.status_changed.subscribe()
+    }
+
+    /// Opens a watch stream.
+    #[must_use]
+    pub fn watch(&self) -> WatchStream<S> {
+        let id = StreamId(self.shared.next_stream.fetch_add(1, Ordering::Relaxed));
+        let (sender, responses) = mpsc::unbounded_channel();
+        self.shared.streams.lock().expect("no holder panics").insert(id, sender);
+        self.shared.applier.send(applier::Input::Watch(watch::Input::Open(id)));
+        WatchStream { member: self.clone(), id, responses }
+    }
+
+    /// Returns once every row below `floor` is physically gone. (etcd: compaction with physical)
+    pub async fn compacted(&self, floor: Revision) {
+        let mut compacted = self.shared.compacted.subscribe();
+        let _ = compacted.wait_for(|gone| *gone >= floor).await;
+    }
+
+    /// Hands leadership over, waiting for it at most `patience`, and ends the threads once all that was written is
+    /// synced. Later requests are answered [`Error::Stopped`].
+    pub async fn stop(&self, patience: Duration) {
+        let member = {
+            let status = self.shared.status.read().expect("no holder panics");
+            (status.role == raft::Role::Leader && status.config.voters.len() > 1).then_some(status.leader)
+        };
+        if let Some(this) = member {
+            let mut changes = self.status_changes();
+            self.shared.driver.send(ToDriver::Event(Event::Input(replica::Input::StepDown)));
+            let other = changes.wait_for(|status| status.leader.is_some() && status.leader != this);
+            let _ = tokio::time::timeout(patience, other).await;
+        }
+        self.shared.driver.close();
+        let threads = std::mem::take(&mut *self.shared.threads.lock().expect("no holder panics"));
+        let _ = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                let _ = thread.join();
+            }
+        })
+        .await;
+    }
+}
+
+impl<S: Send + Sync + 'static> WatchStream<S> {
+    /// Tells the hub something about this stream.
+    pub fn send(&self, input: watch::Input) {
+        self.member.shared.applier.send(applier::Input::Watch(input));
+    }
+
+    /// The next response; `None` once the member stops.
+    pub async fn next(&mut self) -> Option<watch::Response> {
+        self.responses.recv().await
+    }
+
+    /// The next response, if there is one already.
+    pub fn try_next(&mut self) -> Option<watch::Response> {
+        self.responses.try_recv().ok()
+    }
+
+    /// So many bytes of responses were handed to the client.
+    pub fn taken(&self, bytes: u64) {
+        self.send(watch::Input::Taken(self.id, bytes));
+    }
+}
+
+impl<S: Send + Sync + 'static> Drop for WatchStream<S> {
+    fn drop(&mut self) {
+        self.member.shared.streams.lock().expect("no holder panics").remove(&self.id);
+        self.send(watch::Input::Close(self.id));
+    }
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    std::thread::Builder::new().name(name.into()).spawn(body).expect("the system starts a thread")
+}
+
+/// A member's clock and the system's.
+fn now(epoch: std::time::Instant) -> Instant {
+    Instant(u64::try_from(epoch.elapsed().as_nanos()).expect("a process runs for less than 584 years"))
+}
+
+fn deadline(epoch: std::time::Instant, at: Instant) -> Option<std::time::Instant> {
+    (at != Instant::FAR).then(|| epoch + Duration::from_nanos(at.0))
+}
+
+fn run_driver<S>(
+    shared: &Shared<S>,
+    mut driver: Driver,
+    mut peers: impl Peers,
+    observer: &impl Observer,
+    epoch: std::time::Instant,
+) {
+    let mut items = Vec::new();
+    let mut inbox = Vec::new();
+    let mut effects = Effects::default();
+    let mut waiting: HashMap<RequestId, oneshot::Sender<Result<Response, Error>>> = HashMap::new();
+    let mut next = RequestId(0);
+    while shared.driver.receive(&mut items, deadline(epoch, driver.deadline())) {
+        inbox.extend(items.drain(..).map(|item| match item {
+            ToDriver::Event(event) => event,
+            ToDriver::Request(request, answer) => {
+                next = next.next();
+                waiting.insert(next, answer);
+                Event::Request(next, request)
+            }
+        }));
+        driver.turn(now(epoch), &mut inbox, &mut effects);
+        if !effects.frames.is_empty() {
+            peers.send(&mut effects.frames);
+            effects.frames.clear();
+        }
+        if let Some(through) = effects.persist_through.take() {
+            shared.log.send(ToLog::Write(std::mem::take(&mut effects.records), through));
+        }
+        if !effects.applier.is_empty() {
+            shared.applier.send_all(effects.applier.drain(..));
+        }
+        for (id, result) in effects.responses.drain(..) {
+            observer.answered(result.is_err());
+            if let Some(answer) = waiting.remove(&id) {
+                let _ = answer.send(result); // The client may have gone.
+            }
+        }
+        if let Some(status) = effects.changed.pop() {
+            for earlier in effects.changed.drain(..) {
+                observer.changed(&earlier);
+            }
+            observer.changed(&status);
+            *shared.status.write().expect("no holder panics") = status.clone();
+            shared.status_changed.send_replace(status);
+        }
+        for (from, error) in effects.malformed.drain(..) {
+            observer.malformed(from, &error.to_string());
+        }
+        if let Some((index, ours, theirs)) = effects.diverged.take() {
+            observer.fatal(&format!(
+                "the applied state at index {index} has hash {ours:016x}, but a majority of members has {theirs:016x}: \
+                 this member's state is wrong and must not be served"
+            ));
+        }
+    }
+    shared.log.close();
+    shared.applier.close();
+}
+
+fn run_log<S, D: Disk>(shared: &Shared<S>, mut wal: Wal<D>, observer: &impl Observer) {
+    let mut items = Vec::new();
+    let mut records = Vec::new();
+    while shared.log.receive(&mut items, None) {
+        let mut through = None;
+        let mut releases = false;
+        for ToLog::Write(more, write) in items.drain(..) {
+            releases |= more.iter().any(|record| matches!(record, Record::Compact { .. } | Record::Snapshot { .. }));
+            records.extend(more);
+            through = Some(write);
+        }
+        let Some(write) = through else { continue };
+        let began = std::time::Instant::now();
+        if let Err(error) = wal.append(&records).and_then(|()| wal.sync()) {
+            observer.fatal(&format!("the write-ahead log cannot be written: {error}"));
+        }
+        observer.synced(began.elapsed(), records.len());
+        records.clear();
+        shared.driver.send(ToDriver::Event(Event::Input(replica::Input::Persisted { write })));
+        if releases && let Err(error) = wal.release() {
+            observer.fatal(&format!("the write-ahead log's old segments cannot be removed: {error}"));
+        }
+    }
+    if let Err(error) = wal.mark().and_then(|()| wal.sync()) {
+        observer.fatal(&format!("the write-ahead log cannot be closed: {error}"));
+    }
+}
+
+fn run_applier<S, B>(
+    shared: &Shared<S>,
+    mut applier: Applier<B>,
+    history: &Mailbox<HistoryRead<Snap<B>>>,
+    observer: &impl Observer,
+    epoch: std::time::Instant,
+) where
+    S: quorate_core::rows::Rows,
+    B: Backends<Backend: Backend<Snapshot = S>>,
+{
+    let mut items = Vec::new();
+    let mut inbox = VecDeque::new();
+    let mut effects = applier::Effects::default();
+    loop {
+        let until =
+            if applier.has_work() { Some(std::time::Instant::now()) } else { deadline(epoch, applier.deadline()) };
+        if !shared.applier.receive(&mut items, until) {
+            break;
+        }
+        inbox.extend(items.drain(..));
+        let began = std::time::Instant::now();
+        if let Err(error) = applier.turn(now(epoch), &mut inbox, &mut effects) {
+            observer.fatal(&format!("the applied state cannot be kept: {error}"));
+        }
+        if let Some(published) = effects.published.take() {
+            observer.applied(began.elapsed(), published.applied, published.view.revision());
+            *shared.published.write().expect("no holder panics") = published;
+            shared.disk_bytes.store(applier.backend().disk_bytes(), Ordering::Relaxed);
+        }
+        if !effects.watch.is_empty() {
+            let streams = shared.streams.lock().expect("no holder panics");
+            for (stream, response) in effects.watch.drain(..) {
+                if let Some(sender) = streams.get(&stream) {
+                    let _ = sender.send(response); // The client may have gone.
+                }
+            }
+        }
+        if !effects.driver.is_empty() {
+            let inputs = effects.driver.drain(..);
+            shared.driver.send_all(inputs.map(|input| ToDriver::Event(Event::Input(input))));
+        }
+        if !effects.history.is_empty() {
+            history.send_all(effects.history.drain(..));
+        }
+        if let Some(floor) = effects.compacted.take() {
+            shared.compacted.send_replace(floor);
+        }
+    }
+    shared.streams.lock().expect("no holder panics").clear();
+    history.close();
+}
+
+fn run_history<S: quorate_core::rows::Rows>(shared: &Shared<S>, history: &Mailbox<HistoryRead<S>>) {
+    let mut reads = Vec::new();
+    while history.receive(&mut reads, None) {
+        for read in reads.drain(..) {
+            shared.applier.send(read.run());
+        }
+    }
+}
