@@ -4,11 +4,14 @@
 //! back every output that depends on a write until that write is [`Input::Persisted`], so a driver cannot lose data by
 //! acting in the wrong order.
 
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use crate::entry::{Configuration, Entry, Record, Recovered, Standing};
-use crate::{Blob, Generation, Instant, LogIndex, NodeId, Term, WriteId};
+use crate::entry::{Configuration, Entry, HardState, Identity, Record, Recovered, Standing};
+use crate::rng::Rng;
+use crate::{Blob, Generation, Incarnation, Instant, LogIndex, NodeId, Term, WriteId};
 
 /// What does not change while a member runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,24 +186,207 @@ pub struct Status {
     pub config: Configuration,
 }
 
+mod election;
+mod log;
+mod membership;
 pub mod message;
+mod progress;
+mod quorum;
+mod read_index;
+mod replication;
+mod snapshot;
+
 pub use message::{Body, Message};
+
+use log::Log;
+use membership::Greetings;
+use progress::Progress;
 
 /// One member's consensus state.
 #[derive(Clone, Debug)]
 pub struct Raft {
     config: Config,
+    identity: Identity,
+    now: Instant,
+    rng: Rng,
+    /// The first step has been taken.
+    is_started: bool,
+    /// As last announced by [`Output::Changed`], but with current indexes.
     status: Status,
+
+    // Persistent state (Raft figure 2); in memory it may be ahead of the disk.
+    /// Never falls.
+    term: Term,
+    /// Set once per term.
+    vote: Option<NodeId>,
+    log: Log,
+
+    // Volatile state.
+    role: Role,
+    /// `applied <= given <= commit <= last`; never falls.
+    commit: LogIndex,
+    /// Given out by [`Output::Commit`] up to here. `given <= durable`, unless a restore is under way.
+    given: LogIndex,
+    /// The log is known to equal that of this term's leader up to here. `commit <= received <= last`
+    received: LogIndex,
+    /// The leader of `term`, if known.
+    leader_id: Option<NodeId>,
+    /// When the leader was last heard.
+    heard: Option<Instant>,
+    election_deadline: Instant,
+    /// Who answered our (pre-)candidacy, with which life of its disk, and what.
+    votes: BTreeMap<NodeId, (Incarnation, bool)>,
+    /// Present exactly while `role` is Leader.
+    leader: Option<Box<Leader>>,
+    /// While Fresh: what others say.
+    greetings: Greetings,
+    /// The lives of others that were heard of in this member's own genesis.
+    genesis: BTreeMap<NodeId, Incarnation>,
+    /// A change of standing that is being written.
+    becoming: Option<Becoming>,
+
+    // Writes.
+    /// What this step adds to the log file; it is written as `next_write`.
+    records: Vec<Record>,
+    next_write: WriteId,
+    persisted: WriteId,
+    /// `term` or `vote` changed in this step.
+    is_promise_new: bool,
+    /// The write that holds `term` and `vote`.
+    promised: WriteId,
+    /// The commit index that was last written.
+    hint: LogIndex,
+    /// Outputs that wait for a write.
+    held: Vec<(WriteId, Output)>,
+}
+
+/// What only a leader has.
+#[derive(Clone, Debug)]
+struct Leader {
+    /// Every other member of the latest configuration.
+    peers: BTreeMap<NodeId, Progress>,
+    /// The first entry of this leadership.
+    term_start: LogIndex,
+    heartbeat_deadline: Instant,
+    /// From when on a quorum must have been heard within an election timeout.
+    quorum_deadline: Instant,
+    /// The last heartbeat round.
+    round: u64,
+    /// Rounds that reads wait for, ascending.
+    rounds: VecDeque<Round>,
+    /// Reads that wait for the next round to begin.
+    reads: Vec<u64>,
+    transfer: Option<Transfer>,
+}
+
+/// Reads that wait for one heartbeat round (or a later one) to be answered by a quorum.
+#[derive(Clone, Debug)]
+struct Round {
+    round: u64,
+    /// The commit index when it began.
+    index: LogIndex,
+    reads: Vec<u64>,
+}
+
+/// Leadership is being handed over; no proposals are taken meanwhile.
+#[derive(Clone, Debug)]
+struct Transfer {
+    to: NodeId,
+    /// When it is given up.
+    deadline: Instant,
+    /// It was told to campaign.
+    told: bool,
+}
+
+/// A change of standing that is being written.
+#[derive(Clone, Debug)]
+struct Becoming {
+    write: WriteId,
+    standing: Standing,
+    /// The first configuration, if this is the cluster's beginning.
+    genesis: Option<Configuration>,
+}
+
+/// What every message of this member says about its sender.
+#[derive(Clone, Copy, Debug)]
+struct Header {
+    term: Term,
+    incarnation: Incarnation,
+    trusted: bool,
+}
+
+impl Header {
+    fn with(self, body: Body) -> Message {
+        let Self { term, incarnation, trusted } = self;
+        Message { term, incarnation, trusted, body }
+    }
 }
 
 impl Raft {
     /// A member as it starts, from what its log holds. Nothing is sent before the first [`Raft::step`].
     ///
     /// `applied` is the applied index of its backend: entries up to it are not given out again.
+    ///
+    /// # Panics
+    /// If `recovered` has gaps, or `applied` is outside of it: the log never ends before what was applied (a member
+    /// that lost its log must empty its backend too), and never starts after it.
     #[must_use]
     pub fn new(config: Config, recovered: Recovered, applied: LogIndex, now: Instant) -> Self {
-        let _ = (config, recovered, applied, now);
-        unimplemented!()
+        let Recovered { identity, hard_state, start_index, start_term, config: initial, entries, .. } = recovered;
+        let mut log = Log::new(start_index, start_term, initial, entries);
+        log.check_deep();
+        assert!(applied >= start_index, "applied {applied}, but the log starts after {start_index}");
+        assert!(applied <= log.last(), "applied {applied}, but the log ends at {}", log.last());
+        log.set_applied(applied);
+        let commit = hard_state.commit.min(log.last()).max(applied);
+        let is_genesis_kept = identity.standing == Standing::Trusted && start_index == LogIndex(0);
+        let genesis = if is_genesis_kept { log.config_at(LogIndex(0)).1.voters.clone() } else { BTreeMap::new() };
+        let term = hard_state.term.max(log.last_term());
+        let status = Status {
+            term,
+            role: Role::Follower,
+            leader: None,
+            standing: identity.standing,
+            commit,
+            last: log.last(),
+            config: log.config().clone(),
+        };
+        let rng = Rng::new(config.seed).split(identity.member.0);
+        let mut raft = Self {
+            config,
+            identity,
+            now,
+            rng,
+            is_started: false,
+            status,
+            term,
+            vote: if term == hard_state.term { hard_state.vote } else { None },
+            log,
+            role: Role::Follower,
+            commit,
+            given: applied,
+            received: commit,
+            leader_id: None,
+            heard: None,
+            election_deadline: now,
+            votes: BTreeMap::new(),
+            leader: None,
+            greetings: Greetings::default(),
+            genesis,
+            becoming: None,
+            records: Vec::new(),
+            next_write: WriteId(1),
+            persisted: WriteId(0),
+            is_promise_new: false,
+            promised: WriteId(0),
+            hint: hard_state.commit.min(commit),
+            held: Vec::new(),
+        };
+        raft.reset_election_deadline();
+        if raft.log.config().voters.len() == 1 {
+            raft.election_deadline = now; // Nobody to wait for.
+        }
+        raft
     }
 
     /// Takes one input at time `now` and appends what must be done about it to `out`.
@@ -211,26 +397,275 @@ impl Raft {
     /// # Panics
     /// If `now` runs backwards, or an invariant of consensus is broken.
     pub fn step(&mut self, now: Instant, input: Input, out: &mut Vec<Output>) {
-        let _ = (now, input, out, &self.config);
-        unimplemented!()
+        assert!(now >= self.now, "clock ran backwards: {now:?} < {:?}", self.now);
+        self.now = now;
+        self.is_started = true;
+        self.tick(out);
+        match input {
+            Input::Receive { from, message } => self.receive(from, message, out),
+            Input::Propose { commands } => self.propose(commands, out),
+            Input::ReadIndex { read } => self.read_index(read, out),
+            Input::Transfer { to } => self.transfer(to),
+            Input::Persisted { write } => self.persisted(write, out),
+            Input::Applied { index, durable } => self.applied(index, durable),
+            Input::Install { index, term, config, generation } => self.install((index, term), config, generation, out),
+            Input::SnapshotSent { to, index } => self.snapshot_sent(to, index),
+            Input::Wake => {}
+        }
+        self.start_waiting_reads(out);
+        self.pump(out);
+        self.hand_over(out);
+        self.recognise();
+        self.give(out);
+        self.write(out);
+        self.announce(out);
+        self.check();
     }
 
     /// When [`Input::Wake`] is due at the latest.
     #[must_use]
     pub fn deadline(&self) -> Instant {
-        unimplemented!()
-    }
-
-    /// The configuration in force at `index`; `None` if the log starts above it or ends below it.
-    #[must_use]
-    pub fn config_at(&self, index: LogIndex) -> Option<Configuration> {
-        let _ = index;
-        unimplemented!()
+        match &self.leader {
+            _ if !self.is_started => self.now,
+            _ if self.becoming.is_some() && self.standing() == Standing::Fresh => Instant::FAR,
+            _ if self.standing() == Standing::Fresh => self.greetings.deadline,
+            Some(leader) => match &leader.transfer {
+                Some(transfer) => leader.heartbeat_deadline.min(transfer.deadline),
+                None => leader.heartbeat_deadline,
+            },
+            None => self.election_deadline,
+        }
     }
 
     /// Role, term, leader, standing and indexes.
     #[must_use]
     pub fn status(&self) -> &Status {
         &self.status
+    }
+
+    /// Who this member is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The last index on stable storage.
+    #[must_use]
+    pub fn durable(&self) -> LogIndex {
+        self.log.durable()
+    }
+
+    /// The log starts after this index; up to it, only a snapshot helps a follower.
+    #[must_use]
+    pub fn start(&self) -> LogIndex {
+        self.log.start()
+    }
+
+    /// The entry at `index`, if it is still in memory.
+    #[must_use]
+    pub fn entry(&self, index: LogIndex) -> Option<&Entry> {
+        self.log.get(index)
+    }
+
+    /// The configuration in force at `index`, as a snapshot up to `index` needs it; `None` if `index` is compacted or
+    /// not committed.
+    #[must_use]
+    pub fn config_at(&self, index: LogIndex) -> Option<Configuration> {
+        let is_known = self.log.start() <= index && index <= self.commit;
+        is_known.then(|| self.log.config_at(index).1.clone())
+    }
+
+    fn id(&self) -> NodeId {
+        self.identity.member
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        self.identity.incarnation
+    }
+
+    fn standing(&self) -> Standing {
+        self.identity.standing
+    }
+
+    /// Sorts a message by its term. (Raft §5.1)
+    fn receive(&mut self, from: NodeId, message: Message, out: &mut Vec<Output>) {
+        if from == self.id() || !message.is_plausible() {
+            return;
+        }
+        match message.body {
+            Body::Greeting => return self.on_greeting(from, message.incarnation, out),
+            Body::GreetingReply { .. } => return self.on_greeting_reply(from, &message),
+            _ if self.standing() == Standing::Fresh => return,
+            // It changes no terms: a member that cannot win disturbs nobody.
+            Body::PreVote { last_index, last_term } if message.trusted => {
+                return self.on_pre_vote(from, message.term, last_index, last_term, out);
+            }
+            // Only those that vote and count may ask for votes, give them, or lead.
+            Body::PreVote { .. }
+            | Body::PreVoteReply { .. }
+            | Body::Vote { .. }
+            | Body::VoteReply { .. }
+            | Body::Append { .. }
+            | Body::Heartbeat { .. }
+            | Body::Commit { .. }
+            | Body::TimeoutNow
+                if !message.trusted =>
+            {
+                return;
+            }
+            Body::Vote { transfer, .. } if message.term > self.term && self.is_election_refused(transfer) => return,
+            _ => {}
+        }
+        if message.term > self.term {
+            self.follow(message.term, None, out);
+        }
+        let is_current = message.term == self.term;
+        match message.body {
+            Body::PreVoteReply { campaign, granted } => {
+                self.on_pre_vote_reply(from, message.incarnation, campaign, granted, out);
+            }
+            Body::Vote { last_index, last_term, .. } => self.on_vote(from, &message, last_index, last_term, out),
+            Body::Append { .. } | Body::Heartbeat { .. } if !is_current => self.send_promised(from, Body::Stale, out),
+            _ if !is_current => {}
+            Body::VoteReply { to, granted } => self.on_vote_reply(from, message.incarnation, to, granted, out),
+            Body::Append { prev_index, prev_term, entries, commit } => {
+                self.on_append(from, (prev_index, prev_term), entries, commit, out);
+            }
+            Body::Heartbeat { round, commit } => self.on_heartbeat(from, round, commit, out),
+            Body::Commit { commit } => self.on_commit(from, commit, out),
+            Body::TimeoutNow => self.on_timeout_now(from, out),
+            Body::Accepted { .. } | Body::Refused { .. } | Body::HeartbeatReply { .. } => {
+                self.on_answer(from, &message, out);
+            }
+            Body::Stale | Body::Greeting | Body::GreetingReply { .. } | Body::PreVote { .. } => {}
+        }
+    }
+
+    /// [`Input::Persisted`]
+    fn persisted(&mut self, write: WriteId, out: &mut Vec<Output>) {
+        assert!(write < self.next_write, "write {write} persisted, but {} was not issued", self.next_write);
+        if write <= self.persisted {
+            return;
+        }
+        self.persisted = write;
+        self.log.persisted(write);
+        for (after, output) in core::mem::take(&mut self.held) {
+            if after <= write {
+                out.push(output);
+            } else {
+                self.held.push((after, output));
+            }
+        }
+        self.become_durably();
+        self.tally(out);
+        self.advance_commit();
+    }
+
+    fn header(&self) -> Header {
+        let trusted = self.standing() == Standing::Trusted;
+        Header { term: self.term, incarnation: self.incarnation(), trusted }
+    }
+
+    /// Sends what promises nothing.
+    fn send(&self, to: NodeId, body: Body, out: &mut Vec<Output>) {
+        out.push(Output::Send { to, message: self.header().with(body) });
+    }
+
+    /// Sends what depends on our term and vote.
+    fn send_promised(&mut self, to: NodeId, body: Body, out: &mut Vec<Output>) {
+        self.send_after(self.promised, to, body, out);
+    }
+
+    /// Sends once `write` is durable. An acknowledgement replaces the one before it that waits for the same write.
+    fn send_after(&mut self, write: WriteId, to: NodeId, body: Body, out: &mut Vec<Output>) {
+        let message = self.header().with(body);
+        if write <= self.persisted {
+            out.push(Output::Send { to, message });
+            return;
+        }
+        if let (Body::Accepted { matched }, Some((last_write, Output::Send { to: last_to, message: last }))) =
+            (&message.body, self.held.last_mut())
+            && *last_write == write
+            && *last_to == to
+            && last.term == message.term
+            && let Body::Accepted { matched: last_matched } = &mut last.body
+        {
+            *last_matched = (*matched).max(*last_matched);
+            return;
+        }
+        self.hold(write, Output::Send { to, message });
+    }
+
+    fn hold(&mut self, write: WriteId, output: Output) {
+        self.held.push((write, output));
+    }
+
+    /// Gives out what is committed and durable here.
+    fn give(&mut self, out: &mut Vec<Output>) {
+        let to = self.commit.min(self.log.durable());
+        if to > self.given {
+            out.push(Output::Commit { entries: self.log.range(self.given.next(), to) });
+            self.given = to;
+        }
+    }
+
+    /// Has this step's records written. The commit index goes along, but never causes a write.
+    fn write(&mut self, out: &mut Vec<Output>) {
+        // Of what is durable only: the entries of this write may be torn off behind it.
+        let hint = self.commit.min(self.log.durable()).max(self.hint);
+        let is_hint_new = !self.records.is_empty() && hint > self.hint;
+        if self.is_promise_new || is_hint_new {
+            let hard_state = HardState { term: self.term, vote: self.vote, commit: hint };
+            self.records.insert(0, Record::HardState(hard_state));
+            (self.is_promise_new, self.hint) = (false, hint);
+        }
+        if !self.records.is_empty() {
+            let write = self.next_write;
+            self.next_write = write.next();
+            out.push(Output::Persist { write, records: core::mem::take(&mut self.records) });
+        }
+    }
+
+    /// Brings the status up to date and tells of a change.
+    fn announce(&mut self, out: &mut Vec<Output>) {
+        let status = &mut self.status;
+        (status.commit, status.last) = (self.commit, self.log.last());
+        let new = (self.term, self.role, self.leader_id, self.identity.standing);
+        let is_same = (status.term, status.role, status.leader, status.standing) == new;
+        if is_same && status.config == *self.log.config() {
+            return;
+        }
+        (status.term, status.role, status.leader, status.standing) = new;
+        status.config.clone_from(self.log.config());
+        out.push(Output::Changed(status.clone()));
+    }
+
+    /// What must be true between steps. O(1).
+    fn check(&self) {
+        let last = self.log.last();
+        assert!(self.given <= self.commit, "given {} > commit {}", self.given, self.commit);
+        assert!(self.log.start() <= self.given, "start {} > given {}", self.log.start(), self.given);
+        assert!(self.commit <= last, "commit {} > last {last}", self.commit);
+        assert!(self.received >= self.commit || self.role == Role::Leader, "{} < {}", self.received, self.commit);
+        assert!(self.received <= last, "received {} > last {last}", self.received);
+        assert!(self.log.last_term() <= self.term, "last term {} > term {}", self.log.last_term(), self.term);
+        assert!((self.role == Role::Leader) == self.leader.is_some(), "{:?} with the wrong state", self.role);
+        assert!(self.role == Role::Follower || self.is_promotable(), "a {:?} that may not lead", self.role);
+        assert!(self.promised < self.next_write, "promised by write {}", self.promised);
+        assert!(self.records.is_empty(), "{} records not handed out", self.records.len());
+    }
+
+    /// What must be true between steps, O(n): for tests and sampled simulation.
+    ///
+    /// # Panics
+    /// If it is not.
+    pub fn check_deep(&self) {
+        self.check();
+        self.log.check_deep();
+        for (id, progress) in self.leader.iter().flat_map(|leader| &leader.peers) {
+            assert!(*id != self.id(), "a leader is not its own follower");
+            progress.check_deep(self.log.last());
+        }
+        assert!(self.held.iter().all(|(write, _)| *write > self.persisted), "held beyond {}", self.persisted);
     }
 }

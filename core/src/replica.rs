@@ -412,7 +412,7 @@ impl Replica {
                 raft::Output::Commit { entries } => out.push(Output::Apply { entries }),
                 raft::Output::Restore { index, generation } => out.push(Output::Restore { index, generation }),
                 // The next snapshot to be received starts the folder afresh.
-                raft::Output::Unneeded { generation: _ } => {}
+                raft::Output::Unneeded { generation: _ } => self.receiver = None,
                 raft::Output::ReadReady { read, index } => self.read_ready(read, index, out),
                 raft::Output::ReadLost { read } => self.read_lost(read, out),
                 raft::Output::Rejected { commands } => {

@@ -121,6 +121,33 @@ pub enum Body {
     Stale,
 }
 
+impl Message {
+    /// Whether its numbers are of a size that a live system can reach; beyond it, arithmetic could overflow.
+    pub(super) fn is_plausible(&self) -> bool {
+        let is_index = is_plausible_index;
+        is_plausible_term(self.term)
+            && match &self.body {
+                Body::PreVote { last_index, .. } | Body::Vote { last_index, .. } => is_index(*last_index),
+                Body::Append { prev_index, entries, .. } => {
+                    is_index(*prev_index) && entries.iter().all(|entry| is_index(entry.index))
+                }
+                Body::Refused { prev_index, hint_index, .. } => is_index(*prev_index) && is_index(*hint_index),
+                Body::PreVoteReply { campaign, .. } => is_plausible_term(*campaign),
+                _ => true,
+            }
+    }
+}
+
+/// Whether a live system can reach `term`.
+pub(super) fn is_plausible_term(term: Term) -> bool {
+    term.0 <= u64::MAX / 4
+}
+
+/// Whether a live system can reach `index`.
+pub(super) fn is_plausible_index(index: LogIndex) -> bool {
+    index.0 <= u64::MAX / 4
+}
+
 impl fmt::Display for Message {
     /// One line, as in scenarios and logs: `Append term=2 prev=3@1 entries=[4@2 a] commit=3`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
