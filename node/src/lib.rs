@@ -7,6 +7,8 @@ pub mod backend;
 pub mod boot;
 #[cfg(feature = "server")]
 pub mod config;
+#[cfg(feature = "server")]
+pub mod datadir;
 pub mod disk;
 pub mod driver;
 #[cfg(feature = "server")]

@@ -1,1 +1,158 @@
 //! Real files.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+
+use super::Disk;
+
+/// A folder of the file system. Subfolders in it are not listed.
+#[derive(Debug)]
+pub struct FileDisk {
+    folder: PathBuf,
+    /// Files written to, by name.
+    open: BTreeMap<String, File>,
+}
+
+impl FileDisk {
+    /// The folder `folder`, which is created if it does not exist; then its name is durable on return.
+    ///
+    /// # Errors
+    /// It cannot be created.
+    pub fn new(folder: &Path) -> io::Result<Self> {
+        if !folder.is_dir() {
+            fs::create_dir_all(folder)?;
+            sync_dir(folder.parent().expect("a folder that was created has a parent"))?;
+        }
+        Ok(Self { folder: folder.to_owned(), open: BTreeMap::new() })
+    }
+
+    fn file(&mut self, name: &str) -> io::Result<&File> {
+        if !self.open.contains_key(name) {
+            let file = OpenOptions::new().read(true).write(true).open(self.folder.join(name))?;
+            self.open.insert(name.to_owned(), file);
+        }
+        Ok(&self.open[name])
+    }
+}
+
+/// Makes the names in `folder` survive a power cut.
+///
+/// # Errors
+/// The file system failed.
+pub fn sync_dir(folder: &Path) -> io::Result<()> {
+    File::open(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })?.sync_all()
+}
+
+impl Disk for FileDisk {
+    fn list(&mut self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                names.extend(entry.file_name().into_string().ok());
+            }
+        }
+        Ok(names)
+    }
+
+    fn read(&mut self, name: &str) -> io::Result<Vec<u8>> {
+        fs::read(self.folder.join(name))
+    }
+
+    fn create(&mut self, name: &str, bytes: u64) -> io::Result<()> {
+        let path = self.folder.join(name);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+        if bytes > 0 {
+            match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+                Ok(()) => {}
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(bytes)?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.open.insert(name.to_owned(), file);
+        Ok(())
+    }
+
+    fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file(name)?.write_all_at(bytes, offset)
+    }
+
+    fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()> {
+        self.file(name)?.set_len(bytes)
+    }
+
+    fn sync(&mut self, name: &str) -> io::Result<()> {
+        self.file(name)?.sync_data() // which includes the length, the one piece of metadata that matters
+    }
+
+    fn sync_dir(&mut self) -> io::Result<()> {
+        sync_dir(&self.folder)
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.folder.join(from), self.folder.join(to))?;
+        self.open.remove(to);
+        if let Some(file) = self.open.remove(from) {
+            self.open.insert(to.to_owned(), file);
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        self.open.remove(name);
+        fs::remove_file(self.folder.join(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use quorate_core::entry::{Configuration, Entry, HardState, Identity, Payload, Record, Standing};
+    use quorate_core::{ClusterId, Incarnation, LogIndex, NodeId, Term};
+
+    use super::*;
+    use crate::wal::{Options, Wal, exists};
+
+    #[test]
+    fn a_log_on_real_files_is_found_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wal");
+        let open = || FileDisk::new(&path).unwrap();
+        assert!(!exists(&mut open()).unwrap());
+        let identity = Identity {
+            cluster: ClusterId(1),
+            member: NodeId(1),
+            incarnation: Incarnation(1),
+            standing: Standing::Trusted,
+        };
+        let config = Configuration { voters: BTreeMap::from([(NodeId(1), Incarnation(1))]), ..Default::default() };
+        let options = Options { segment_bytes: 10_000 };
+        let mut wal = Wal::create(open(), options, &identity, &HardState::default(), &config).unwrap();
+        for index in 1..=200 {
+            let payload = Payload::Command(vec![7; 300].into());
+            let entry = Entry { term: Term(1), index: LogIndex(index), payload };
+            wal.append(&[Record::Entry(entry)]).unwrap();
+            if index % 50 == 0 {
+                wal.sync().unwrap();
+                wal.append(&[Record::Compact { index: LogIndex(index - 5), term: Term(1), config: config.clone() }])
+                    .unwrap();
+                wal.release().unwrap();
+                wal.mark().unwrap();
+                drop(wal);
+                let (reopened, recovered) = Wal::open(open(), options).unwrap();
+                assert_eq!(recovered.start_index, LogIndex(index - 5));
+                assert_eq!(recovered.entries.len(), 5);
+                wal = reopened;
+            }
+        }
+        assert!(exists(&mut open()).unwrap());
+        assert!(open().list().unwrap().len() < 10);
+    }
+}

@@ -1,0 +1,248 @@
+//! The data directory: who may use it, and what it says about itself before anything in it is read.
+//!
+//! ```text
+//! <data-dir>/member/format           text: "quorate data directory, format 1" and a line "features:" with their names
+//! <data-dir>/member/wal/             the write-ahead log, see quorate_core::format::wal
+//! <data-dir>/member/kv/<generation>/ applied state, see backend::fjall
+//! <data-dir>/member/snap/            snapshots on their way in
+//! ```
+//!
+//! The `member` folder itself carries the lock (flock), so there is no lock file to be left behind.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use quorate_core::entry::Identity;
+use quorate_core::{ClusterId, NodeId};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::disk::file::{FileDisk, sync_dir};
+
+/// The format this build writes. A build that must change the layout raises it and reads both.
+pub const FORMAT: u32 = 1;
+
+/// Optional parts of the layout that this build understands: none yet.
+const FEATURES: [&str; 0] = [];
+
+const TITLE: &str = "quorate data directory, format ";
+
+/// A data directory that belongs to this process until the value is dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    member: PathBuf,
+    /// Holds the lock.
+    _lock: File,
+}
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// The file system failed.
+    #[error("data directory {path}: {error}")]
+    Io {
+        /// The file or folder it failed on.
+        path: PathBuf,
+        /// How.
+        error: io::Error,
+    },
+    /// Another process has it.
+    #[error("data directory {0} is in use by another process")]
+    Locked(PathBuf),
+    /// Written by a newer build.
+    #[error("data directory {path} has format {format}, newer than this program's {FORMAT}: use the newer program")]
+    Newer {
+        /// Its `member` folder.
+        path: PathBuf,
+        /// Its format.
+        format: u32,
+    },
+    /// Written by a build with something this one lacks.
+    #[error("data directory {path} uses feature {feature:?}, which this program does not have")]
+    Feature {
+        /// Its `member` folder.
+        path: PathBuf,
+        /// The feature.
+        feature: String,
+    },
+    /// There is something, but nothing of ours.
+    #[error("{0} is not a quorate data directory: its member folder has no valid `format` file")]
+    Foreign(PathBuf),
+    /// etcd wrote it.
+    #[error("{0} is a data directory of etcd: move over by restoring a snapshot of it into a new one")]
+    Etcd(PathBuf),
+    /// It belongs to another cluster.
+    #[error("data directory belongs to cluster {found:x}, not to cluster {expected:x}")]
+    OtherCluster {
+        /// What the log says.
+        found: u64,
+        /// What the flags say.
+        expected: u64,
+    },
+    /// It belongs to another member.
+    #[error("data directory belongs to member {found:x}, not to member {expected:x}")]
+    OtherMember {
+        /// What the log says.
+        found: u64,
+        /// What the flags say.
+        expected: u64,
+    },
+}
+
+impl DataDir {
+    /// Locks the data directory `path`, after creating it if it does not exist, and checks its format.
+    ///
+    /// # Errors
+    /// See [`DataDirError`]; nothing has been changed then, except that empty folders may have been created.
+    pub fn open(path: &Path) -> Result<Self, DataDirError> {
+        let member = path.join("member");
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |error| DataDirError::Io { path, error }
+        };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&member).map_err(io(&member))?;
+        let lock = File::open(&member).map_err(io(&member))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(DataDirError::Locked(path.to_owned())),
+            Err(error) => return Err(io(&member)(error.into())),
+        }
+        match fs::read_to_string(member.join("format")) {
+            Ok(text) => check_format(&text, &member)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                check_empty(path, &member)?;
+                write_format(&member).map_err(io(&member.join("format")))?;
+                for folder in [&member, path, path.parent().unwrap_or(path)] {
+                    sync_dir(folder).map_err(io(folder))?;
+                }
+            }
+            Err(error) => return Err(io(&member.join("format"))(error)),
+        }
+        Ok(Self { member, _lock: lock })
+    }
+
+    /// The folder of the write-ahead log.
+    ///
+    /// # Errors
+    /// It cannot be created.
+    pub fn wal(&self) -> io::Result<FileDisk> {
+        FileDisk::new(&self.member.join("wal"))
+    }
+
+    /// Where the generations of applied state are.
+    #[must_use]
+    pub fn kv(&self) -> PathBuf {
+        self.member.join("kv")
+    }
+
+    /// Where snapshots are kept while they arrive.
+    #[must_use]
+    pub fn snap(&self) -> PathBuf {
+        self.member.join("snap")
+    }
+}
+
+/// Checks that the log which says `found` is the one of `member` in `cluster`.
+///
+/// # Errors
+/// It is another's.
+pub fn check_identity(found: &Identity, cluster: ClusterId, member: NodeId) -> Result<(), DataDirError> {
+    if found.cluster != cluster {
+        return Err(DataDirError::OtherCluster { found: found.cluster.0, expected: cluster.0 });
+    }
+    if found.member != member {
+        return Err(DataDirError::OtherMember { found: found.member.0, expected: member.0 });
+    }
+    Ok(())
+}
+
+fn check_format(text: &str, member: &Path) -> Result<(), DataDirError> {
+    let foreign = || DataDirError::Foreign(member.to_owned());
+    let mut lines = text.lines();
+    let format = lines.next().and_then(|line| line.strip_prefix(TITLE)).ok_or_else(foreign)?;
+    let format: u32 = format.parse().map_err(|_| foreign())?;
+    if format > FORMAT {
+        return Err(DataDirError::Newer { path: member.to_owned(), format });
+    }
+    let features = lines.next().and_then(|line| line.strip_prefix("features:")).ok_or_else(foreign)?;
+    match features.split_whitespace().find(|feature| !FEATURES.contains(feature)) {
+        Some(feature) => Err(DataDirError::Feature { path: member.to_owned(), feature: feature.to_owned() }),
+        None => Ok(()),
+    }
+}
+
+/// A folder without a format file must be a new one.
+fn check_empty(path: &Path, member: &Path) -> Result<(), DataDirError> {
+    if member.join("snap/db").exists() {
+        return Err(DataDirError::Etcd(path.to_owned()));
+    }
+    let io = |error| DataDirError::Io { path: member.to_owned(), error };
+    for entry in fs::read_dir(member).map_err(io)? {
+        if entry.map_err(io)?.file_name() != "format.tmp" {
+            return Err(DataDirError::Foreign(path.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+fn write_format(member: &Path) -> io::Result<()> {
+    let temporary = member.join("format.tmp");
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let features = FEATURES.map(|feature| format!(" {feature}")).concat();
+    file.write_all(format!("{TITLE}{FORMAT}\nfeatures:{features}\n").as_bytes())?;
+    file.sync_all()?;
+    fs::rename(temporary, member.join("format"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_directory_is_created_locked_and_found_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/er/default.etcd");
+        let first = DataDir::open(&path).unwrap();
+        first.wal().unwrap();
+        assert!(matches!(DataDir::open(&path), Err(DataDirError::Locked(_))));
+        drop(first);
+        DataDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn directories_of_others_are_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |name: &str, file: &str, text: &str| {
+            let path = folder.path().join(name);
+            let file = path.join("member").join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+            DataDir::open(&path).unwrap_err().to_string()
+        };
+        let newer = open("newer", "format", "quorate data directory, format 2\nfeatures:\nwhat comes then\n");
+        assert!(newer.contains("has format 2, newer than this program's 1"), "{newer}");
+        let feature = open("feature", "format", "quorate data directory, format 1\nfeatures: blobs\n");
+        assert!(feature.contains("uses feature \"blobs\""), "{feature}");
+        let etcd = open("etcd", "snap/db", "");
+        assert!(etcd.contains("is a data directory of etcd"), "{etcd}");
+        for (name, file) in [("a", "format"), ("b", "other"), ("c", "wal/0000000000000001.wal")] {
+            let foreign = open(name, file, "?");
+            assert!(foreign.contains("not a quorate data directory"), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_log_of_another_cluster_or_member_is_refused() {
+        let found = Identity {
+            cluster: ClusterId(1),
+            member: NodeId(2),
+            incarnation: quorate_core::Incarnation(3),
+            standing: quorate_core::entry::Standing::Trusted,
+        };
+        assert!(check_identity(&found, ClusterId(1), NodeId(2)).is_ok());
+        assert!(matches!(check_identity(&found, ClusterId(9), NodeId(2)), Err(DataDirError::OtherCluster { .. })));
+        assert!(matches!(check_identity(&found, ClusterId(1), NodeId(9)), Err(DataDirError::OtherMember { .. })));
+    }
+}
