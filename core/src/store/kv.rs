@@ -18,14 +18,13 @@ impl Builder<'_> {
     pub(super) fn put(&mut self, request: &PutRequest) -> PutResult {
         let PutRequest { key, .. } = request;
         let (mut value, mut lease) = (request.value.clone(), request.lease);
-        if request.ignore_value || request.ignore_lease {
-            if let Some((rev, meta)) = self.store.view.index.live(key) {
-                if request.ignore_value {
-                    value = self.values().value(key, rev.main(), rev.sub());
-                }
-                if request.ignore_lease {
-                    lease = meta.lease;
-                }
+        let keeps = request.ignore_value || request.ignore_lease;
+        if let Some((rev, meta)) = keeps.then(|| self.store.view.index.live(key)).flatten() {
+            if request.ignore_value {
+                value = self.values().value(key, rev.main(), rev.sub());
+            }
+            if request.ignore_lease {
+                lease = meta.lease;
             }
         }
         let (main, sub) = (self.making(), self.sub());
