@@ -3,5 +3,6 @@
 //! Everything here is pure: values in, verdict out; no clocks, threads, files or randomness.
 
 pub mod history;
+pub mod linearize;
 pub mod model;
 pub mod witness;
