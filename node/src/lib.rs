@@ -12,7 +12,11 @@ pub mod datadir;
 pub mod disk;
 pub mod driver;
 #[cfg(feature = "server")]
+pub mod grpc;
+#[cfg(feature = "server")]
 pub mod member;
+#[cfg(feature = "server")]
+pub mod metrics;
 pub mod service;
 pub mod status;
 pub mod wal;

@@ -10,6 +10,8 @@ pub mod lease;
 pub mod maintenance;
 pub mod watch;
 
+use std::time::Duration;
+
 use quorate_api::etcdserverpb as pb;
 use quorate_core::replica::{Request, Response};
 use quorate_core::request::Member;
@@ -17,6 +19,7 @@ use quorate_core::rows::Rows;
 use quorate_core::store::View;
 use quorate_core::{LogIndex, Revision, Term, raft};
 
+use crate::applier::Published;
 use crate::status::Status;
 use crate::wire::{Limits, Responder};
 
@@ -28,7 +31,7 @@ pub const CLUSTER_VERSION: &str = "3.7.0";
 /// What a member knows of itself, beside its replicated state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberStatus {
-    /// Consensus.
+    /// Consensus; its indexes are as of the last change of role, term or leader.
     pub raft: raft::Status,
     /// Everything up to here is applied and published.
     pub applied: LogIndex,
@@ -45,6 +48,8 @@ pub struct Settings {
     pub limits: Limits,
     /// The quota of history; `None` is no limit.
     pub quota_bytes: Option<u64>,
+    /// Silence after which a follower campaigns.
+    pub election_timeout: Duration,
     /// The founding members as the command line names them, for those that have not published themselves.
     pub initial_cluster: Vec<Member>,
 }
@@ -60,6 +65,14 @@ pub struct Local<'a> {
     pub view: &'a View,
     /// The rows it was published with.
     pub rows: &'a dyn Rows,
+}
+
+impl<'a> Local<'a> {
+    /// A picture of a member that published `published`.
+    #[must_use]
+    pub fn new<S: Rows>(settings: &'a Settings, status: &'a MemberStatus, published: &'a Published<S>) -> Self {
+        Self { settings, status, view: &published.view, rows: &published.rows }
+    }
 }
 
 impl Local<'_> {
@@ -79,15 +92,17 @@ impl Local<'_> {
         self.status.raft.term
     }
 
-    fn is_learner(&self) -> bool {
+    /// Whether this member is a learner.
+    #[must_use]
+    pub fn is_learner(&self) -> bool {
         self.status.raft.config.learners.contains_key(&self.settings.responder.member)
     }
 }
 
 /// A unary call, named by its request message.
-pub trait Method: prost::Message + Default {
+pub trait Method: prost::Message + Default + 'static {
     /// The reply message.
-    type Reply: prost::Message + Default;
+    type Reply: prost::Message + Default + 'static;
     /// What [`Method::finish`] needs of the request.
     type Rest: Send;
 
@@ -96,6 +111,16 @@ pub trait Method: prost::Message + Default {
 
     /// Whether a learner answers it.
     const FOR_LEARNERS: bool = false;
+
+    /// Whether making the reply may take long enough to disturb other work on its thread.
+    fn is_long(_: &Self::Rest) -> bool {
+        false
+    }
+
+    /// The floor below which every row must be physically gone before the reply is sent.
+    fn waits_for_compaction(_: &Self::Rest) -> Option<Revision> {
+        None
+    }
 
     /// Checks the request; says what to ask of consensus before [`Method::finish`].
     ///

@@ -4,7 +4,7 @@ use quorate_api::etcdserverpb as pb;
 use quorate_core::Revision;
 use quorate_core::command::{Command, Outcome};
 use quorate_core::replica::{Request, Response};
-use quorate_core::request::{RangeRequest, TxnRequest};
+use quorate_core::request::{KeyRange, RangeRequest, RequestOp, TxnRequest};
 
 use super::{Local, Method, Settings, mismatch};
 use crate::status::{Code, Status};
@@ -15,6 +15,10 @@ impl Method for pb::RangeRequest {
     type Rest = RangeRequest;
     const PATH: &'static str = "/etcdserverpb.KV/Range";
     const FOR_LEARNERS: bool = true;
+
+    fn is_long(range: &RangeRequest) -> bool {
+        is_long(range)
+    }
 
     fn start(self, _: &Settings) -> Result<(Option<Request>, RangeRequest), Status> {
         let range = request::range(self)?;
@@ -74,6 +78,16 @@ impl Method for pb::TxnRequest {
     type Rest = Option<TxnRequest>;
     const PATH: &'static str = "/etcdserverpb.KV/Txn";
 
+    fn is_long(txn: &Self::Rest) -> bool {
+        txn.as_ref().is_some_and(|txn| {
+            txn.compare.iter().any(|compare| !matches!(compare.range, KeyRange::Key(_)))
+                || [&txn.success, &txn.failure]
+                    .into_iter()
+                    .flatten()
+                    .any(|op| matches!(op, RequestOp::Range(range) if is_long(range)))
+        })
+    }
+
     fn start(self, settings: &Settings) -> Result<(Option<Request>, Self::Rest), Status> {
         let txn = request::txn(self, settings.limits)?;
         if !request::is_read_only(&txn) {
@@ -95,15 +109,20 @@ impl Method for pb::TxnRequest {
 
 impl Method for pb::CompactionRequest {
     type Reply = pb::CompactionResponse;
-    type Rest = ();
+    /// The floor, if the reply waits until the rows below it are physically gone.
+    type Rest = Option<Revision>;
     const PATH: &'static str = "/etcdserverpb.KV/Compact";
 
-    fn start(self, _: &Settings) -> Result<(Option<Request>, ()), Status> {
-        let command = Command::Compact { revision: Revision(self.revision) };
-        Ok((Some(Request::Command(command)), ()))
+    fn waits_for_compaction(floor: &Option<Revision>) -> Option<Revision> {
+        *floor
     }
 
-    fn finish((): (), answer: Option<Response>, local: &Local<'_>) -> Result<pb::CompactionResponse, Status> {
+    fn start(self, _: &Settings) -> Result<(Option<Request>, Self::Rest), Status> {
+        let revision = Revision(self.revision);
+        Ok((Some(Request::Command(Command::Compact { revision })), self.physical.then_some(revision)))
+    }
+
+    fn finish(_: Self::Rest, answer: Option<Response>, local: &Local<'_>) -> Result<pb::CompactionResponse, Status> {
         match answer {
             Some(Response::Outcome(Outcome::Compact(revision))) => {
                 Ok(pb::CompactionResponse { header: Some(local.header(revision)) })
@@ -111,6 +130,13 @@ impl Method for pb::CompactionRequest {
             other => mismatch(other.as_ref()),
         }
     }
+}
+
+/// Reads of more than this many keys get out of other requests' way.
+const LONG_READ_KEYS: u64 = 100;
+
+fn is_long(range: &RangeRequest) -> bool {
+    !matches!(range.range, KeyRange::Key(_)) && (range.limit == 0 || range.limit > LONG_READ_KEYS)
 }
 
 /// One `KV.RangeStream` call: pages through a range at one revision. (etcd 3.7)
@@ -204,7 +230,6 @@ impl RangeStream {
 
     /// The rest of the range starts at the smallest key greater than `last`.
     fn continue_after(&mut self, last: &[u8]) {
-        use quorate_core::request::KeyRange;
         let mut start = Vec::with_capacity(last.len() + 1);
         start.extend_from_slice(last);
         start.push(0);

@@ -25,7 +25,7 @@ impl Method for pb::StatusRequest {
             version: ETCD_VERSION.to_owned(),
             db_size: signed(local.status.disk_bytes),
             leader: raft.leader.map_or(0, |leader| leader.0),
-            raft_index: raft.commit.0,
+            raft_index: raft.commit.max(local.status.applied).0,
             raft_term: raft.term.0,
             raft_applied_index: local.status.applied.0,
             errors: match raft.leader {

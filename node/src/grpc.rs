@@ -1,0 +1,176 @@
+//! The client port's gRPC: every call of `service` behind its path, over tonic.
+
+mod election;
+mod health;
+mod lock;
+mod session;
+mod stream;
+mod unary;
+mod watch;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use quorate_api::etcdserverpb as pb;
+use quorate_core::error::Error;
+use quorate_core::raft;
+use quorate_core::rows::Rows;
+use tonic::metadata::MetadataMap;
+
+use crate::applier::Published;
+use crate::member::Member;
+use crate::metrics::Metrics;
+use crate::service::{Local, MemberStatus, Method, Settings, admit};
+use crate::status::{Code, Status};
+use crate::wire::GRPC_OVERHEAD_BYTES;
+
+/// What the handlers of all calls share.
+pub struct Server<S> {
+    /// The member that serves.
+    pub member: Member<S>,
+    /// What does not change.
+    pub settings: Settings,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// One consistent picture of the member, to make replies from.
+pub struct Picture<S> {
+    status: MemberStatus,
+    published: Arc<Published<S>>,
+}
+
+impl<S: Rows> Picture<S> {
+    /// What replies are made from.
+    #[must_use]
+    pub fn local<'a>(&'a self, settings: &'a Settings) -> Local<'a> {
+        Local::new(settings, &self.status, &self.published)
+    }
+}
+
+/// Every call that is served, and which sides of it are streams: for the metrics, where each has a series from the start.
+pub const METHODS: &[(&str, &str)] = &[
+    (pb::RangeRequest::PATH, "unary"),
+    (stream::RANGE_STREAM, "server_stream"),
+    (pb::PutRequest::PATH, "unary"),
+    (pb::DeleteRangeRequest::PATH, "unary"),
+    (pb::TxnRequest::PATH, "unary"),
+    (pb::CompactionRequest::PATH, "unary"),
+    (watch::WATCH, "bidi_stream"),
+    (pb::LeaseGrantRequest::PATH, "unary"),
+    (pb::LeaseRevokeRequest::PATH, "unary"),
+    (stream::KEEP_ALIVE, "bidi_stream"),
+    (pb::LeaseTimeToLiveRequest::PATH, "unary"),
+    (pb::LeaseLeasesRequest::PATH, "unary"),
+    (pb::MemberListRequest::PATH, "unary"),
+    (pb::StatusRequest::PATH, "unary"),
+    (pb::MoveLeaderRequest::PATH, "unary"),
+];
+
+/// Every call's route.
+pub fn router<S: Rows + Send + Sync + 'static>(server: Arc<Server<S>>) -> Router {
+    let mut router = Router::new();
+    router = unary::route::<pb::RangeRequest, S>(router, &server);
+    router = unary::route::<pb::PutRequest, S>(router, &server);
+    router = unary::route::<pb::DeleteRangeRequest, S>(router, &server);
+    router = unary::route::<pb::TxnRequest, S>(router, &server);
+    router = unary::route::<pb::CompactionRequest, S>(router, &server);
+    router = unary::route::<pb::LeaseGrantRequest, S>(router, &server);
+    router = unary::route::<pb::LeaseRevokeRequest, S>(router, &server);
+    router = unary::route::<pb::LeaseTimeToLiveRequest, S>(router, &server);
+    router = unary::route::<pb::LeaseLeasesRequest, S>(router, &server);
+    router = unary::route::<pb::MemberListRequest, S>(router, &server);
+    router = unary::route::<pb::StatusRequest, S>(router, &server);
+    router = unary::route::<pb::MoveLeaderRequest, S>(router, &server);
+    router = stream::routes(router, &server);
+    router = watch::route(router, &server);
+    router = lock::routes(router, &server);
+    router = election::routes(router, &server);
+    health::routes(router).fallback(unknown)
+}
+
+impl<S: Rows + Send + Sync + 'static> Server<S> {
+    /// The state as published now.
+    #[must_use]
+    pub fn picture(&self) -> Picture<S> {
+        Picture { status: self.member.status(), published: self.member.published() }
+    }
+
+    /// Runs one unary call from its request to its reply.
+    ///
+    /// # Errors
+    /// etcd's status.
+    pub async fn call<M: Method>(&self, request: M) -> Result<M::Reply, Status> {
+        let picture = self.picture();
+        admit::<M>(&picture.local(&self.settings))?;
+        let (ask, rest) = request.start(&self.settings)?;
+        let (answer, picture) = match ask {
+            // The state is taken after consensus has answered: that is what the answer promises.
+            Some(ask) => (Some(self.member.request(ask).await?), self.picture()),
+            None => (None, picture),
+        };
+        if let Some(floor) = M::waits_for_compaction(&rest) {
+            self.member.compacted(floor).await;
+        }
+        let long = M::is_long(&rest);
+        let finish = || M::finish(rest, answer, &picture.local(&self.settings));
+        if long { tokio::task::block_in_place(finish) } else { finish() }
+    }
+
+    fn message_bytes_max(&self) -> usize {
+        usize::try_from(self.settings.limits.request_bytes_max + GRPC_OVERHEAD_BYTES).unwrap_or(usize::MAX)
+    }
+
+    /// Refuses a call that wants a leader when there is none. (etcd: metadata `hasleader`)
+    fn check_leader(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        if wants_leader(metadata) && self.member.status().raft.leader.is_none() {
+            return Err(Error::NoLeader.into());
+        }
+        Ok(())
+    }
+
+    /// Returns once there was no leader for three election timeouts; never, unless the call wants one.
+    async fn leader_lost(&self, wanted: bool) {
+        if !wanted {
+            return std::future::pending().await;
+        }
+        let mut changes = self.member.status_changes();
+        let led = |status: &raft::Status| status.leader.is_some();
+        loop {
+            if changes.wait_for(|status| !led(status)).await.is_err() {
+                return; // The member has stopped.
+            }
+            let back = changes.wait_for(led);
+            if tokio::time::timeout(3 * self.settings.election_timeout, back).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn wants_leader(metadata: &MetadataMap) -> bool {
+    metadata.get("hasleader").is_some_and(|value| value.as_bytes() == b"true")
+}
+
+/// Answers a path that no call has, in the caller's own protocol.
+async fn unknown(request: Request) -> Response {
+    let is_grpc = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|content_type| content_type.as_bytes().starts_with(b"application/grpc"));
+    if !is_grpc {
+        return (StatusCode::NOT_FOUND, "404 page not found\n").into_response();
+    }
+    let path = request.uri().path().trim_start_matches('/');
+    let (service, method) = path.split_once('/').unwrap_or((path, ""));
+    let known = METHODS.iter().any(|(path, _)| path[1..].split_once('/').is_some_and(|(name, _)| name == service));
+    let status = if known {
+        Status::unimplemented(service, method)
+    } else {
+        Status::new(Code::Unimplemented, format!("unknown service {service}"))
+    };
+    tonic::Status::from(status).into_http::<axum::body::Body>()
+}

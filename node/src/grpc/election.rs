@@ -1,0 +1,152 @@
+//! Elections as a service. (etcd: v3electionpb)
+
+use std::sync::Arc;
+
+use axum::Router;
+use quorate_api::etcdserverpb as pb;
+use quorate_api::mvccpb::KeyValue;
+use quorate_api::v3electionpb::election_server::{Election, ElectionServer};
+use quorate_api::v3electionpb::{
+    CampaignRequest, CampaignResponse, LeaderKey, LeaderRequest, LeaderResponse, ProclaimRequest, ProclaimResponse,
+    ResignRequest, ResignResponse,
+};
+use quorate_core::Blob;
+use quorate_core::request::KeyRange;
+use quorate_core::rows::Rows;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response};
+
+use super::Server;
+use super::session::{self, Place, created_at, next_event, op, prefix, prefix_end};
+use crate::status::{Code, Status};
+
+pub(super) fn routes<S: Rows + Send + Sync + 'static>(mut router: Router, server: &Arc<Server<S>>) -> Router {
+    let service = ElectionServer::new(Elections(Arc::clone(server)));
+    for method in ["Campaign", "Proclaim", "Leader", "Observe", "Resign"] {
+        router = router.route_service(&format!("/v3electionpb.Election/{method}"), service.clone());
+    }
+    router
+}
+
+struct Elections<S>(Arc<Server<S>>);
+
+#[tonic::async_trait]
+impl<S: Rows + Send + Sync + 'static> Election for Elections<S> {
+    async fn campaign(&self, request: Request<CampaignRequest>) -> Result<Response<CampaignResponse>, tonic::Status> {
+        self.0.check_leader(request.metadata())?;
+        Ok(Response::new(campaign(&self.0, request.into_inner()).await?))
+    }
+
+    async fn proclaim(&self, request: Request<ProclaimRequest>) -> Result<Response<ProclaimResponse>, tonic::Status> {
+        self.0.check_leader(request.metadata())?;
+        let ProclaimRequest { leader, value } = request.into_inner();
+        let header = proclaim(&self.0, &leader.ok_or_else(leader_missing)?, value).await?;
+        Ok(Response::new(ProclaimResponse { header }))
+    }
+
+    async fn leader(&self, request: Request<LeaderRequest>) -> Result<Response<LeaderResponse>, tonic::Status> {
+        self.0.check_leader(request.metadata())?;
+        let reply = self.0.call(session::oldest(&prefix(&request.into_inner().name))).await?;
+        let Some(kv) = reply.kvs.into_iter().next() else {
+            return Err(Status::new(Code::Unknown, "election: no leader").into());
+        };
+        Ok(Response::new(LeaderResponse { header: reply.header, kv: Some(kv) }))
+    }
+
+    type ObserveStream = ReceiverStream<Result<LeaderResponse, tonic::Status>>;
+
+    async fn observe(&self, request: Request<LeaderRequest>) -> Result<Response<Self::ObserveStream>, tonic::Status> {
+        self.0.check_leader(request.metadata())?;
+        let (server, prefix) = (Arc::clone(&self.0), prefix(&request.into_inner().name));
+        let (sender, replies) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let end = tokio::select! {
+                end = observe(&server, &prefix, &sender) => end,
+                () = sender.closed() => return,
+            };
+            if let Err(status) = end {
+                let _ = sender.send(Err(status.into())).await; // The client may have gone.
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(replies)))
+    }
+
+    async fn resign(&self, request: Request<ResignRequest>) -> Result<Response<ResignResponse>, tonic::Status> {
+        self.0.check_leader(request.metadata())?;
+        let leader = request.into_inner().leader.ok_or_else(leader_missing)?;
+        let delete = pb::DeleteRangeRequest { key: leader.key.clone(), ..Default::default() };
+        let txn = pb::TxnRequest {
+            compare: vec![created_at(leader.key, leader.rev)],
+            success: vec![op(pb::request_op::Request::RequestDeleteRange(delete))],
+            failure: vec![],
+        };
+        let header = self.0.call(txn).await?.header;
+        Ok(Response::new(ResignResponse { header }))
+    }
+}
+
+fn leader_missing() -> Status {
+    Status::new(Code::Unknown, "\"leader\" field must be provided")
+}
+
+async fn campaign<S: Rows + Send + Sync + 'static>(
+    server: &Arc<Server<S>>,
+    request: CampaignRequest,
+) -> Result<CampaignResponse, Status> {
+    let CampaignRequest { name, lease, value } = request;
+    let place = Place::take(server, &name, lease, value.clone()).await?;
+    let leader = |place: &Place<S>| LeaderKey {
+        name: name.clone(),
+        key: place.key.clone(),
+        rev: place.revision,
+        lease: place.lease,
+    };
+    if place.found.as_ref().is_some_and(|found| found.value != value) {
+        proclaim(server, &leader(&place), value).await?;
+    }
+    let header = place.wait().await?;
+    let leader = leader(&place);
+    place.keep();
+    Ok(CampaignResponse { header: Some(header), leader: Some(leader) })
+}
+
+/// Publishes `value` if `leader` still is the key that was created when it says.
+async fn proclaim<S: Rows + Send + Sync + 'static>(
+    server: &Server<S>,
+    leader: &LeaderKey,
+    value: bytes::Bytes,
+) -> Result<Option<pb::ResponseHeader>, Status> {
+    let put = pb::PutRequest { key: leader.key.clone(), value, lease: leader.lease, ..Default::default() };
+    let txn = pb::TxnRequest {
+        compare: vec![created_at(leader.key.clone(), leader.rev)],
+        success: vec![op(pb::request_op::Request::RequestPut(put))],
+        failure: vec![],
+    };
+    let reply = server.call(txn).await?;
+    if reply.succeeded { Ok(reply.header) } else { Err(Status::new(Code::Unknown, "election: not leader")) }
+}
+
+/// Sends the leader's key, and again whenever it changes or another one leads. Values in quick succession may be
+/// passed over, the last one never.
+async fn observe<S: Rows + Send + Sync + 'static>(
+    server: &Server<S>,
+    prefix: &[u8],
+    sender: &mpsc::Sender<Result<LeaderResponse, tonic::Status>>,
+) -> Result<(), Status> {
+    let mut last: Option<KeyValue> = None;
+    loop {
+        let reply = server.call(session::oldest(prefix)).await?;
+        let revision = reply.header.as_ref().map_or(0, |header| header.revision);
+        let leader = reply.kvs.into_iter().next();
+        if let Some(kv) = &leader
+            && last.as_ref().is_none_or(|last| (&last.key, last.mod_revision) != (&kv.key, kv.mod_revision))
+            && sender.send(Ok(LeaderResponse { header: reply.header, kv: Some(kv.clone()) })).await.is_err()
+        {
+            return Ok(());
+        }
+        last = leader.or(last);
+        let range = KeyRange::Bounded { start: Blob::copy(prefix), end: prefix_end(prefix).into() };
+        next_event(server, range, revision + 1, false).await?;
+    }
+}

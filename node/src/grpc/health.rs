@@ -1,0 +1,53 @@
+//! The standard health check. etcd knows one service, the empty name: the whole server, which serves while it answers.
+
+use axum::Router;
+use quorate_api::grpc::health::v1::health_check_response::ServingStatus;
+use quorate_api::grpc::health::v1::health_server::{Health, HealthServer};
+use quorate_api::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+pub(super) fn routes(router: Router) -> Router {
+    let service = HealthServer::new(Checks);
+    router
+        .route_service("/grpc.health.v1.Health/Check", service.clone())
+        .route_service("/grpc.health.v1.Health/List", service.clone())
+        .route_service("/grpc.health.v1.Health/Watch", service)
+}
+
+struct Checks;
+
+fn answer(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse { status: status.into() }
+}
+
+#[tonic::async_trait]
+impl Health for Checks {
+    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        match request.get_ref().service.as_str() {
+            "" => Ok(Response::new(answer(ServingStatus::Serving))),
+            _ => Err(Status::not_found("unknown service")),
+        }
+    }
+
+    async fn list(&self, _: Request<HealthListRequest>) -> Result<Response<HealthListResponse>, Status> {
+        let statuses = [(String::new(), answer(ServingStatus::Serving))].into();
+        Ok(Response::new(HealthListResponse { statuses }))
+    }
+
+    type WatchStream = ReceiverStream<Result<HealthCheckResponse, Status>>;
+
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let status = match request.get_ref().service.as_str() {
+            "" => ServingStatus::Serving,
+            _ => ServingStatus::ServiceUnknown,
+        };
+        let (sender, answers) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let _ = sender.send(Ok(answer(status))).await; // The client may have gone.
+            sender.closed().await; // The stream stays open: nothing changes any more.
+        });
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+}

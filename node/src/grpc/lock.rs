@@ -1,0 +1,52 @@
+//! Locks as a service. (etcd: v3lockpb)
+
+use std::sync::Arc;
+
+use axum::Router;
+use bytes::Bytes;
+use quorate_api::etcdserverpb as pb;
+use quorate_api::v3lockpb::lock_server::{Lock, LockServer};
+use quorate_api::v3lockpb::{LockRequest, LockResponse, UnlockRequest, UnlockResponse};
+use quorate_core::rows::Rows;
+use tonic::{Request, Response};
+
+use super::Server;
+use super::session::Place;
+use crate::status::{Code, Status};
+
+pub(super) fn routes<S: Rows + Send + Sync + 'static>(router: Router, server: &Arc<Server<S>>) -> Router {
+    let service = LockServer::new(Locks(Arc::clone(server)));
+    router.route_service("/v3lockpb.Lock/Lock", service.clone()).route_service("/v3lockpb.Lock/Unlock", service)
+}
+
+struct Locks<S>(Arc<Server<S>>);
+
+#[tonic::async_trait]
+impl<S: Rows + Send + Sync + 'static> Lock for Locks<S> {
+    async fn lock(&self, request: Request<LockRequest>) -> Result<Response<LockResponse>, tonic::Status> {
+        self.0.check_leader(request.metadata())?;
+        let request = request.into_inner();
+        Ok(Response::new(lock(&self.0, request).await?))
+    }
+
+    async fn unlock(&self, request: Request<UnlockRequest>) -> Result<Response<UnlockResponse>, tonic::Status> {
+        self.0.check_leader(request.metadata())?;
+        let key = request.into_inner().key;
+        let reply = self.0.call(pb::DeleteRangeRequest { key, ..Default::default() }).await?;
+        Ok(Response::new(UnlockResponse { header: reply.header }))
+    }
+}
+
+async fn lock<S: Rows + Send + Sync + 'static>(
+    server: &Arc<Server<S>>,
+    request: LockRequest,
+) -> Result<LockResponse, Status> {
+    let place = Place::take(server, &request.name, request.lease, Bytes::new()).await?;
+    let header = place.wait().await?;
+    // The lease may have run out meanwhile.
+    if place.read().await?.is_none_or(|kv| kv.create_revision != place.revision) {
+        return Err(Status::new(Code::Unknown, "mutex: session is expired"));
+    }
+    let (key, ..) = place.keep();
+    Ok(LockResponse { header: Some(header), key })
+}

@@ -1,0 +1,174 @@
+//! What locks and elections share: a leased key under `<name>/`; whoever created the oldest one is first.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_api::etcdserverpb as pb;
+use quorate_api::mvccpb::KeyValue;
+use quorate_core::error::Error;
+use quorate_core::request::KeyRange;
+use quorate_core::rows::Rows;
+use quorate_core::watch::{Create, Input};
+use quorate_core::{Blob, Revision};
+
+use super::Server;
+use crate::status::{Code, Status};
+
+/// Seconds a lease lives that nobody asked for by name.
+const LEASE_TTL: i64 = 60;
+
+/// A key in the queue of `name`. Unless it is [kept](Place::keep), dropping it removes the key.
+pub(super) struct Place<S: Rows + Send + Sync + 'static> {
+    server: Arc<Server<S>>,
+    prefix: Vec<u8>,
+    pub(super) key: Bytes,
+    pub(super) lease: i64,
+    /// When the key was created: its place in the queue.
+    pub(super) revision: i64,
+    /// The value found there, if the key had been created before.
+    pub(super) found: Option<KeyValue>,
+    kept: bool,
+}
+
+impl<S: Rows + Send + Sync + 'static> Place<S> {
+    /// Creates the key `<name>/<lease in hex>`, or finds it; grants a lease if `lease` is 0.
+    pub(super) async fn take(server: &Arc<Server<S>>, name: &[u8], lease: i64, value: Bytes) -> Result<Self, Status> {
+        let lease = match lease {
+            0 => server.call(pb::LeaseGrantRequest { ttl: LEASE_TTL, id: 0 }).await?.id,
+            lease => lease,
+        };
+        let prefix = prefix(name);
+        let key = Bytes::from([&prefix[..], format!("{lease:x}").as_bytes()].concat());
+        let put = pb::PutRequest { key: key.clone(), value, lease, ..Default::default() };
+        let get = pb::RangeRequest { key: key.clone(), ..Default::default() };
+        let absent = created_at(key.clone(), 0);
+        let mut place = Self { server: Arc::clone(server), prefix, key, lease, revision: 0, found: None, kept: false };
+        let txn = pb::TxnRequest {
+            compare: vec![absent],
+            success: vec![op(pb::request_op::Request::RequestPut(put))],
+            failure: vec![op(pb::request_op::Request::RequestRange(get))],
+        };
+        let reply = match server.call(txn).await {
+            Ok(reply) => reply,
+            Err(status) => {
+                // Refused or unknown: if it took effect after all, the key goes when `place` is dropped.
+                place.kept = status.code == Code::NotFound;
+                return Err(status);
+            }
+        };
+        place.revision = reply.header.as_ref().map_or(0, |header| header.revision);
+        if let Some(pb::ResponseOp { response: Some(pb::response_op::Response::ResponseRange(range)) }) =
+            reply.responses.into_iter().next()
+        {
+            place.found = range.kvs.into_iter().next();
+            place.revision = place.found.as_ref().map_or(place.revision, |kv| kv.create_revision);
+        }
+        Ok(place)
+    }
+
+    /// Waits until no older key is left under the prefix; the header of the read that saw it.
+    pub(super) async fn wait(&self) -> Result<pb::ResponseHeader, Status> {
+        loop {
+            let mut older = oldest(&self.prefix);
+            older.sort_order = pb::range_request::SortOrder::Descend.into();
+            older.max_create_revision = self.revision - 1;
+            let reply = self.server.call(older).await?;
+            let header = reply.header.unwrap_or_default();
+            let Some(ahead) = reply.kvs.into_iter().next() else { return Ok(header) };
+            let range = KeyRange::Key(Blob(ahead.key));
+            next_event(&self.server, range, header.revision + 1, true).await?;
+        }
+    }
+
+    /// The key as it is now.
+    pub(super) async fn read(&self) -> Result<Option<KeyValue>, Status> {
+        let get = pb::RangeRequest { key: self.key.clone(), ..Default::default() };
+        Ok(self.server.call(get).await?.kvs.into_iter().next())
+    }
+
+    /// The place is won: the key stays.
+    pub(super) fn keep(mut self) -> (Bytes, i64, i64) {
+        self.kept = true;
+        (self.key.clone(), self.revision, self.lease)
+    }
+}
+
+impl<S: Rows + Send + Sync + 'static> Drop for Place<S> {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        let (server, key) = (Arc::clone(&self.server), self.key.clone());
+        tokio::spawn(async move {
+            // If this fails the lease removes the key.
+            let _ = server.call(pb::DeleteRangeRequest { key, ..Default::default() }).await;
+        });
+    }
+}
+
+pub(super) fn prefix(name: &[u8]) -> Vec<u8> {
+    [name, b"/"].concat()
+}
+
+/// The end of the range of all keys that start with `prefix`, which ends in a slash.
+pub(super) fn prefix_end(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    *end.last_mut().expect("a prefix ends in a slash") += 1;
+    end
+}
+
+/// Reads the key that was created first under `prefix`.
+pub(super) fn oldest(prefix: &[u8]) -> pb::RangeRequest {
+    pb::RangeRequest {
+        key: prefix.to_vec().into(),
+        range_end: prefix_end(prefix).into(),
+        limit: 1,
+        sort_order: pb::range_request::SortOrder::Ascend.into(),
+        sort_target: pb::range_request::SortTarget::Create.into(),
+        ..Default::default()
+    }
+}
+
+/// Holds if `key` was created at `revision`; 0 is "does not exist".
+pub(super) fn created_at(key: Bytes, revision: i64) -> pb::Compare {
+    pb::Compare {
+        result: pb::compare::CompareResult::Equal.into(),
+        target: pb::compare::CompareTarget::Create.into(),
+        key,
+        target_union: Some(pb::compare::TargetUnion::CreateRevision(revision)),
+        ..Default::default()
+    }
+}
+
+pub(super) fn op(request: pb::request_op::Request) -> pb::RequestOp {
+    pb::RequestOp { request: Some(request) }
+}
+
+/// Waits for a change in `range` at `from` or later, or only for a delete. Returns as well if compaction hides whether
+/// there was one: the caller looks again anyway.
+pub(super) async fn next_event<S: Rows + Send + Sync + 'static>(
+    server: &Server<S>,
+    range: KeyRange,
+    from: i64,
+    only_deletes: bool,
+) -> Result<(), Status> {
+    let mut stream = server.member.watch();
+    let create = Create {
+        range: Some(range),
+        start: Some(Revision(from)),
+        id: None,
+        progress_notify: false,
+        no_put: only_deletes,
+        no_delete: false,
+        prev_kv: false,
+        fragment: false,
+    };
+    stream.send(Input::Create(stream.id, create));
+    while let Some(response) = stream.next().await {
+        if response.canceled || !response.events.is_empty() {
+            return Ok(());
+        }
+        stream.taken(response.bytes());
+    }
+    Err(Error::Stopped.into())
+}

@@ -1,0 +1,153 @@
+//! Calls with streams on one side or both, watches apart: keep-alives and ranges in chunks.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::response::IntoResponse as _;
+use axum::routing::post;
+use prost::Message as _;
+use quorate_api::etcdserverpb as pb;
+use quorate_core::error::Error;
+use quorate_core::rows::Rows;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::server::{Grpc, ServerStreamingService, StreamingService};
+use tonic_prost::ProstCodec;
+
+use super::{Server, wants_leader};
+use crate::service::kv::RangeStream;
+use crate::service::lease::KeepAlive;
+use crate::status::{Code, Status};
+
+pub(super) const KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
+pub(super) const RANGE_STREAM: &str = "/etcdserverpb.KV/RangeStream";
+
+/// Replies that may wait for a client before the work for it stops.
+const REPLIES_AHEAD: usize = 4;
+
+/// Replies on their way to a client.
+pub(super) type Replies<T> = ReceiverStream<Result<T, tonic::Status>>;
+/// The future of a handler that answers with a stream.
+pub(super) type Opening<T> = Pin<Box<dyn Future<Output = Result<tonic::Response<Replies<T>>, tonic::Status>> + Send>>;
+
+pub(super) fn routes<S: Rows + Send + Sync + 'static>(router: Router, server: &Arc<Server<S>>) -> Router {
+    let keep_alive = Arc::clone(server);
+    let range_stream = Arc::clone(server);
+    router
+        .route(
+            KEEP_ALIVE,
+            post(move |request: Request| async move {
+                let codec = ProstCodec::<pb::LeaseKeepAliveResponse, pb::LeaseKeepAliveRequest>::default();
+                Grpc::new(codec).streaming(KeepAlives(keep_alive), request).await.into_response()
+            }),
+        )
+        .route(
+            RANGE_STREAM,
+            post(move |request: Request| async move {
+                let codec = ProstCodec::<pb::RangeStreamResponse, pb::RangeRequest>::default();
+                let mut grpc = Grpc::new(codec).max_decoding_message_size(range_stream.message_bytes_max());
+                grpc.server_streaming(Ranges(range_stream), request).await.into_response()
+            }),
+        )
+}
+
+struct KeepAlives<S>(Arc<Server<S>>);
+
+impl<S: Rows + Send + Sync + 'static> StreamingService<pb::LeaseKeepAliveRequest> for KeepAlives<S> {
+    type Response = pb::LeaseKeepAliveResponse;
+    type ResponseStream = Replies<pb::LeaseKeepAliveResponse>;
+    type Future = Opening<pb::LeaseKeepAliveResponse>;
+
+    fn call(&mut self, request: tonic::Request<Streaming<pb::LeaseKeepAliveRequest>>) -> Self::Future {
+        let server = Arc::clone(&self.0);
+        Box::pin(async move {
+            server.metrics.call_started(KEEP_ALIVE);
+            server.check_leader(request.metadata())?;
+            let wanted = wants_leader(request.metadata());
+            let (sender, replies) = mpsc::channel(REPLIES_AHEAD);
+            tokio::spawn(async move {
+                let end = tokio::select! {
+                    end = server.keep_alive(request.into_inner(), &sender) => end,
+                    () = server.leader_lost(wanted) => Err(Error::NoLeader.into()),
+                };
+                server.metrics.call_handled(KEEP_ALIVE, end.as_ref().map_or_else(|status| status.code, |()| Code::Ok));
+                if let Err(status) = end {
+                    let _ = sender.send(Err(status.into())).await; // The client may have gone.
+                }
+            });
+            Ok(tonic::Response::new(ReceiverStream::new(replies)))
+        })
+    }
+}
+
+struct Ranges<S>(Arc<Server<S>>);
+
+impl<S: Rows + Send + Sync + 'static> ServerStreamingService<pb::RangeRequest> for Ranges<S> {
+    type Response = pb::RangeStreamResponse;
+    type ResponseStream = Replies<pb::RangeStreamResponse>;
+    type Future = Opening<pb::RangeStreamResponse>;
+
+    fn call(&mut self, request: tonic::Request<pb::RangeRequest>) -> Self::Future {
+        let server = Arc::clone(&self.0);
+        Box::pin(async move {
+            server.metrics.call_started(RANGE_STREAM);
+            server.check_leader(request.metadata())?;
+            let (ask, range) = RangeStream::start(request.into_inner(), &server.settings)?;
+            if let Some(ask) = ask {
+                server.member.request(ask).await.map_err(Status::from)?;
+            }
+            let (sender, replies) = mpsc::channel(REPLIES_AHEAD);
+            tokio::spawn(async move {
+                let end = server.range_stream(range, &sender).await;
+                server
+                    .metrics
+                    .call_handled(RANGE_STREAM, end.as_ref().map_or_else(|status| status.code, |()| Code::Ok));
+                if let Err(status) = end {
+                    let _ = sender.send(Err(status.into())).await; // The client may have gone.
+                }
+            });
+            Ok(tonic::Response::new(ReceiverStream::new(replies)))
+        })
+    }
+}
+
+impl<S: Rows + Send + Sync + 'static> Server<S> {
+    /// Answers keep-alives in the order they come, until the client ends the stream.
+    async fn keep_alive(
+        &self,
+        mut requests: Streaming<pb::LeaseKeepAliveRequest>,
+        replies: &mpsc::Sender<Result<pb::LeaseKeepAliveResponse, tonic::Status>>,
+    ) -> Result<(), Status> {
+        loop {
+            let Ok(Some(request)) = requests.message().await else { return Ok(()) };
+            self.metrics.message_received(KEEP_ALIVE, request.encoded_len());
+            let (ask, renewal) = KeepAlive::start(&request, &self.picture().local(&self.settings));
+            let answer = self.member.request(ask).await?;
+            let reply = renewal.finish(answer, &self.picture().local(&self.settings));
+            self.metrics.message_sent(KEEP_ALIVE, reply.encoded_len());
+            if replies.send(Ok(reply)).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn range_stream(
+        &self,
+        mut range: RangeStream,
+        replies: &mpsc::Sender<Result<pb::RangeStreamResponse, tonic::Status>>,
+    ) -> Result<(), Status> {
+        loop {
+            let picture = self.picture();
+            let next = tokio::task::block_in_place(|| range.next(&picture.local(&self.settings)))?;
+            let Some(reply) = next else { return Ok(()) };
+            self.metrics.message_sent(RANGE_STREAM, reply.encoded_len());
+            if replies.send(Ok(reply)).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}

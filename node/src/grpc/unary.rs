@@ -1,0 +1,99 @@
+//! Calls with one request and one reply.
+
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::response::IntoResponse as _;
+use axum::routing::post;
+use prost::Message as _;
+use quorate_core::rows::Rows;
+use tonic::server::Grpc;
+use tonic_prost::ProstCodec;
+
+use super::Server;
+use crate::service::Method;
+use crate::status::{Code, Status};
+
+/// Adds the route of `M`.
+pub(super) fn route<M: Method, S: Rows + Send + Sync + 'static>(router: Router, server: &Arc<Server<S>>) -> Router {
+    let server = Arc::clone(server);
+    let serve = move |request: Request| {
+        let server = Arc::clone(&server);
+        async move {
+            let codec = ProstCodec::<M::Reply, M>::default();
+            let mut grpc = Grpc::new(codec).max_decoding_message_size(server.message_bytes_max());
+            let metrics = Arc::clone(&server.metrics);
+            metrics.call_started(M::PATH);
+            let response = grpc.unary(Unary::<M, S>(server, PhantomData), request).await;
+            match too_large(&response) {
+                Some(status) => {
+                    metrics.call_handled(M::PATH, status.code);
+                    tonic::Status::from(status).into_http::<axum::body::Body>()
+                }
+                None => response.into_response(),
+            }
+        }
+    };
+    router.route(M::PATH, post(serve))
+}
+
+struct Unary<M, S>(Arc<Server<S>>, PhantomData<fn(M)>);
+
+impl<M: Method, S: Rows + Send + Sync + 'static> tonic::server::UnaryService<M> for Unary<M, S> {
+    type Response = M::Reply;
+    type Future = Pin<Box<dyn Future<Output = Result<tonic::Response<M::Reply>, tonic::Status>> + Send>>;
+
+    fn call(&mut self, request: tonic::Request<M>) -> Self::Future {
+        let server = Arc::clone(&self.0);
+        Box::pin(async move {
+            let leader = server.check_leader(request.metadata());
+            let request = request.into_inner();
+            server.metrics.message_received(M::PATH, request.encoded_len());
+            let result = match leader {
+                Ok(()) => server.call(request).await,
+                Err(status) => Err(status),
+            };
+            match result {
+                Ok(reply) => {
+                    server.metrics.message_sent(M::PATH, reply.encoded_len());
+                    server.metrics.call_handled(M::PATH, Code::Ok);
+                    Ok(tonic::Response::new(reply))
+                }
+                Err(status) => {
+                    server.metrics.call_handled(M::PATH, status.code);
+                    Err(status.into())
+                }
+            }
+        })
+    }
+}
+
+/// What etcd says where tonic found a message too large; `None` for all other responses.
+fn too_large<B>(response: &axum::http::Response<B>) -> Option<Status> {
+    // Only a failed call has its status in the headers.
+    let status = tonic::Status::from_header_map(response.headers())?;
+    let sizes = status.message().strip_prefix("Error, decoded message length too large: found ")?;
+    let (found, limit) = sizes.split_once(" bytes, the limit is: ")?;
+    let limit = limit.strip_suffix(" bytes")?;
+    let text = format!("grpc: received message larger than max ({found} vs. {limit})");
+    Some(Status::new(Code::ResourceExhausted, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_over_the_limit_is_refused_as_etcd_does() {
+        let text = "Error, decoded message length too large: found 9 bytes, the limit is: 8 bytes";
+        let response = tonic::Status::out_of_range(text).into_http::<axum::body::Body>();
+        let expected = Status::new(Code::ResourceExhausted, "grpc: received message larger than max (9 vs. 8)");
+        assert_eq!(too_large(&response), Some(expected));
+        let other = tonic::Status::out_of_range("etcdserver: mvcc: required revision has been compacted");
+        assert_eq!(too_large(&other.into_http::<axum::body::Body>()), None);
+    }
+}

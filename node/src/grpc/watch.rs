@@ -1,0 +1,125 @@
+//! Watch streams: one task a stream, between the client and the hub.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::response::IntoResponse as _;
+use axum::routing::post;
+use prost::Message as _;
+use quorate_api::etcdserverpb as pb;
+use quorate_core::error::Error;
+use quorate_core::rows::Rows;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::server::{Grpc, StreamingService};
+use tonic_prost::ProstCodec;
+
+use super::stream::{Opening, Replies};
+use super::{Server, wants_leader};
+use crate::service::watch::{self, Encoder, WatchReply};
+use crate::status::{Code, Status};
+
+pub(super) const WATCH: &str = "/etcdserverpb.Watch/Watch";
+
+/// Replies that may wait in front of the connection.
+const REPLIES_AHEAD: usize = 16;
+
+pub(super) fn route<S: Rows + Send + Sync + 'static>(router: Router, server: &Arc<Server<S>>) -> Router {
+    let server = Arc::clone(server);
+    let serve = move |request: Request| async move {
+        let codec = ProstCodec::<WatchReply, pb::WatchRequest>::default();
+        let mut grpc = Grpc::new(codec).max_decoding_message_size(server.message_bytes_max());
+        grpc.streaming(Watches(server), request).await.into_response()
+    };
+    router.route(WATCH, post(serve))
+}
+
+struct Watches<S>(Arc<Server<S>>);
+
+impl<S: Rows + Send + Sync + 'static> StreamingService<pb::WatchRequest> for Watches<S> {
+    type Response = WatchReply;
+    type ResponseStream = Replies<WatchReply>;
+    type Future = Opening<WatchReply>;
+
+    fn call(&mut self, request: tonic::Request<Streaming<pb::WatchRequest>>) -> Self::Future {
+        let server = Arc::clone(&self.0);
+        Box::pin(async move {
+            server.metrics.call_started(WATCH);
+            server.check_leader(request.metadata())?;
+            if server.picture().local(&server.settings).is_learner() {
+                return Err(Status::from(Error::NotSupportedForLearner).into());
+            }
+            let wanted = wants_leader(request.metadata());
+            let (sender, replies) = mpsc::channel(REPLIES_AHEAD);
+            tokio::spawn(async move {
+                server.metrics.watch_streams.inc();
+                let end = tokio::select! {
+                    end = server.watch(request.into_inner(), &sender) => end,
+                    () = server.leader_lost(wanted) => Error::NoLeader.into(),
+                };
+                server.metrics.watch_streams.dec();
+                server.metrics.call_handled(WATCH, end.code);
+                let _ = sender.send(Err(end.into())).await; // The client may have gone.
+            });
+            Ok(tonic::Response::new(ReceiverStream::new(replies)))
+        })
+    }
+}
+
+impl<S: Rows + Send + Sync + 'static> Server<S> {
+    /// Serves one stream until the client goes or the member stops. Requests are taken however slow the client is at
+    /// taking replies.
+    async fn watch(
+        &self,
+        mut requests: Streaming<pb::WatchRequest>,
+        replies: &mpsc::Sender<Result<WatchReply, tonic::Status>>,
+    ) -> Status {
+        let mut stream = self.member.watch();
+        let mut encoder = Encoder::new(self.settings.responder, self.settings.limits);
+        let mut outbox: VecDeque<WatchReply> = VecDeque::new();
+        let mut outbox_bytes = 0;
+        let mut asking = true;
+        loop {
+            tokio::select! {
+                request = requests.message(), if asking => match request {
+                    Ok(Some(request)) => {
+                        self.metrics.message_received(WATCH, request.encoded_len());
+                        if let Some(input) = watch::input(stream.id, request) {
+                            stream.send(input);
+                        }
+                    }
+                    // The client has nothing more to ask but still listens.
+                    Ok(None) => asking = false,
+                    Err(_) => return Status::new(Code::Cancelled, "etcdserver: watch canceled"),
+                },
+                response = stream.next(), if outbox.is_empty() => {
+                    let Some(first) = response else { return Error::Stopped.into() };
+                    let term = self.member.status().raft.term;
+                    let mut next = Some(first);
+                    while let Some(response) = next {
+                        outbox_bytes += response.bytes();
+                        self.metrics.events.inc_by(response.events.len() as u64);
+                        outbox.extend(encoder.replies(term, response));
+                        next = if outbox.len() < REPLIES_AHEAD { stream.try_next() } else { None };
+                    }
+                    encoder.end_batch();
+                }
+                permit = replies.reserve(), if !outbox.is_empty() => {
+                    let Ok(permit) = permit else {
+                        return Status::new(Code::Cancelled, "etcdserver: watch canceled");
+                    };
+                    let reply = outbox.pop_front().expect("the outbox is not empty");
+                    self.metrics.message_sent(WATCH, reply.encoded_len());
+                    permit.send(Ok(reply));
+                    if outbox.is_empty() {
+                        stream.taken(std::mem::take(&mut outbox_bytes));
+                    }
+                }
+                () = replies.closed() => return Status::new(Code::Cancelled, "etcdserver: watch canceled"),
+            }
+        }
+    }
+}
