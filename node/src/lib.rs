@@ -14,9 +14,13 @@ pub mod driver;
 #[cfg(feature = "server")]
 pub mod grpc;
 #[cfg(feature = "server")]
+pub mod http;
+#[cfg(feature = "server")]
 pub mod member;
 #[cfg(feature = "server")]
 pub mod metrics;
+#[cfg(feature = "server")]
+pub mod peer;
 pub mod service;
 pub mod status;
 pub mod wal;

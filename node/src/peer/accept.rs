@@ -1,0 +1,122 @@
+//! The accepting side: check the hello, hand on every frame. Beside it, what etcd answers on its peer port.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::header;
+use axum::response::IntoResponse as _;
+use axum::routing::get;
+use bytes::Bytes;
+use prometheus::IntCounter;
+use quorate_api::quorate::peer::v1 as pb;
+use quorate_api::quorate::peer::v1::peer_server::{Peer, PeerServer};
+use quorate_core::NodeId;
+use quorate_core::rows::Rows;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::warn;
+
+use super::{Identity, MESSAGE_BYTES_MAX};
+use crate::grpc::Server;
+use crate::http;
+use crate::service::cluster;
+
+/// Everything on the peer port: the streams of `peers`, whose frames go to the member, and plain HTTP.
+pub fn router<S: Rows + Send + Sync + 'static>(
+    server: &Arc<Server<S>>,
+    identity: Identity,
+    peers: &[NodeId],
+) -> Router {
+    let received = |id: &NodeId| server.metrics.peer_received_bytes.with_label_values(&[&format!("{:x}", id.0)]);
+    let peers = peers.iter().map(|id| (*id, received(id))).collect();
+    let streams = Streams { server: Arc::clone(server), identity, peers: Arc::new(peers) };
+    let service = PeerServer::new(streams)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let server = Arc::clone(server);
+    Router::new()
+        .route_service("/quorate.peer.v1.Peer/Exchange", service.clone())
+        .route_service("/quorate.peer.v1.Peer/Snapshot", service)
+        .route("/version", get(http::version))
+        .route("/members", get(move || async move { members(&server) }))
+}
+
+fn members<S: Rows + Send + Sync + 'static>(server: &Server<S>) -> axum::response::Response {
+    let picture = server.picture();
+    let members = cluster::members(&picture.local(&server.settings));
+    let members: Vec<_> = members
+        .into_iter()
+        .map(|member| {
+            let mut json = serde_json::json!({ "id": member.id.0, "peerURLs": member.peer_urls });
+            if !member.name.is_empty() {
+                json["name"] = member.name.into();
+            }
+            if !member.client_urls.is_empty() {
+                json["clientURLs"] = member.client_urls.into();
+            }
+            if member.is_learner {
+                json["isLearner"] = true.into();
+            }
+            json
+        })
+        .collect();
+    let cluster = format!("{:x}", server.settings.responder.cluster.0);
+    let headers = [(header::CONTENT_TYPE.as_str(), "application/json"), ("x-etcd-cluster-id", cluster.as_str())];
+    (headers, format!("{}\n", serde_json::Value::from(members))).into_response()
+}
+
+struct Streams<S> {
+    server: Arc<Server<S>>,
+    identity: Identity,
+    /// Who may talk, and the bytes heard from each.
+    peers: Arc<BTreeMap<NodeId, IntCounter>>,
+}
+
+type Answer = Result<Response<ReceiverStream<Result<pb::Message, Status>>>, Status>;
+
+#[tonic::async_trait]
+impl<S: Rows + Send + Sync + 'static> Peer for Streams<S> {
+    type ExchangeStream = ReceiverStream<Result<pb::Message, Status>>;
+    type SnapshotStream = ReceiverStream<Result<pb::Message, Status>>;
+
+    async fn exchange(&self, request: Request<Streaming<pb::Message>>) -> Answer {
+        self.accept(request).await
+    }
+
+    async fn snapshot(&self, request: Request<Streaming<pb::Message>>) -> Answer {
+        self.accept(request).await
+    }
+}
+
+impl<S: Rows + Send + Sync + 'static> Streams<S> {
+    async fn accept(&self, request: Request<Streaming<pb::Message>>) -> Answer {
+        let address = request.remote_addr();
+        let mut incoming = request.into_inner();
+        let from = self.identity.check(incoming.message().await?).map_err(|error| error.to_string());
+        let known = from.and_then(|from| match self.peers.get(&from) {
+            Some(received) => Ok((from, received.clone())),
+            None => Err(format!("member {:x} is not in this cluster", from.0)),
+        });
+        let (from, received) = known.map_err(|reason| {
+            warn!(address = address.map(|it| it.to_string()), reason, "refused a peer's stream");
+            Status::failed_precondition(reason)
+        })?;
+        let (sender, answers) = mpsc::channel(1);
+        let _ = sender.send(Ok(self.identity.hello(from))).await; // The peer may have gone already.
+        let server = Arc::clone(&self.server);
+        tokio::spawn(async move {
+            // Any error is the end of the stream; the peer dials again.
+            while let Ok(Some(pb::Message { message: Some(message) })) = incoming.message().await {
+                let pb::message::Message::Frames(pb::Frames { frames }) = message else { break };
+                received.inc_by(frames.iter().map(Bytes::len).sum::<usize>() as u64);
+                for frame in frames {
+                    server.member.received(from, frame);
+                }
+            }
+            drop(sender);
+        });
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+}
