@@ -5,4 +5,5 @@
 pub mod history;
 pub mod linearize;
 pub mod model;
+pub mod watch;
 pub mod witness;
