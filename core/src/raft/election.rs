@@ -285,6 +285,7 @@ impl Raft {
             let asked = leader.rounds.into_iter().flat_map(|round| round.reads).chain(leader.reads);
             out.extend(asked.map(|read| Output::ReadLost { read }));
             self.leader_id = None;
+            self.received = self.commit; // What a leader has is not received.
         }
         if self.role != Role::Follower {
             self.role = Role::Follower;
