@@ -159,10 +159,12 @@ pub struct View {
 }
 
 /// The last applied index that `rows` hold, 0 if none: all that must be read to know how far a backend has got.
+///
+/// # Panics
+/// If the row that says so is damaged.
 #[must_use]
 pub fn applied_index(rows: &dyn Rows) -> LogIndex {
-    let _ = rows;
-    unimplemented!()
+    load::applied_index(rows)
 }
 
 impl Store {

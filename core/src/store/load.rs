@@ -14,10 +14,16 @@ use crate::blob::Source;
 use crate::format::codec;
 use crate::request::{Lease, Member};
 use crate::rows::Rows;
-use crate::{Blob, LeaseId, NodeId, Revision};
+use crate::{Blob, LeaseId, LogIndex, NodeId, Revision};
 
 pub(super) fn load(member: NodeId, rows: &dyn Rows) -> Result<Store, LoadError> {
     load_rows(member, rows).map_err(LoadError::Damaged)
+}
+
+pub(super) fn applied_index(rows: &dyn Rows) -> LogIndex {
+    let Some(row) = rows.get(&rows::totals()) else { return LogIndex(0) };
+    let totals: Totals = decode("the totals", &row).unwrap_or_else(|error| panic!("{error}"));
+    totals.index
 }
 
 fn load_rows(member: NodeId, rows: &dyn Rows) -> Result<Store, String> {
