@@ -117,9 +117,7 @@ pub fn check(history: &History) -> Result<Witness, Failure> {
     loop {
         replay.run()?;
         let witness = replay.witness();
-        let rest =
-            leases::check(history, &times, witness).and_then(|lives| refusals::check(history, &times, witness, &lives));
-        match rest {
+        match refusals::check(history, &times, replay.lives(), witness) {
             Ok(()) => return Ok(replay.into_witness()),
             Err(violation) => replay.revise(violation)?,
         }

@@ -53,7 +53,7 @@ fn watched(seed: u64) -> (World, Request, Vec<Response>) {
 
 #[test]
 fn right_watchers_pass() {
-    for seed in 0..300 {
+    for seed in 0..100 {
         let (world, request, responses) = watched(seed);
         let through = Some(world.model.revision());
         let next = check(world.model.kv(), NEVER, &request, &responses, through);
@@ -157,7 +157,10 @@ fn spoilt_watchers_are_seen() {
     ];
     for way in ways {
         let mut tried = 0;
-        for seed in 0..400 {
+        for seed in 0..1000 {
+            if tried == 20 {
+                break;
+            }
             let (mut world, request, responses) = watched(seed);
             let Some(spoilt) = spoil(&mut world, &request, &responses, way) else { continue };
             tried += 1;
@@ -165,7 +168,7 @@ fn spoilt_watchers_are_seen() {
             let verdict = check(world.model.kv(), NEVER, &request, &spoilt, through);
             assert!(verdict.is_err(), "{way}, seed {seed}: {request:?}\n{spoilt:#?}");
         }
-        assert!(tried >= 10, "{way} was tried {tried} times");
+        assert_eq!(tried, 20, "{way}");
     }
 }
 

@@ -1,41 +1,75 @@
 //! Which keys an operation may touch, and what its answer says of them.
 
-use quorate_core::request::{KeyRange, KeyValue, RequestOp, ResponseOp, TxnRequest, TxnResult};
+use quorate_core::request::{KeyRange, KeyValue, PutRequest, RequestOp, ResponseOp, TxnRequest, TxnResult};
 
 use crate::history::{Op, Response};
 
-/// Calls `touch` with every range that `op` may write, in either branch.
-///
-/// Revokes write whatever is attached to the lease: not told here.
-pub(super) fn writes(op: &Op, touch: &mut dyn FnMut(&KeyRange)) {
+/// Calls `touch` with every put that `op` may do, in either branch.
+pub(super) fn puts(op: &Op, touch: &mut dyn FnMut(&PutRequest)) {
     match op {
-        Op::Put(put) => touch(&KeyRange::Key(put.key.clone())),
-        Op::DeleteRange(delete) => touch(&delete.range),
-        Op::Txn(txn) => txn_ranges(txn, false, touch),
-        Op::Range(_) | Op::Compact(_) | Op::LeaseGrant { .. } | Op::LeaseRevoke(_) => {}
+        Op::Put(put) => touch(put),
+        Op::Txn(txn) => each(txn, &mut |op| {
+            if let RequestOp::Put(put) = op {
+                touch(put);
+            }
+        }),
+        _ => {}
     }
+}
+
+/// Calls `touch` with every range that `op` may delete, in either branch.
+///
+/// Revokes delete whatever is attached to the lease: not told here.
+pub(super) fn deletes(op: &Op, touch: &mut dyn FnMut(&KeyRange)) {
+    match op {
+        Op::DeleteRange(delete) => touch(&delete.range),
+        Op::Txn(txn) => each(txn, &mut |op| {
+            if let RequestOp::DeleteRange(delete) = op {
+                touch(&delete.range);
+            }
+        }),
+        _ => {}
+    }
+}
+
+/// Calls `touch` with every range that `op` may write.
+pub(super) fn writes(op: &Op, touch: &mut dyn FnMut(&KeyRange)) {
+    puts(op, &mut |put| touch(&KeyRange::Key(put.key.clone())));
+    deletes(op, touch);
 }
 
 /// Calls `touch` with every range that decides what `op` does and answers.
 pub(super) fn ranges(op: &Op, touch: &mut dyn FnMut(&KeyRange)) {
     match op {
         Op::Range(range) => touch(&range.range),
-        Op::Txn(txn) => txn_ranges(txn, true, touch),
+        Op::Txn(txn) => {
+            compares(txn, touch);
+            each(txn, &mut |op| {
+                if let RequestOp::Range(range) = op {
+                    touch(&range.range);
+                }
+            });
+            writes(op, touch);
+        }
         _ => writes(op, touch),
     }
 }
 
-fn txn_ranges(txn: &TxnRequest, reads: bool, touch: &mut dyn FnMut(&KeyRange)) {
-    if reads {
-        txn.compare.iter().for_each(|compare| touch(&compare.range));
-    }
+/// Calls `touch` with every operation of both branches, those of nested txns included.
+fn each(txn: &TxnRequest, touch: &mut dyn FnMut(&RequestOp)) {
     for op in txn.success.iter().chain(&txn.failure) {
         match op {
-            RequestOp::Range(range) if reads => touch(&range.range),
-            RequestOp::Range(_) => {}
-            RequestOp::Put(put) => touch(&KeyRange::Key(put.key.clone())),
-            RequestOp::DeleteRange(delete) => touch(&delete.range),
-            RequestOp::Txn(inner) => txn_ranges(inner, reads, touch),
+            RequestOp::Txn(inner) => each(inner, touch),
+            op => touch(op),
+        }
+    }
+}
+
+fn compares(txn: &TxnRequest, touch: &mut dyn FnMut(&KeyRange)) {
+    txn.compare.iter().for_each(|compare| touch(&compare.range));
+    for op in txn.success.iter().chain(&txn.failure) {
+        if let RequestOp::Txn(inner) = op {
+            compares(inner, touch);
         }
     }
 }
@@ -49,20 +83,9 @@ pub(super) fn may_write(op: &Op) -> bool {
 
 /// How many revisions `op` could lead to at most: its own, and one for each lease it attaches a key to.
 pub(super) fn revisions(op: &Op) -> i64 {
-    fn leased(txn: &TxnRequest) -> i64 {
-        let count = |op: &RequestOp| match op {
-            RequestOp::Put(put) => i64::from(put.lease.is_some()),
-            RequestOp::Txn(inner) => leased(inner),
-            RequestOp::Range(_) | RequestOp::DeleteRange(_) => 0,
-        };
-        txn.success.iter().chain(&txn.failure).map(count).sum()
-    }
-    match op {
-        Op::Put(put) => 1 + i64::from(put.lease.is_some()),
-        Op::Txn(txn) => 1 + leased(txn),
-        Op::DeleteRange(_) | Op::LeaseRevoke(_) => 1,
-        Op::Range(_) | Op::Compact(_) | Op::LeaseGrant { .. } => 0,
-    }
+    let mut leased = 0;
+    puts(op, &mut |put| leased += i64::from(put.lease.is_some()));
+    i64::from(may_write(op)) + leased
 }
 
 /// Whether the answer says that keys were changed; `None` for revokes, whose answers do not tell.

@@ -5,126 +5,128 @@ use std::collections::BTreeMap;
 use quorate_core::{LeaseId, Revision};
 
 use super::times::Times;
-use super::{Author, Rule, Violation, Witness};
-use crate::history::{End, History, Op, OpId, Response};
+use super::{Author, Witness};
+use crate::history::{End, History, Op, Response};
 use crate::model::Change;
 
 /// What is known of one lease ID. A position is the store's revision right after the event.
-#[derive(Debug, Default)]
-pub(super) struct Life {
+#[derive(Clone, Debug, Default)]
+struct Life {
     /// Positions of answered grants; ascending.
     grants: Vec<Revision>,
-    /// Grants of unknown outcome happened after these positions, if at all.
-    open: Vec<Revision>,
+    /// A grant of unknown outcome happened after this position, if at all.
+    open: Option<Revision>,
+    /// How many grants there may have been.
+    granted_times: usize,
     /// When the first answered grant was answered, as a turn.
     granted: Option<u32>,
-    /// Positions of revokes and expiries; ascending.
-    ends: Vec<Revision>,
-    /// Revisions that attached a key.
-    uses: Vec<Revision>,
+    /// Positions of answered revokes; ascending.
+    revoked: Vec<Revision>,
+    /// Positions of those ends that the replay has come to believe in; ascending.
+    believed: Vec<Revision>,
     /// The latest turn at which something was invoked that found the lease alive.
     alive: Option<u32>,
 }
 
-pub(super) type Lives = BTreeMap<LeaseId, Life>;
+/// All leases that were ever spoken of. Leases without keys may run out unseen.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lives(BTreeMap<LeaseId, Life>);
 
-/// Whether each use and each answered revoke of a lease found it alive. Leases without keys may run out unseen.
-pub(super) fn check(history: &History, times: &Times, witness: &Witness) -> Result<Lives, Violation> {
-    let mut lives = gather(history, times);
-    for (author, revision) in witness.authors.iter().zip((2..).map(Revision)) {
-        match author {
-            Author::Expiry(lease) => lives.entry(*lease).or_default().ends.push(revision),
-            Author::Op(id) => uses(&mut lives, history, *id, witness.kv.changes(revision)),
-        }
-    }
-    for (lease, life) in &mut lives {
-        life.grants.sort_unstable();
-        life.ends.sort_unstable();
-        for revision in &life.uses {
-            if !life.granted_between(*revision, Revision(revision.0 - 1)) {
-                let author = usize::try_from(revision.0 - 2).ok().and_then(|i| witness.authors.get(i));
-                let ops: Vec<OpId> = author.into_iter().filter_map(op).collect();
-                let what = format!("revision {revision} attached a key to lease {lease}, which did not exist");
-                return Err(Violation::new(history, Rule::Lease, &ops, &what));
+impl Lives {
+    pub(super) fn gather(history: &History, times: &Times) -> Self {
+        let mut lives: BTreeMap<LeaseId, Life> = BTreeMap::new();
+        for (id, operation) in history.operations() {
+            match (&operation.op, &operation.end) {
+                (_, End::Returned(Response::LeaseGrant(lease, revision))) => {
+                    let life = lives.entry(lease.id).or_default();
+                    life.grants.push(*revision);
+                    life.granted_times += 1;
+                    let ended = operation.ended.map(|m| m.turn);
+                    life.granted = life.granted.min(ended).or(ended);
+                }
+                (Op::LeaseGrant { id: Some(lease), .. }, End::Open) => {
+                    let life = lives.entry(*lease).or_default();
+                    let floor = times.floor(id);
+                    life.open = Some(life.open.map_or(floor, |open| open.min(floor)));
+                    life.granted_times += 1;
+                }
+                (Op::LeaseRevoke(lease), End::Returned(response)) => {
+                    let life = lives.entry(*lease).or_default();
+                    life.revoked.push(response.revision());
+                    life.alive = life.alive.max(Some(operation.invoked.turn));
+                }
+                _ => {}
             }
         }
-    }
-    for (id, operation) in history.operations() {
-        if let (Op::LeaseRevoke(lease), Some(Response::LeaseRevoke(revision))) = (&operation.op, operation.response())
-            && !lives[lease].granted_between(*revision, *revision)
-        {
-            return Err(Violation::new(history, Rule::Lease, &[id], "the revoked lease did not exist"));
+        for life in lives.values_mut() {
+            life.grants.sort_unstable();
+            life.revoked.sort_unstable();
         }
+        Self(lives)
     }
-    Ok(lives)
+
+    /// Whether a key can have been attached to `lease` at `revision`.
+    pub(super) fn may_attach(&self, lease: LeaseId, revision: Revision) -> bool {
+        self.0.get(&lease).is_some_and(|life| life.granted_between(revision, Revision(revision.0 - 1)))
+    }
+
+    /// Whether a revoke can have succeeded that was answered with `revision`.
+    pub(super) fn may_revoke(&self, lease: LeaseId, revision: Revision) -> bool {
+        self.0.get(&lease).is_some_and(|life| life.granted_between(revision, revision))
+    }
+
+    /// The replay believes that `lease` ended at `revision`, its newest.
+    pub(super) fn believe(&mut self, lease: LeaseId, revision: Revision) {
+        self.0.entry(lease).or_default().believed.push(revision);
+    }
+
+    /// The replay does not believe in the last end of `lease` any more.
+    pub(super) fn doubt(&mut self, lease: LeaseId) {
+        self.0.entry(lease).or_default().believed.pop();
+    }
+
+    /// Notes when leases were found alive by the writes of a complete replay.
+    pub(super) fn with_uses(mut self, history: &History, witness: &Witness) -> Self {
+        for (author, revision) in witness.authors.iter().zip((2..).map(Revision)) {
+            let Author::Op(id) = author else { continue };
+            for change in witness.kv.changes(revision) {
+                if let Change::Put { kv, .. } = change
+                    && let Some(lease) = kv.lease
+                {
+                    let life = self.0.entry(lease).or_default();
+                    life.alive = life.alive.max(Some(history.get(*id).invoked.turn));
+                }
+            }
+        }
+        self
+    }
+
+    /// Whether anybody may have granted the lease at all.
+    pub(super) fn was_granted(&self, lease: LeaseId) -> bool {
+        self.0.get(&lease).is_some_and(|life| life.granted_times > 0)
+    }
+
+    /// Whether the lease may have been missing at some time from `invoked` on and before `ended`.
+    pub(super) fn may_miss(&self, lease: LeaseId, invoked: u32, ended: u32) -> bool {
+        self.0.get(&lease).is_none_or(|life| {
+            let alive =
+                life.granted.is_some_and(|granted| granted < invoked) && life.alive.is_some_and(|turn| turn > ended);
+            !(life.granted_times == 1 && alive)
+        })
+    }
 }
 
 impl Life {
     /// Whether it can have been granted after its last end before `revision` and not after `latest`.
     fn granted_between(&self, revision: Revision, latest: Revision) -> bool {
-        let ended = self.ends[..self.ends.partition_point(|end| *end < revision)].last();
-        let ended = ended.copied().unwrap_or(Revision(0));
+        let ended = before(&self.revoked, revision).max(before(&self.believed, revision));
         let granted = self.grants[..self.grants.partition_point(|grant| *grant <= latest)].last();
-        granted.is_some_and(|grant| *grant >= ended) || self.open.iter().any(|floor| *floor <= latest)
-    }
-
-    /// Whether anybody may have granted it at all.
-    pub(super) fn was_granted(&self) -> bool {
-        !self.grants.is_empty() || !self.open.is_empty()
-    }
-
-    /// Whether the lease may have been missing at some time from `invoked` on and before `ended`.
-    pub(super) fn may_miss(&self, invoked: u32, ended: u32) -> bool {
-        let once = self.grants.len() + self.open.len() == 1;
-        let alive = self.granted.is_some_and(|granted| granted < invoked) && self.alive.is_some_and(|t| t > ended);
-        !(once && alive)
+        granted.is_some_and(|grant| *grant >= ended) || self.open.is_some_and(|floor| floor <= latest)
     }
 }
 
-fn gather(history: &History, times: &Times) -> Lives {
-    let mut lives = Lives::new();
-    for (id, operation) in history.operations() {
-        match (&operation.op, &operation.end) {
-            (_, End::Returned(Response::LeaseGrant(lease, revision))) => {
-                let life = lives.entry(lease.id).or_default();
-                life.grants.push(*revision);
-                let ended = operation.ended.map(|m| m.turn);
-                life.granted = life.granted.min(ended).or(ended);
-            }
-            (Op::LeaseGrant { id: Some(lease), .. }, End::Open) => {
-                lives.entry(*lease).or_default().open.push(times.floor(id));
-            }
-            (Op::LeaseRevoke(lease), End::Returned(response)) => {
-                let life = lives.entry(*lease).or_default();
-                life.ends.push(response.revision());
-                life.alive = life.alive.max(Some(operation.invoked.turn));
-            }
-            _ => {}
-        }
-    }
-    lives
-}
-
-fn uses(lives: &mut Lives, history: &History, id: OpId, changes: &[Change]) {
-    for change in changes {
-        let Change::Put { kv, .. } = change else { continue };
-        let Some(lease) = kv.lease else { continue };
-        let life = lives.entry(lease).or_default();
-        life.uses.push(kv.mod_revision);
-        life.alive = life.alive.max(Some(history.get(id).invoked.turn));
-    }
-    // A revoke of unknown outcome that turns out to have happened ended the lease, too.
-    let operation = history.get(id);
-    if let (Op::LeaseRevoke(lease), End::Open, Some(change)) = (&operation.op, &operation.end, changes.first())
-        && let Change::Delete { revision, .. } = change
-    {
-        lives.entry(*lease).or_default().ends.push(*revision);
-    }
-}
-
-fn op(author: &Author) -> Option<OpId> {
-    match author {
-        Author::Op(id) => Some(*id),
-        Author::Expiry(_) => None,
-    }
+/// The last position before `revision`; 0 if there is none.
+fn before(positions: &[Revision], revision: Revision) -> Revision {
+    let last = positions[..positions.partition_point(|position| *position < revision)].last();
+    last.copied().unwrap_or(Revision(0))
 }

@@ -4,7 +4,7 @@ use quorate_core::error::Error;
 use quorate_core::request::{RangeRequest, RequestOp, ResponseOp, TxnRequest, TxnResult};
 use quorate_core::{LeaseId, Revision};
 
-use super::leases::{Life, Lives};
+use super::leases::Lives;
 use super::times::Times;
 use super::{Author, Rule, Violation, Witness};
 use crate::history::{End, History, Op, OpId, Operation, Turn};
@@ -21,8 +21,9 @@ struct Floors {
 
 const NEVER: Revision = Revision(-1);
 
-pub(super) fn check(history: &History, times: &Times, witness: &Witness, lives: &Lives) -> Result<(), Violation> {
+pub(super) fn check(history: &History, times: &Times, lives: Lives, witness: &Witness) -> Result<(), Violation> {
     compactions_ascend(history)?;
+    let lives = &lives.with_uses(history, witness);
     let floors = floors(history);
     let ceilings = ceilings(history, witness);
     for ((id, operation), floors) in history.operations().zip(floors) {
@@ -87,16 +88,14 @@ impl States<'_> {
                 *at < self.floors.possible || equal
             }
             (Op::Compact(at), Error::FutureRevision) => *at > floor,
-            (Op::LeaseGrant { id: Some(id), .. }, Error::LeaseExists) => {
-                self.lives.get(id).is_some_and(Life::was_granted)
-            }
+            (Op::LeaseGrant { id: Some(id), .. }, Error::LeaseExists) => self.lives.was_granted(*id),
             (Op::LeaseRevoke(lease), Error::LeaseNotFound) => self.missing(*lease),
             _ => false,
         }
     }
 
     fn missing(&self, lease: LeaseId) -> bool {
-        self.lives.get(&lease).is_none_or(|life| life.may_miss(self.turns.0, self.turns.1))
+        self.lives.may_miss(lease, self.turns.0, self.turns.1)
     }
 
     fn any(&self, test: impl Fn(Revision) -> bool) -> bool {

@@ -6,13 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_core::Revision;
 use quorate_core::request::KeyRange;
+use quorate_core::{LeaseId, Revision};
 
 use super::footprint::{changed, may_write, overlap, ranges, revisions, seen, writes};
+use super::leases::Lives;
 use super::times::Times;
 use super::{Author, Failure, Rule, Violation, Witness};
-use crate::history::{End, History, Op, OpId, Response, Sighting, show_kv, text};
+use crate::history::{End, History, Op, OpId, Operation, Response, Sighting, show_kv, text};
 use crate::model::Change;
 
 mod evidence;
@@ -60,6 +61,7 @@ pub(super) struct Replay<'h> {
     /// What answers and sightings say of the gaps.
     evidence: BTreeMap<Revision, Vec<Evidence>>,
     witness: Witness,
+    lives: Lives,
     gaps: Vec<Gap>,
     /// The open operations that are chosen somewhere.
     used: BTreeSet<OpId>,
@@ -80,6 +82,7 @@ impl<'h> Replay<'h> {
             open: Vec::new(),
             evidence: BTreeMap::new(),
             witness: Witness { kv: crate::model::Kv::default(), authors: Vec::new() },
+            lives: Lives::gather(history, times),
             gaps: Vec::new(),
             used: BTreeSet::new(),
             deepest: None,
@@ -107,8 +110,14 @@ impl<'h> Replay<'h> {
         replay.check_claims(possible)?;
         if (replay.claims.len() as i64) < times.last.0 - 1 {
             replay.evidence = evidence::gather(history, |revision| replay.claim(revision).is_none());
+            replay.check_evidence()?;
         }
         Ok(replay)
+    }
+
+    /// The leases, with their ends as the replay has it.
+    pub(super) fn lives(&self) -> Lives {
+        self.lives.clone()
     }
 
     pub(super) fn witness(&self) -> &Witness {
@@ -159,6 +168,37 @@ impl<'h> Replay<'h> {
         Ok(())
     }
 
+    /// Finds what contradicts the history however its gaps are filled: spares the search from trying all ways.
+    fn check_evidence(&self) -> Result<(), Violation> {
+        for (revision, evidence) in &self.evidence {
+            let candidate = |id: &&OpId| self.times.floor(**id) < *revision;
+            for seen in evidence.iter().filter(|seen| matches!(seen, Evidence::Put(..) | Evidence::Create(_))) {
+                let mut open = self.open.iter().filter(candidate).map(|id| &self.history.get(*id).op);
+                if !open.any(|op| seen.may_be_of(op)) {
+                    return Err(self
+                        .unexplained(&Gap { revision: *revision, candidates: Vec::new(), tried: 0 })
+                        .violation);
+                }
+            }
+        }
+        for (id, operation) in self.history.operations() {
+            let Some(response) = operation.response() else { continue };
+            let mut wrong = None;
+            seen(&operation.op, response, &mut |kv, whole| {
+                if let Some(by) = self.claim(kv.mod_revision)
+                    && !Evidence::Put(kv.clone(), whole).may_be_of(&self.history.get(by).op)
+                {
+                    wrong = Some((by, show_kv(kv)));
+                }
+            });
+            if let Some((by, kv)) = wrong {
+                let what = format!("{kv} is not of the write that made its revision");
+                return Err(Violation::new(self.history, Rule::Answer, &[by, id], &what));
+            }
+        }
+        Ok(())
+    }
+
     /// Who was answered to have made `revision`.
     fn claim(&self, revision: Revision) -> Option<OpId> {
         let i = self.claims.binary_search_by_key(&revision, |claim| claim.0).ok()?;
@@ -173,6 +213,11 @@ impl<'h> Replay<'h> {
             Some(id) => {
                 predict::write(self.history, &mut self.witness.kv, id)?;
                 self.witness.authors.push(Author::Op(id));
+                if let Some(lease) = self.dead_lease(revision) {
+                    let what = format!("revision {revision} attached a key to lease {lease}, which did not exist");
+                    let violation = Violation::new(self.history, Rule::Lease, &[id], &what);
+                    return Err(Conflict { violation, scope: Scope::of(&self.history.get(id).op) });
+                }
             }
             None => {
                 let candidates = self.candidates(revision);
@@ -195,6 +240,12 @@ impl<'h> Replay<'h> {
                 break;
             }
             predict::read(self.history, &mut self.witness.kv, *id, author)?;
+            if let Op::LeaseRevoke(lease) = self.history.get(*id).op
+                && !self.lives.may_revoke(lease, revision)
+            {
+                let violation = Violation::new(self.history, Rule::Lease, &[*id], "the revoked lease did not exist");
+                return Err(Conflict { violation, scope: Scope { all: true, ranges: Vec::new() } });
+            }
         }
         let first = self.sightings.partition_point(|sighting| sighting.0 < revision);
         for (at, number) in &self.sightings[first..] {
@@ -215,10 +266,7 @@ impl<'h> Replay<'h> {
         let known = answered.filter(is_revoke).filter(invoked);
         let open = self.open.iter().copied().take_while(invoked).filter(|id| !self.used.contains(id));
         let evidence = self.evidence.get(&revision).map_or(&[][..], Vec::as_slice);
-        let likely = open.filter(|id| {
-            let op = &self.history.get(*id).op;
-            matches!(op, Op::LeaseRevoke(_)) || evidence.iter().all(|seen| seen.may_be_of(op))
-        });
+        let likely = open.filter(|id| evidence.iter().all(|seen| seen.may_be_of(&self.history.get(*id).op)));
         let expiries = self.witness.kv.leases_with_keys().map(Author::Expiry);
         known.chain(likely).map(Author::Op).chain(expiries).collect()
     }
@@ -236,14 +284,19 @@ impl<'h> Replay<'h> {
                 continue;
             }
             let evidence = self.evidence.get(&gap.revision).map_or(&[][..], Vec::as_slice);
-            if evidence.iter().all(|seen| seen.agrees(kv.changes(gap.revision))) {
-                authors.push(author);
+            let agrees = evidence.iter().all(|seen| seen.agrees(kv.changes(gap.revision)));
+            authors.push(author);
+            if agrees && self.dead_lease(gap.revision).is_none() {
                 if let Author::Op(id) = author {
                     self.used.insert(id);
                 }
+                if let Some(lease) = self.ended_lease(author) {
+                    self.lives.believe(lease, gap.revision);
+                }
                 return true;
             }
-            kv.rewind(Revision(gap.revision.0 - 1));
+            self.witness.authors.pop();
+            self.witness.kv.rewind(Revision(gap.revision.0 - 1));
         }
         false
     }
@@ -253,8 +306,32 @@ impl<'h> Replay<'h> {
         let before = gap.revision.0 - 1;
         self.witness.kv.rewind(Revision(before));
         self.witness.authors.truncate(usize::try_from(before - 1).expect("revisions begin at 1"));
-        if let Some(Author::Op(id)) = gap.candidates.get(gap.tried.wrapping_sub(1)) {
-            self.used.remove(id);
+        let chosen = gap.candidates[gap.tried - 1];
+        if let Author::Op(id) = chosen {
+            self.used.remove(&id);
+        }
+        if let Some(lease) = self.ended_lease(chosen) {
+            self.lives.doubt(lease);
+        }
+    }
+
+    /// A lease that did not exist and yet had a key attached by `revision`.
+    fn dead_lease(&self, revision: Revision) -> Option<LeaseId> {
+        let attached = self.witness.kv.changes(revision).iter().filter_map(|change| match change {
+            Change::Put { kv, .. } => kv.lease,
+            Change::Delete { .. } => None,
+        });
+        attached.into_iter().find(|lease| !self.lives.may_attach(*lease, revision))
+    }
+
+    /// The lease that a choice for a gap ends, if no answer says so.
+    fn ended_lease(&self, author: Author) -> Option<LeaseId> {
+        match author {
+            Author::Expiry(lease) => Some(lease),
+            Author::Op(id) => match self.history.get(id) {
+                Operation { op: Op::LeaseRevoke(lease), end: End::Open, .. } => Some(*lease),
+                _ => None,
+            },
         }
     }
 

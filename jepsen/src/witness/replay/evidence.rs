@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use quorate_core::request::{KeyRange, KeyValue};
+use quorate_core::request::KeyValue;
 use quorate_core::{Blob, Revision};
 
-use super::{Change, History, Op, Sighting, seen, show_kv, text, writes};
+use super::super::footprint::{deletes, puts};
+use super::{Change, History, Op, Sighting, seen, show_kv, text};
 
 /// Something that a gap's revision must have done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,12 +63,20 @@ impl Evidence {
         }
     }
 
-    /// Whether `op` may touch the key at all.
+    /// Whether `op` may do it, as far as its request tells.
     pub(super) fn may_be_of(&self, op: &Op) -> bool {
-        let key = KeyRange::Key(self.key().clone());
-        let mut any = false;
-        writes(op, &mut |range| any |= super::overlap(range, &key));
-        any
+        let mut may = false;
+        match self {
+            Self::Put(kv, whole) => puts(op, &mut |put| {
+                let value = !whole || put.ignore_value || put.value == kv.value;
+                let lease = !whole || put.ignore_lease || put.lease == kv.lease;
+                may |= put.key == kv.key && value && lease;
+            }),
+            Self::Create(key) => puts(op, &mut |put| may |= put.key == *key),
+            Self::Delete(_) if matches!(op, Op::LeaseRevoke(_)) => may = true,
+            Self::Delete(key) => deletes(op, &mut |range| may |= range.contains(key)),
+        }
+        may
     }
 
     /// Whether these changes did it.
