@@ -45,6 +45,12 @@ impl Clock {
         u64::try_from(at).ok().filter(|&at| at < u64::MAX / 4)
     }
 
+    /// How much too fast it runs, in parts per million.
+    #[must_use]
+    pub fn ppm(&self) -> i64 {
+        self.ppm
+    }
+
     /// Changes the rate from `now` on; what it shows stays continuous.
     pub fn set_rate(&mut self, now: Nanos, ppm: i64) {
         *self = Self::new(now, self.read(now).0, ppm);

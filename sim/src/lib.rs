@@ -7,10 +7,18 @@ compile_error!(
 );
 
 pub mod backend;
+pub mod call;
+pub mod check;
 pub mod clock;
 pub mod disk;
 pub mod heap;
+pub mod member;
 pub mod network;
+pub mod report;
+pub mod run;
 pub mod schedule;
 pub mod swarm;
 pub mod trace;
+pub mod wire;
+pub mod workload;
+pub mod world;

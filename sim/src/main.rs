@@ -1,2 +1,207 @@
-//! stub
-fn main() {}
+//! `quorate-sim`: one seed with its story, or many seeds until the first that fails.
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, mpsc};
+
+use anyhow::Context as _;
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use quorate_sim::heap::MILLI;
+use quorate_sim::report::{Report, Totals};
+use quorate_sim::run::run;
+use quorate_sim::schedule::Strike;
+use quorate_sim::swarm::Setup;
+
+/// A range with so many seeds must have seen every rare thing.
+const MANY_SEEDS: u64 = 1_000;
+/// How often.
+const RARE_MIN: u64 = 100;
+
+/// Runs Quorate clusters under simulated faults. Exit code 0: all promises held; 1: one was broken; 2: usage.
+#[derive(Debug, Parser)]
+#[command(name = "quorate-sim", version)]
+struct Arguments {
+    /// Run this seed and print what it came to
+    #[arg(long, conflicts_with = "seeds", required_unless_present = "seeds")]
+    seed: Option<u64>,
+    /// Run the seeds A..B (B excluded) until the first that fails
+    #[arg(long, value_name = "A..B", value_parser = range)]
+    seeds: Option<(u64, u64)>,
+    /// Seeds run at once
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
+    /// Run each seed twice and compare: the first event that differs is shown
+    #[arg(long)]
+    check: bool,
+    /// Go on after failing seeds, and list them all at the end
+    #[arg(long)]
+    keep_going: bool,
+    /// Print every event of the seed
+    #[arg(long, requires = "seed")]
+    log: bool,
+    /// Print the seed's settings and faults, and run nothing
+    #[arg(long, requires = "seed")]
+    print_schedule: bool,
+    /// Use the faults in this file instead of the seed's own, one a line as `--print-schedule` prints them
+    #[arg(long, value_name = "FILE", requires = "seed")]
+    schedule: Option<std::path::PathBuf>,
+    /// End faults and operations after so many simulated seconds (default 60)
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(10..))]
+    duration: Option<u64>,
+}
+
+fn range(text: &str) -> Result<(u64, u64), String> {
+    let (from, to) = text.split_once("..").ok_or("write it as A..B")?;
+    let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{text}: {error}"));
+    let (from, to) = (number(from)?, number(to)?);
+    if from < to { Ok((from, to)) } else { Err(format!("{from}..{to} is empty")) }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match (arguments.seed, arguments.seeds) {
+        (Some(seed), _) => one(&arguments, seed),
+        (None, Some((from, to))) => many(&arguments, from, to),
+        (None, None) => unreachable!("clap demands one of them"),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("quorate-sim: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn setup(arguments: &Arguments, seed: u64) -> anyhow::Result<Setup> {
+    let duration = arguments.duration.map(|seconds| seconds * 1_000 * MILLI);
+    let mut setup = Setup::draw_with(seed, duration);
+    if let Some(path) = &arguments.schedule {
+        let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let strikes: Result<Vec<Strike>, _> = lines.map(|line| line.parse::<Strike>()).collect();
+        setup.schedule = strikes.with_context(|| format!("in {}", path.display()))?;
+        setup.check().map_err(anyhow::Error::msg)?;
+    }
+    Ok(setup)
+}
+
+fn one(arguments: &Arguments, seed: u64) -> anyhow::Result<bool> {
+    let setup = setup(arguments, seed)?;
+    if arguments.print_schedule {
+        println!("{}", setup.describe());
+        for strike in &setup.schedule {
+            println!("{strike}");
+        }
+        return Ok(true);
+    }
+    let began = std::time::SystemTime::now();
+    let report = run(setup.clone(), arguments.log || arguments.check);
+    let took = began.elapsed().unwrap_or_default();
+    if arguments.log {
+        for line in report.log.iter().flatten() {
+            println!("{line}");
+        }
+    }
+    println!("seed {seed}\n  trace hash      {:016x}\n  events          {}", report.hash, report.events);
+    print!("{}", report.totals);
+    println!("  wall seconds    {:.3}", took.as_secs_f64());
+    let mut good = true;
+    if let Some((violation, at)) = &report.violation {
+        println!("FAILED at {} ms\n{violation}", at / MILLI);
+        good = false;
+    }
+    if arguments.check {
+        good &= compare(&report, &run(setup, true));
+    }
+    Ok(good)
+}
+
+/// Whether two runs of a seed were the same; shows where they parted.
+fn compare(first: &Report, second: &Report) -> bool {
+    if first.hash == second.hash && first.events == second.events {
+        println!("seed {}: both runs have trace hash {:016x}", first.seed, first.hash);
+        return true;
+    }
+    println!("seed {}: two runs differ, {:016x} and {:016x}", first.seed, first.hash, second.hash);
+    let (Some(one), Some(two)) = (&first.log, &second.log) else { return false };
+    let at = one.iter().zip(two).position(|(one, two)| one != two).unwrap_or(one.len().min(two.len()));
+    for (mark, number) in (at.saturating_sub(5)..at + 3).map(|number| (if number < at { ' ' } else { '!' }, number)) {
+        println!("{mark} 1 {}", one.get(number).map_or("(ended)", String::as_str));
+        if number >= at {
+            println!("{mark} 2 {}", two.get(number).map_or("(ended)", String::as_str));
+        }
+    }
+    false
+}
+
+/// The command that runs a failing seed again.
+fn reproduction(arguments: &Arguments, seed: u64) -> String {
+    let mut command = format!("cargo run --release -p quorate-sim -- --seed {seed}");
+    if let Some(seconds) = arguments.duration {
+        command.push_str(&format!(" --duration {seconds}"));
+    }
+    if arguments.check {
+        command.push_str(" --check");
+    }
+    command
+}
+
+fn many(arguments: &Arguments, from: u64, to: u64) -> anyhow::Result<bool> {
+    let bar = ProgressBar::new(to - from);
+    let style = "{bar:40} {pos}/{len} seeds, {per_sec}, {eta} left {msg}";
+    bar.set_style(ProgressStyle::with_template(style).context("the bar's template")?);
+    let next = AtomicU64::new(from);
+    let totals = Mutex::new(Totals::default());
+    let (sender, failures) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.jobs.max(1) {
+            let sender = sender.clone();
+            scope.spawn(|| {
+                let sender = sender;
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= to {
+                        break;
+                    }
+                    let Ok(setup) = setup(arguments, seed) else { break };
+                    let report = run(setup.clone(), false);
+                    totals.lock().expect("no holder panics").add(&report.totals);
+                    let differs = arguments.check && run(setup, false).hash != report.hash;
+                    if differs || report.violation.is_some() {
+                        let _ = sender.send((seed, report.violation.map(|(violation, _)| violation), differs));
+                        if !arguments.keep_going {
+                            next.store(to, Ordering::Relaxed);
+                        }
+                    }
+                    bar.inc(1);
+                }
+            });
+        }
+    });
+    drop(sender);
+    bar.finish_and_clear();
+    let totals = totals.into_inner().expect("no holder panics");
+    println!("seeds {from}..{to}\n{totals}");
+    let mut failed: Vec<_> = failures.into_iter().collect();
+    failed.sort_by_key(|(seed, ..)| *seed);
+    for (seed, violation, differs) in &failed {
+        if let Some(violation) = violation {
+            println!("seed {seed} FAILED: {violation}");
+        }
+        if *differs {
+            println!("seed {seed} FAILED: two runs of it differ");
+        }
+        println!("again: {}", reproduction(arguments, *seed));
+    }
+    let mut good = failed.is_empty();
+    if good && to - from >= MANY_SEEDS {
+        for (name, figure) in totals.rare().into_iter().filter(|(_, figure)| *figure < RARE_MIN) {
+            println!("FAILED: only {figure} {name} in {} seeds: the simulation no longer tests them", to - from);
+            good = false;
+        }
+    }
+    Ok(good)
+}

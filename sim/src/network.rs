@@ -123,10 +123,17 @@ impl Network {
         self.link(from, to).cuts += 1;
     }
 
-    /// Takes back one [`Network::cut`].
+    /// Takes back one [`Network::cut`], unless [`Network::reset`] took back all of them.
     pub fn heal(&mut self, from: usize, to: usize) {
         let link = self.link(from, to);
-        link.cuts = link.cuts.checked_sub(1).expect("only what was cut is healed");
+        link.cuts = link.cuts.saturating_sub(1);
+    }
+
+    /// Takes back every cut and makes all links behave like this.
+    pub fn reset(&mut self, quality: Quality) {
+        for link in &mut self.links {
+            (link.cuts, link.quality) = (0, quality);
+        }
     }
 
     /// Whether messages may pass.

@@ -67,18 +67,16 @@ pub struct Knobs {
     pub catchup_entries: u64,
     /// Bytes of a WAL segment.
     pub segment_bytes: u64,
-    /// Bytes of one snapshot chunk.
-    pub chunk_bytes: u64,
+    /// How often what is left of long leases is written down.
+    pub lease_checkpoint: Nanos,
     /// Bytes of untaken responses before a watch stream is slow.
     pub stream_bytes_max: u64,
     /// Bytes of recent events in memory.
     pub ring_bytes_max: u64,
     /// Bytes of one history read.
     pub history_bytes_max: u64,
-    /// Entries one apply batch takes at most.
-    pub apply_entries_max: usize,
-    /// Keys one slice of physical compaction looks at.
-    pub compact_keys: usize,
+    /// Inputs one turn of the applier takes at most.
+    pub apply_inputs_max: usize,
     /// The backend flushes after so many batches, on average.
     pub flush_batches: u64,
 }
@@ -129,6 +127,12 @@ impl Setup {
     /// What `seed` stands for.
     #[must_use]
     pub fn draw(seed: u64) -> Self {
+        Self::draw_with(seed, None)
+    }
+
+    /// What `seed` stands for, if it is to last as long.
+    #[must_use]
+    pub fn draw_with(seed: u64, duration: Option<Nanos>) -> Self {
         let rng = &mut stream(seed, Stream::Setup, 0);
         let members = pick(rng, &[(10, 1), (5, 2), (60, 3), (5, 4), (20, 5)]);
         let classes = draw_classes(rng, members);
@@ -142,7 +146,7 @@ impl Setup {
             clients,
             think: SECOND / 100 * clients as u64,
             keys: pick(rng, &[(1, 3), (3, 20), (1, 200)]),
-            duration: 60 * SECOND,
+            duration: duration.unwrap_or(60 * SECOND),
             classes,
             knobs: draw_knobs(rng, election),
             latencies: Latencies {
@@ -157,6 +161,43 @@ impl Setup {
         };
         setup.schedule = draw_schedule(&setup);
         setup
+    }
+
+    /// Whether the schedule fits the cluster.
+    ///
+    /// # Errors
+    /// The first strike that names a member that does not exist.
+    pub fn check(&self) -> Result<(), String> {
+        for strike in &self.schedule {
+            let named = match strike.fault {
+                Fault::Kill { member, .. }
+                | Fault::Power { member, .. }
+                | Fault::Wipe { member, .. }
+                | Fault::Pause { member, .. }
+                | Fault::SlowDisk { member, .. }
+                | Fault::ClockRate { member, .. }
+                | Fault::Transfer { member } => member,
+                Fault::Cut { from, to, .. } => from.max(to),
+                Fault::Blackout { .. } | Fault::Partition { .. } | Fault::Storm { .. } => 0,
+            };
+            if named >= self.members {
+                return Err(format!("{strike}: there are {} members", self.members));
+            }
+            if matches!(strike.fault, Fault::ClockRate { ppm, .. } if ppm.abs() > DRIFT_PPM_MAX) {
+                return Err(format!("{strike}: the declared drift is {DRIFT_PPM_MAX} ppm"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The settings in words, as comments of a schedule.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let Self { seed, members, clients, keys, classes, knobs, latencies, network, clocks, .. } = self;
+        format!(
+            "# seed {seed}: {members} members, {clients} clients, {keys} keys\n# {classes:?}\n# {knobs:?}\n# \
+             {latencies:?}\n# {network:?}\n# clocks {clocks:?}"
+        )
     }
 }
 
@@ -200,12 +241,11 @@ fn draw_knobs(rng: &mut Rng, election: Nanos) -> Knobs {
         inflight_bytes_max: pick(rng, &[(1, 2_000), (3, 16 << 20)]),
         catchup_entries: pick(rng, &[(1, 1), (1, 30), (2, 1_000)]),
         segment_bytes: pick(rng, &[(1, 8 << 10), (2, 64 << 10), (1, 1 << 20)]),
-        chunk_bytes: pick(rng, &[(1, 512), (2, 16 << 10)]),
+        lease_checkpoint: pick(rng, &[(1, 1), (1, 4), (2, 300)]) * SECOND,
         stream_bytes_max: pick(rng, &[(1, 200), (1, 4_000), (2, 1 << 20)]),
         ring_bytes_max: pick(rng, &[(1, 0), (1, 2_000), (2, 1 << 20)]),
         history_bytes_max: pick(rng, &[(1, 1), (1, 2_000), (2, 1 << 20)]),
-        apply_entries_max: pick(rng, &[(1, 1), (1, 4), (2, 1_000)]),
-        compact_keys: pick(rng, &[(1, 1), (1, 20), (1, 1_000)]),
+        apply_inputs_max: pick(rng, &[(1, 1), (1, 4), (2, 1_000)]),
         flush_batches: pick(rng, &[(1, 1), (2, 20), (1, 500)]),
     }
 }

@@ -1,0 +1,124 @@
+//! A lease never ends before its time by any clock within the declared drift, and what is revoked stays revoked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use quorate_core::store::LeaseChange;
+use quorate_core::{LeaseId, Ttl};
+
+use super::{Verdict, Violation};
+use crate::clock::DRIFT_PPM_MAX;
+use crate::heap::{Nanos, SECOND};
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Life {
+    /// It must live until then: TTL after the last answered renewal was *sent*.
+    until: Nanos,
+    /// When it ended on the member that was first to know.
+    ended: Option<Nanos>,
+}
+
+/// All leases, as clients and members tell of them.
+#[derive(Debug, Default)]
+pub struct Leases {
+    /// The life of a lease ID that was granted last.
+    lives: BTreeMap<LeaseId, Life>,
+    /// Someone asked to revoke it, or to grant it more than once: it may end at any time.
+    excused: BTreeSet<LeaseId>,
+    /// When its revocation was answered.
+    revoked: BTreeMap<LeaseId, Nanos>,
+    /// Leases that ran out.
+    pub expired: u64,
+}
+
+impl Leases {
+    /// A client is about to ask for the lease to be revoked, or to be granted under this ID.
+    pub fn meddled(&mut self, id: LeaseId) {
+        self.excused.insert(id);
+    }
+
+    /// A client that asked at `sent` was told at `now` that the lease lives for `ttl`.
+    ///
+    /// # Errors
+    /// It had ended already, or before the time just promised.
+    pub fn promised(&mut self, id: LeaseId, ttl: Ttl, sent: Nanos) -> Verdict {
+        if let Some(revoked) = self.revoked.get(&id)
+            && *revoked < sent
+            && !self.excused_regrant(id)
+        {
+            let text = format!("lease {id} was renewed at {sent} although its revocation was answered at {revoked}");
+            return Err(Violation::new("lease", text));
+        }
+        let ttl = u64::try_from(ttl.0).expect("granted TTLs are positive") * SECOND;
+        let fastest = ttl / (1_000_000 + DRIFT_PPM_MAX as u64) * 1_000_000;
+        let life = self.lives.entry(id).or_default();
+        life.until = life.until.max(sent + fastest);
+        let life = *life;
+        self.judge(id, life)
+    }
+
+    /// Its revocation was answered.
+    pub fn revoked(&mut self, id: LeaseId, now: Nanos) {
+        self.revoked.insert(id, now);
+    }
+
+    /// A member applied this at `now`.
+    ///
+    /// # Errors
+    /// A lease ended early.
+    pub fn changed(&mut self, change: &LeaseChange, now: Nanos) -> Verdict {
+        let LeaseChange::Revoked(id) = change else { return Ok(()) };
+        let life = self.lives.entry(*id).or_default();
+        if life.ended.is_none() {
+            life.ended = Some(now);
+            self.expired += u64::from(!self.excused.contains(id));
+        }
+        let life = *life;
+        self.judge(*id, life)
+    }
+
+    fn excused_regrant(&self, id: LeaseId) -> bool {
+        // IDs that clients choose are small and are granted again and again.
+        id.0 < 1_000
+    }
+
+    fn judge(&self, id: LeaseId, life: Life) -> Verdict {
+        match life.ended {
+            Some(ended) if ended < life.until && !self.excused.contains(&id) => {
+                let text = format!("lease {id} ended at {ended}, promised to live until {}", life.until);
+                Err(Violation::new("lease", text))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: LeaseId = LeaseId(5_000);
+
+    #[test]
+    fn an_early_end_is_noticed_whichever_is_known_first() {
+        let mut leases = Leases::default();
+        leases.promised(ID, Ttl(10), SECOND).unwrap();
+        assert!(leases.changed(&LeaseChange::Revoked(ID), 10 * SECOND).is_err());
+        let mut leases = Leases::default();
+        leases.changed(&LeaseChange::Revoked(ID), 10 * SECOND).unwrap();
+        assert!(leases.promised(ID, Ttl(10), SECOND).is_err());
+        let mut leases = Leases::default();
+        leases.promised(ID, Ttl(10), SECOND).unwrap();
+        leases.changed(&LeaseChange::Revoked(ID), 11 * SECOND).unwrap();
+    }
+
+    #[test]
+    fn a_renewal_after_the_answer_to_a_revocation_is_noticed() {
+        let mut leases = Leases::default();
+        leases.promised(ID, Ttl(10), 0).unwrap();
+        leases.meddled(ID);
+        leases.changed(&LeaseChange::Revoked(ID), 1).unwrap();
+        leases.revoked(ID, 2);
+        leases.promised(ID, Ttl(10), 1).unwrap();
+        assert!(leases.promised(ID, Ttl(10), 3).is_err());
+    }
+}

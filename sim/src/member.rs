@@ -1,0 +1,473 @@
+//! One simulated member: the machines of a real one, with its threads' queues between them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_api::etcdserverpb as pb;
+use quorate_core::entry::Record;
+use quorate_core::error::Error;
+use quorate_core::replica::{self, Replica, Response};
+use quorate_core::request::Member as Published;
+use quorate_core::rng::Rng;
+use quorate_core::{ClusterId, Incarnation, Instant, LogIndex, NodeId, RequestId, StreamId, WriteId, raft, watch};
+use quorate_node::applier::{self, Applier, HistoryRead, OpenError};
+use quorate_node::boot::{self, BootError, Booted, Told};
+use quorate_node::driver::{self, Driver};
+use quorate_node::service::watch::Encoder;
+use quorate_node::service::{Local, MemberStatus, Settings};
+use quorate_node::status::Status;
+use quorate_node::wal::{Options, Wal};
+use quorate_node::wire::{Limits, Responder};
+
+use crate::backend::{SimBackends, SimSnapshot};
+use crate::call::{self, Finish, Rpc};
+use crate::disk::SimDisk;
+use crate::swarm::Knobs;
+
+/// The cluster that every run simulates.
+pub const CLUSTER: ClusterId = ClusterId(0xC1);
+
+/// Member `number`'s ID.
+#[must_use]
+pub fn id(number: usize) -> NodeId {
+    NodeId(number as u64 + 1)
+}
+
+/// The number of the member with this ID.
+#[must_use]
+pub fn number(id: NodeId) -> usize {
+    usize::try_from(id.0 - 1).expect("IDs are small here")
+}
+
+/// Which call of which client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallId {
+    /// The client.
+    pub client: usize,
+    /// Its number among the client's calls.
+    pub call: u64,
+}
+
+/// A watch stream of a client, for as long as the connection holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Subscription {
+    /// The client.
+    pub client: usize,
+    /// Its number among the client's connections.
+    pub connection: u64,
+}
+
+/// A call whose second half is due.
+pub struct Due {
+    call: CallId,
+    answer: Option<Result<Response, Error>>,
+    finish: Finish,
+}
+
+impl Due {
+    /// Which call.
+    #[must_use]
+    pub fn call(&self) -> CallId {
+        self.call
+    }
+}
+
+/// What consensus hands to the applied state.
+pub enum Handed {
+    /// Committed entries.
+    Entries(Vec<quorate_core::entry::Entry>),
+    /// A snapshot up to this index takes its place.
+    Snapshot(LogIndex),
+}
+
+/// What the world carries out for a member's process.
+#[derive(Default)]
+pub struct Actions {
+    /// Frames to send.
+    pub frames: Vec<driver::Frame>,
+    /// Calls whose second half runs on tasks of their own.
+    pub due: Vec<Due>,
+    /// Calls that are answered.
+    pub answers: Vec<(CallId, Result<Bytes, Status>)>,
+    /// Watch messages, in order, with what to give back once the client has taken them.
+    pub watch: Vec<(Subscription, Bytes, u64)>,
+    /// Reads of history on tasks of their own.
+    pub history: Vec<HistoryRead<SimSnapshot>>,
+    /// What consensus said of itself.
+    pub changed: Vec<raft::Status>,
+    /// What was given to the applier.
+    pub applied: Vec<replica::Input>,
+    /// What was handed to the applier, in order.
+    pub handed: Vec<Handed>,
+    /// The state differs from the majority's.
+    pub diverged: Option<(LogIndex, u64, u64)>,
+    /// Frames that could not be decoded.
+    pub malformed: usize,
+}
+
+/// A running member. Dropping it is a crash of its process.
+pub struct Process {
+    driver: Driver,
+    inbox: Vec<driver::Event>,
+    effects: driver::Effects,
+    wal: Wal<SimDisk>,
+    /// Records that wait for the log's thread, and the name of the last write.
+    unwritten: Vec<Record>,
+    unwritten_through: Option<WriteId>,
+    /// Written, not yet synced.
+    syncing: Option<WriteId>,
+    /// The records being synced let go of old segments.
+    releases: bool,
+    applier: Applier<SimBackends>,
+    applier_inbox: VecDeque<applier::Input>,
+    applier_effects: applier::Effects<SimSnapshot>,
+    published: Arc<applier::Published<SimSnapshot>>,
+    status: MemberStatus,
+    settings: Settings,
+    encoder: Encoder,
+    calls: BTreeMap<RequestId, (CallId, Finish)>,
+    requests: u64,
+    streams: BTreeMap<StreamId, Subscription>,
+    stream_ids: BTreeMap<Subscription, StreamId>,
+    opened: u64,
+    /// How a member without a readable log came up.
+    pub found: boot::Found,
+}
+
+/// Why a member did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// Its log.
+    Boot(BootError),
+    /// Its applied state.
+    Open(OpenError),
+}
+
+/// What tells one start from another.
+#[derive(Clone, Debug)]
+pub struct Start<'a> {
+    /// The member's number.
+    pub member: usize,
+    /// How many members there are.
+    pub members: usize,
+    /// Settings.
+    pub knobs: &'a Knobs,
+    /// The member's clock.
+    pub now: Instant,
+}
+
+impl Process {
+    /// Starts a member on what its disks hold.
+    ///
+    /// # Errors
+    /// They cannot be used.
+    pub fn start(start: &Start<'_>, disk: &SimDisk, backends: &SimBackends, rng: &mut Rng) -> Result<Self, StartError> {
+        let Start { member, members, knobs, now } = *start;
+        let told = Told {
+            cluster: CLUSTER,
+            member: id(member),
+            voters: (0..members).map(id).collect(),
+            incarnation: Incarnation(rng.next_u64()),
+        };
+        let options = Options { segment_bytes: u32::try_from(knobs.segment_bytes).expect("small segments") };
+        let Booted { wal, recovered, found } =
+            boot::boot(|| Ok(disk.clone()), options, &told).map_err(StartError::Boot)?;
+        let watch = watch::Config {
+            progress_interval: Duration::from_secs(5),
+            stream_bytes_max: knobs.stream_bytes_max,
+            ring_bytes_max: knobs.ring_bytes_max,
+            history_bytes_max: knobs.history_bytes_max,
+            seed: rng.next_u64(),
+        };
+        let config = applier::Config { member: told.member, watch, flush_entries: knobs.flush_batches };
+        let applier = Applier::open(config, backends.clone(), recovered.generation).map_err(StartError::Open)?;
+        let config = replica_config(start, rng);
+        let replica = Replica::new(config, recovered, applier.applied(), &applier.leases(), now);
+        let responder = Responder { cluster: CLUSTER, member: told.member };
+        let limits = Limits::default();
+        let settings = Settings {
+            responder,
+            limits,
+            quota_bytes: None,
+            initial_cluster: Vec::new(),
+            election_timeout: Duration::from_nanos(knobs.election),
+        };
+        let status = MemberStatus { raft: replica.status().clone(), applied: applier.applied(), disk_bytes: 0 };
+        Ok(Self {
+            driver: Driver::new(replica),
+            inbox: Vec::new(),
+            effects: driver::Effects::default(),
+            wal,
+            unwritten: Vec::new(),
+            unwritten_through: None,
+            syncing: None,
+            releases: false,
+            published: applier.published(),
+            applier,
+            applier_inbox: VecDeque::new(),
+            applier_effects: applier::Effects::default(),
+            status,
+            settings,
+            encoder: Encoder::new(responder, limits),
+            calls: BTreeMap::new(),
+            requests: 0,
+            streams: BTreeMap::new(),
+            stream_ids: BTreeMap::new(),
+            opened: 0,
+            found,
+        })
+    }
+
+    /// What consensus last said of itself.
+    #[must_use]
+    pub fn status(&self) -> &raft::Status {
+        &self.status.raft
+    }
+
+    /// The replica, for oracles.
+    #[must_use]
+    pub fn replica(&self) -> &Replica {
+        self.driver.replica()
+    }
+
+    /// The published state.
+    #[must_use]
+    pub fn published(&self) -> &applier::Published<SimSnapshot> {
+        &self.published
+    }
+
+    /// Whether the driver has something to take.
+    #[must_use]
+    pub fn has_mail(&self) -> bool {
+        !self.inbox.is_empty()
+    }
+
+    /// When the driver's next turn is due at the latest.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        self.driver.deadline()
+    }
+
+    /// Whether the log's thread is idle and has something to write.
+    #[must_use]
+    pub fn can_write(&self) -> bool {
+        self.syncing.is_none() && self.unwritten_through.is_some()
+    }
+
+    /// Whether the applier has something to take.
+    #[must_use]
+    pub fn can_apply(&self) -> bool {
+        !self.applier_inbox.is_empty() || self.applier.has_work()
+    }
+
+    /// When the applier's next turn is due at the latest.
+    #[must_use]
+    pub fn applier_deadline(&self) -> Instant {
+        self.applier.deadline()
+    }
+
+    /// A frame arrived.
+    pub fn receive(&mut self, from: NodeId, bytes: Bytes) {
+        self.inbox.push(driver::Event::Frame(from, bytes));
+    }
+
+    /// Asks consensus something that nobody waits for.
+    pub fn ask(&mut self, request: replica::Request) {
+        self.requests += 1;
+        self.inbox.push(driver::Event::Request(RequestId(self.requests), request));
+    }
+
+    /// A client's request arrived.
+    pub fn call(&mut self, call: CallId, rpc: Rpc, request: Bytes, actions: &mut Actions) {
+        match call::start(rpc, request, &self.local()) {
+            Err(status) => actions.answers.push((call, Err(status))),
+            Ok((None, finish)) => actions.due.push(Due { call, answer: None, finish }),
+            Ok((Some(ask), finish)) => {
+                self.ask(ask);
+                self.calls.insert(RequestId(self.requests), (call, finish));
+            }
+        }
+    }
+
+    /// Runs the second half of a call on the state published by now.
+    #[must_use]
+    pub fn finish(&self, due: Due) -> (CallId, Result<Bytes, Status>) {
+        let answer = match due.answer {
+            Some(Err(error)) => Err(error.into()),
+            Some(Ok(response)) => (due.finish)(Some(response), &self.local()),
+            None => (due.finish)(None, &self.local()),
+        };
+        (due.call, answer)
+    }
+
+    /// A client opened a watch stream.
+    pub fn subscribe(&mut self, subscription: Subscription) {
+        self.opened += 1;
+        let stream = StreamId(self.opened);
+        self.streams.insert(stream, subscription);
+        self.stream_ids.insert(subscription, stream);
+        self.applier_inbox.push_back(applier::Input::Watch(watch::Input::Open(stream)));
+    }
+
+    /// A message of a watch stream arrived.
+    pub fn watch(&mut self, subscription: Subscription, request: pb::WatchRequest) {
+        if let Some(&stream) = self.stream_ids.get(&subscription)
+            && let Some(input) = quorate_node::service::watch::input(stream, request)
+        {
+            self.applier_inbox.push_back(applier::Input::Watch(input));
+        }
+    }
+
+    /// The client took responses of so many bytes.
+    pub fn taken(&mut self, subscription: Subscription, bytes: u64) {
+        if let Some(&stream) = self.stream_ids.get(&subscription) {
+            self.applier_inbox.push_back(applier::Input::Watch(watch::Input::Taken(stream, bytes)));
+        }
+    }
+
+    /// The client closed its watch stream.
+    pub fn unsubscribe(&mut self, subscription: Subscription) {
+        if let Some(stream) = self.stream_ids.remove(&subscription) {
+            self.streams.remove(&stream);
+            self.applier_inbox.push_back(applier::Input::Watch(watch::Input::Close(stream)));
+        }
+    }
+
+    /// The calls and watch streams that break if the process dies now.
+    #[must_use]
+    pub fn connections(&self) -> (Vec<CallId>, Vec<Subscription>) {
+        (self.calls.values().map(|(call, _)| *call).collect(), self.stream_ids.keys().copied().collect())
+    }
+
+    /// One turn of the driver.
+    pub fn turn(&mut self, now: Instant, actions: &mut Actions) {
+        self.driver.turn(now, &mut self.inbox, &mut self.effects);
+        let effects = &mut self.effects;
+        actions.frames.append(&mut effects.frames);
+        self.unwritten.append(&mut effects.records);
+        self.unwritten_through = effects.persist_through.take().or(self.unwritten_through);
+        for input in effects.applier.drain(..) {
+            match &input {
+                applier::Input::Apply(entries) => actions.handed.push(Handed::Entries(entries.clone())),
+                applier::Input::Restore { index, .. } => actions.handed.push(Handed::Snapshot(*index)),
+                _ => {}
+            }
+            self.applier_inbox.push_back(input);
+        }
+        for (id, answer) in effects.responses.drain(..) {
+            // Requests of the nemesis have nobody who waits.
+            if let Some((call, finish)) = self.calls.remove(&id) {
+                actions.due.push(Due { call, answer: Some(answer), finish });
+            }
+        }
+        if let Some(status) = effects.changed.last() {
+            self.status.raft = status.clone();
+        }
+        actions.changed.append(&mut effects.changed);
+        actions.diverged = effects.diverged.take();
+        actions.malformed += effects.malformed.drain(..).count();
+    }
+
+    /// The log's thread writes everything there is; [`Process::synced`] follows a sync later. Gives the bytes' count, about.
+    ///
+    /// # Panics
+    /// If the disk fails: a real member ends its process.
+    pub fn write(&mut self) -> usize {
+        assert!(self.syncing.is_none(), "the log's thread does one thing at a time");
+        self.syncing = self.unwritten_through.take();
+        self.releases |=
+            self.unwritten.iter().any(|record| matches!(record, Record::Compact { .. } | Record::Snapshot { .. }));
+        let count = self.unwritten.len();
+        self.wal.append(&self.unwritten).expect("simulated disks do not fail");
+        self.unwritten.clear();
+        count
+    }
+
+    /// The sync that began with [`Process::write`] ends.
+    ///
+    /// # Panics
+    /// If the disk fails.
+    pub fn synced(&mut self, mark: bool) {
+        self.wal.sync().expect("simulated disks do not fail");
+        let write = self.syncing.take().expect("a sync ends once");
+        self.inbox.push(driver::Event::Input(replica::Input::Persisted { write }));
+        if std::mem::take(&mut self.releases) {
+            self.wal.release().expect("simulated disks do not fail");
+        } else if mark && self.unwritten_through.is_none() {
+            self.wal.mark().expect("simulated disks do not fail");
+        }
+    }
+
+    /// One turn of the applier over at most `inputs_max` inputs.
+    ///
+    /// # Errors
+    /// The applied state is damaged.
+    pub fn apply(&mut self, now: Instant, inputs_max: usize, actions: &mut Actions) -> Result<(), OpenError> {
+        let rest = self.applier_inbox.split_off(inputs_max.min(self.applier_inbox.len()));
+        let result = self.applier.turn(now, &mut self.applier_inbox, &mut self.applier_effects);
+        self.applier_inbox.extend(rest);
+        result?;
+        let effects = &mut self.applier_effects;
+        if let Some(published) = effects.published.take() {
+            self.status.applied = published.applied;
+            self.published = published;
+        }
+        actions.applied.extend(effects.driver.iter().cloned());
+        self.inbox.extend(effects.driver.drain(..).map(driver::Event::Input));
+        let term = self.status.raft.term;
+        for (stream, response) in effects.watch.drain(..) {
+            let Some(&subscription) = self.streams.get(&stream) else { continue };
+            let bytes = response.bytes();
+            let replies = self.encoder.replies(term, response);
+            let last = replies.len() - 1;
+            for (n, reply) in replies.iter().enumerate() {
+                let encoded = prost::Message::encode_to_vec(reply).into();
+                actions.watch.push((subscription, encoded, if n == last { bytes } else { 0 }));
+            }
+        }
+        self.encoder.end_batch();
+        actions.history.append(&mut effects.history);
+        effects.compacted = None;
+        Ok(())
+    }
+
+    /// A read of history ended.
+    pub fn history_read(&mut self, input: applier::Input) {
+        self.applier_inbox.push_back(input);
+    }
+
+    fn local(&self) -> Local<'_> {
+        Local { settings: &self.settings, status: &self.status, view: &self.published.view, rows: &self.published.rows }
+    }
+}
+
+fn replica_config(start: &Start<'_>, rng: &mut Rng) -> replica::Config {
+    let Start { member, knobs, .. } = *start;
+    replica::Config {
+        raft: raft::Config {
+            heartbeat: Duration::from_nanos(knobs.heartbeat),
+            election_timeout: Duration::from_nanos(knobs.election),
+            seed: rng.next_u64(),
+            append_bytes_max: knobs.append_bytes_max,
+            inflight_messages_max: knobs.inflight_messages_max,
+            inflight_bytes_max: knobs.inflight_bytes_max,
+            catchup_entries: knobs.catchup_entries,
+            catchup_bytes: 64 << 20,
+        },
+        session: Incarnation(rng.next_u64()),
+        request_timeout: Duration::from_nanos(5_000_000_000 + 2 * knobs.election),
+        read_retry: Duration::from_millis(500),
+        apply_lag_max: 5_000,
+        held_max: 1_000,
+        lease_checkpoint: Duration::from_nanos(knobs.lease_checkpoint),
+        publish: Some(Published {
+            id: id(member),
+            name: format!("m{member}"),
+            peer_urls: vec![],
+            client_urls: vec![],
+            is_learner: false,
+        }),
+    }
+}

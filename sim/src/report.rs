@@ -1,0 +1,120 @@
+//! What a run came to, and what many runs came to together.
+
+use std::fmt;
+
+use crate::check::Violation;
+use crate::heap::SECOND;
+
+/// What happened, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Totals {
+    pub simulated_nanos: u64,
+    pub operations: u64,
+    pub answered: u64,
+    pub unknown: u64,
+    pub leader_changes: u64,
+    pub starts: u64,
+    pub faults: u64,
+    pub kills: u64,
+    pub power_cuts: u64,
+    pub power_cuts_with_loss: u64,
+    pub wipes: u64,
+    pub readmissions: u64,
+    pub snapshot_installs: u64,
+    pub compactions: u64,
+    pub renewals: u64,
+    pub leases_expired: u64,
+    pub watch_events: u64,
+    pub frames: u64,
+    pub undecided: u64,
+}
+
+impl Totals {
+    /// Every figure and its name.
+    #[must_use]
+    pub fn figures(&self) -> [(&'static str, u64); 19] {
+        [
+            ("simulated seconds", self.simulated_nanos / SECOND),
+            ("operations", self.operations),
+            ("answered", self.answered),
+            ("unknown outcomes", self.unknown),
+            ("leader changes", self.leader_changes),
+            ("starts", self.starts),
+            ("faults", self.faults),
+            ("kills", self.kills),
+            ("power cuts", self.power_cuts),
+            ("power cuts that lost bytes", self.power_cuts_with_loss),
+            ("wiped disks", self.wipes),
+            ("amnesiac returns", self.readmissions),
+            ("snapshot installs", self.snapshot_installs),
+            ("compactions", self.compactions),
+            ("lease renewals", self.renewals),
+            ("leases expired", self.leases_expired),
+            ("watch responses", self.watch_events),
+            ("frames", self.frames),
+            ("histories undecided", self.undecided),
+        ]
+    }
+
+    /// The figures without which many runs have tested little, and which are then expected to be at least 100.
+    #[must_use]
+    pub fn rare(&self) -> [(&'static str, u64); 5] {
+        [
+            ("leader changes", self.leader_changes),
+            ("power cuts that lost bytes", self.power_cuts_with_loss),
+            ("unknown outcomes", self.unknown),
+            ("snapshot installs", self.snapshot_installs),
+            ("amnesiac returns", self.readmissions),
+        ]
+    }
+
+    /// Adds another run's figures.
+    pub fn add(&mut self, other: &Self) {
+        self.simulated_nanos += other.simulated_nanos;
+        self.operations += other.operations;
+        self.answered += other.answered;
+        self.unknown += other.unknown;
+        self.leader_changes += other.leader_changes;
+        self.starts += other.starts;
+        self.faults += other.faults;
+        self.kills += other.kills;
+        self.power_cuts += other.power_cuts;
+        self.power_cuts_with_loss += other.power_cuts_with_loss;
+        self.wipes += other.wipes;
+        self.readmissions += other.readmissions;
+        self.snapshot_installs += other.snapshot_installs;
+        self.compactions += other.compactions;
+        self.renewals += other.renewals;
+        self.leases_expired += other.leases_expired;
+        self.watch_events += other.watch_events;
+        self.frames += other.frames;
+        self.undecided += other.undecided;
+    }
+}
+
+impl fmt::Display for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, figure) in self.figures() {
+            writeln!(f, "  {name:<28}{figure:>12}")?;
+        }
+        Ok(())
+    }
+}
+
+/// One run.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Its seed.
+    pub seed: u64,
+    /// The hash over everything that happened.
+    pub hash: u64,
+    /// How many events that were.
+    pub events: u64,
+    /// In numbers.
+    pub totals: Totals,
+    /// The broken promise, if any; and when, in simulated nanoseconds.
+    pub violation: Option<(Violation, u64)>,
+    /// What happened, line by line, if that was asked for.
+    pub log: Option<Vec<String>>,
+}

@@ -1,0 +1,169 @@
+//! One client of keys and leases: asks, waits, gives up, goes to another member.
+
+use bytes::Bytes;
+use prost::Message as _;
+use quorate_api::etcdserverpb as pb;
+use quorate_core::request::{KeyRange, RangeRequest};
+use quorate_core::{Blob, LeaseId, Revision, Ttl};
+use quorate_jepsen::history::{Op, OpId};
+
+use super::{Generator, Known};
+use crate::call::Rpc;
+use crate::heap::{MILLI, Nanos, SECOND};
+
+/// What a call was about.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    /// An operation of the history.
+    Op(OpId, Op),
+    /// The renewal of a lease.
+    KeepAlive(LeaseId),
+    /// A question about a lease.
+    TimeToLive(LeaseId),
+}
+
+/// A call that waits for its answer.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    /// Its number.
+    pub call: u64,
+    /// What it is about.
+    pub subject: Subject,
+    /// When it was sent.
+    pub sent: Nanos,
+}
+
+/// A lease that a client works with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Its ID.
+    pub id: LeaseId,
+    /// As granted.
+    pub ttl: Ttl,
+    /// Renewed now and then, or left to run out.
+    pub renews: bool,
+}
+
+/// What a client does next.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Sends this operation; [`Client::sent`] tells its name in the history.
+    Ask(Op),
+    /// Renews.
+    KeepAlive(LeaseId),
+    /// Asks what is left.
+    TimeToLive(LeaseId),
+}
+
+/// One client.
+#[derive(Clone, Debug)]
+pub struct Client {
+    generator: Generator,
+    /// The member it talks to.
+    pub member: usize,
+    /// The call under way.
+    pub pending: Option<Pending>,
+    /// What it knows.
+    pub known: Known,
+    /// Its lease.
+    pub held: Option<Held>,
+    calls: u64,
+}
+
+impl Client {
+    /// A client that begins with `member`.
+    #[must_use]
+    pub fn new(generator: Generator, member: usize) -> Self {
+        Self { generator, member, pending: None, known: Known::default(), held: None, calls: 0 }
+    }
+
+    /// Draws what to do next.
+    pub fn step(&mut self) -> Step {
+        let leases = self.generator.below(100);
+        match (leases, self.held) {
+            (0..8, None) => {
+                let id = self.generator.chance(1, 3).then(|| LeaseId(1 + self.generator.below(20) as i64));
+                Step::Ask(Op::LeaseGrant { id, ttl: self.generator.ttl() })
+            }
+            (0..12, Some(held)) if held.renews => Step::KeepAlive(held.id),
+            (0..1, Some(held)) => Step::KeepAlive(held.id),
+            (12..14, Some(held)) => Step::Ask(Op::LeaseRevoke(held.id)),
+            (14..16, Some(held)) => Step::TimeToLive(held.id),
+            (16..18, Some(_)) => {
+                self.held = None;
+                Step::Ask(self.generator.operation(self.known))
+            }
+            _ => {
+                self.known.lease = self.held.map(|held| held.id);
+                Step::Ask(self.generator.operation(self.known))
+            }
+        }
+    }
+
+    /// A call is sent; gives its number.
+    pub fn sent(&mut self, subject: Subject, now: Nanos) -> u64 {
+        assert!(self.pending.is_none(), "a client has one call at a time");
+        self.calls += 1;
+        self.pending = Some(Pending { call: self.calls, subject, sent: now });
+        self.calls
+    }
+
+    /// The pending call, if it is this one, which is over now.
+    pub fn ended(&mut self, call: u64) -> Option<Pending> {
+        self.pending.take_if(|pending| pending.call == call)
+    }
+
+    /// Something was answered at this revision.
+    pub fn saw(&mut self, revision: Revision) {
+        self.known.revision = self.known.revision.max(revision);
+    }
+
+    /// A lease was granted.
+    pub fn granted(&mut self, id: LeaseId, ttl: Ttl) {
+        self.held = Some(Held { id, ttl, renews: self.generator.chance(1, 2) });
+    }
+
+    /// How long to wait for an answer.
+    pub fn patience(&mut self) -> Nanos {
+        if self.generator.chance(1, 10) {
+            10 * MILLI + self.generator.below(200 * MILLI)
+        } else {
+            2 * SECOND + self.generator.below(8 * SECOND)
+        }
+    }
+
+    /// How long to think, given the mean.
+    pub fn think(&mut self, mean: Nanos) -> Nanos {
+        MILLI + self.generator.below(2 * mean)
+    }
+
+    /// Goes to another of `members` members, or stays.
+    pub fn move_on(&mut self, members: usize) {
+        self.member = usize::try_from(self.generator.below(members as u64)).expect("few members");
+    }
+
+    /// Whether to change the member for no reason.
+    pub fn is_restless(&mut self) -> bool {
+        self.generator.chance(1, 50)
+    }
+}
+
+/// The method and encoded request of a call about a lease that is not part of the history.
+#[must_use]
+pub fn lease_request(subject: &Subject) -> Option<(Rpc, Bytes)> {
+    match subject {
+        Subject::Op(..) => None,
+        Subject::KeepAlive(id) => {
+            Some((Rpc::LeaseKeepAlive, pb::LeaseKeepAliveRequest { id: id.0 }.encode_to_vec().into()))
+        }
+        Subject::TimeToLive(id) => {
+            Some((Rpc::LeaseTimeToLive, pb::LeaseTimeToLiveRequest { id: id.0, keys: true }.encode_to_vec().into()))
+        }
+    }
+}
+
+/// A linearizable read of every key.
+#[must_use]
+pub fn read_all() -> Op {
+    Op::Range(RangeRequest::new(KeyRange::From(Blob::copy(&[0]))))
+}

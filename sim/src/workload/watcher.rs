@@ -1,0 +1,318 @@
+//! One client of watches: a stream with a few watchers, read at its own pace, opened again where it broke off.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use quorate_api::{etcdserverpb as pb, mvccpb};
+use quorate_core::Revision;
+use quorate_core::request::KeyRange;
+
+use super::Generator;
+use crate::heap::{MILLI, Nanos, SECOND};
+use crate::wire;
+
+/// What a watcher wants, for all its connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// The keys.
+    pub range: KeyRange,
+    /// Drop puts.
+    pub no_put: bool,
+    /// Drop deletes.
+    pub no_delete: bool,
+    /// Give each event's previous state.
+    pub prev_kv: bool,
+    /// Send progress when idle.
+    pub progress_notify: bool,
+}
+
+/// One thing a watcher was told, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Told {
+    /// It was created on some member, to start at `from`.
+    Created {
+        /// The first revision asked for; `None`: from now on.
+        from: Option<Revision>,
+        /// The store's revision then.
+        header: Revision,
+    },
+    /// Events, all fragments put together.
+    Events {
+        /// The store's revision.
+        header: Revision,
+        /// What changed.
+        events: Vec<mvccpb::Event>,
+    },
+    /// Nothing more will come up to this revision.
+    Progress(Revision),
+    /// History it still needed is gone.
+    Compacted(Revision),
+}
+
+/// A watcher over all its connections.
+#[derive(Clone, Debug)]
+pub struct Watcher {
+    /// What it wants.
+    pub wish: Wish,
+    /// Everything it was told.
+    pub told: Vec<Told>,
+    /// Where the next connection starts; `None`: now.
+    pub next: Option<Revision>,
+    /// It was canceled for good.
+    pub finished: bool,
+    /// It is told things on the connection at hand.
+    live: bool,
+    /// Fragments of a response.
+    partial: Vec<mvccpb::Event>,
+}
+
+/// A message that waits to be read.
+#[derive(Clone, Debug)]
+struct Unread {
+    message: Bytes,
+    bytes: u64,
+}
+
+/// One client of watches.
+#[derive(Clone, Debug)]
+pub struct WatchClient {
+    generator: Generator,
+    /// The member it talks to.
+    pub member: usize,
+    /// The number of its connection.
+    pub connection: u64,
+    /// The connection holds.
+    pub connected: bool,
+    /// All watchers ever.
+    pub watchers: Vec<Watcher>,
+    /// Those on the stream at hand, by watch ID.
+    on_stream: Vec<usize>,
+    unread: VecDeque<Unread>,
+    /// Events of the message read last.
+    news: Vec<mvccpb::Event>,
+    /// It reads one message at a time; a reading is under way.
+    pub reading: bool,
+    /// It reads slowly now and then.
+    pub slow: bool,
+}
+
+impl WatchClient {
+    /// A client that begins with `member`.
+    #[must_use]
+    pub fn new(generator: Generator, member: usize) -> Self {
+        Self {
+            generator,
+            member,
+            connection: 0,
+            connected: false,
+            watchers: Vec::new(),
+            on_stream: Vec::new(),
+            unread: VecDeque::new(),
+            news: Vec::new(),
+            reading: false,
+            slow: true,
+        }
+    }
+
+    /// Opens a stream on `member`; gives the messages to send: every unfinished watcher where it broke off.
+    pub fn connect(&mut self, member: usize, newest: Revision, wanted: usize) -> Vec<pb::WatchRequest> {
+        self.member = member;
+        self.connection += 1;
+        self.connected = true;
+        self.on_stream.clear();
+        self.unread.clear();
+        self.reading = false;
+        while self.watchers.iter().filter(|watcher| !watcher.finished).count() < wanted {
+            let watcher = self.draw(newest);
+            self.watchers.push(watcher);
+        }
+        let mut requests = Vec::new();
+        for (number, watcher) in self.watchers.iter_mut().enumerate().filter(|(_, watcher)| !watcher.finished) {
+            watcher.live = false;
+            watcher.partial.clear();
+            self.on_stream.push(number);
+            let (key, range_end) = wire::key_range(&watcher.wish.range);
+            let wish = &watcher.wish;
+            let filters = [(wish.no_put, 0), (wish.no_delete, 1)];
+            requests.push(pb::WatchRequest {
+                request_union: Some(pb::watch_request::RequestUnion::CreateRequest(pb::WatchCreateRequest {
+                    key,
+                    range_end,
+                    start_revision: watcher.next.map_or(0, |next| next.0),
+                    progress_notify: wish.progress_notify,
+                    filters: filters.iter().filter(|(on, _)| *on).map(|(_, filter)| *filter).collect(),
+                    prev_kv: wish.prev_kv,
+                    watch_id: 0,
+                    fragment: true,
+                })),
+            });
+        }
+        requests
+    }
+
+    fn draw(&mut self, newest: Revision) -> Watcher {
+        let generator = &mut self.generator;
+        let mut range = generator.keys();
+        while let KeyRange::Bounded { start, end } = &range
+            && end <= start
+        {
+            range = generator.keys(); // refused at once: tested elsewhere
+        }
+        let next = match generator.below(4) {
+            0 => {
+                let back = generator.below(200).cast_signed();
+                Some(Revision((newest.0 - back).max(1)))
+            }
+            1 => Some(Revision(newest.0 + generator.below(50).cast_signed() + 1)),
+            _ => None,
+        };
+        let wish = Wish {
+            range,
+            no_put: generator.chance(1, 10),
+            no_delete: generator.chance(1, 10),
+            prev_kv: generator.chance(1, 2),
+            progress_notify: generator.chance(1, 3),
+        };
+        Watcher { next, ..Watcher::of(wish, Vec::new()) }
+    }
+
+    /// The connection broke.
+    pub fn broken(&mut self) {
+        self.connected = false;
+        for watcher in &mut self.watchers {
+            watcher.live = false;
+        }
+        self.unread.clear();
+        self.reading = false;
+    }
+
+    /// A message arrived.
+    pub fn arrived(&mut self, message: Bytes, bytes: u64) {
+        self.unread.push_back(Unread { message, bytes });
+    }
+
+    /// Whether there is a message to be read.
+    #[must_use]
+    pub fn has_unread(&self) -> bool {
+        !self.unread.is_empty()
+    }
+
+    /// The events of the message read last.
+    pub fn take_news(&mut self) -> Vec<mvccpb::Event> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// How long reading one message takes.
+    pub fn pace(&mut self) -> Nanos {
+        if self.slow && self.generator.chance(1, 100) { self.generator.below(3 * SECOND) } else { MILLI / 10 }
+    }
+
+    /// A message to send on an open stream, drawn now and then: a request for progress.
+    pub fn whim(&mut self) -> Option<pb::WatchRequest> {
+        use pb::watch_request::RequestUnion;
+        self.generator.chance(1, 3).then_some(pb::WatchRequest {
+            request_union: Some(RequestUnion::ProgressRequest(pb::WatchProgressRequest {})),
+        })
+    }
+
+    /// Whether to go to another member for no reason.
+    pub fn is_restless(&mut self) -> bool {
+        self.generator.chance(1, 20)
+    }
+
+    /// How long until the next whim.
+    pub fn think(&mut self) -> Nanos {
+        100 * MILLI + self.generator.below(2 * SECOND)
+    }
+
+    /// Draws one of `members` members.
+    pub fn pick(&mut self, members: usize) -> usize {
+        usize::try_from(self.generator.below(members as u64)).expect("few members")
+    }
+
+    /// Reads one message; gives the highest revision in it and what to give back to the stream.
+    ///
+    /// # Errors
+    /// The protocol was broken.
+    pub fn read(&mut self) -> Result<(Revision, u64), String> {
+        let Unread { message, bytes } = self.unread.pop_front().expect("there is something to read");
+        let response: pb::WatchResponse = wire::message(message);
+        let header = Revision(response.header.as_ref().map_or(0, |header| header.revision));
+        if response.watch_id == -1 {
+            if response.canceled || !response.events.is_empty() {
+                return Err(format!("a message to the whole stream: {response:?}"));
+            }
+            for &number in &self.on_stream {
+                let watcher = &mut self.watchers[number];
+                if !watcher.live || watcher.finished {
+                    continue;
+                }
+                watcher.progress(header);
+            }
+            return Ok((header, bytes));
+        }
+        // IDs are given in the order of the creates, from 0.
+        let number = usize::try_from(response.watch_id).ok().and_then(|id| self.on_stream.get(id).copied());
+        let Some(number) = number else { return Err(format!("no such watcher: {response:?}")) };
+        self.news.clone_from(&response.events);
+        self.watchers[number].hear(response, header)?;
+        Ok((header, bytes))
+    }
+}
+
+impl Watcher {
+    /// Whether it is told things at this moment.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.live && !self.finished
+    }
+
+    /// A watcher that was told this.
+    #[must_use]
+    pub fn of(wish: Wish, told: Vec<Told>) -> Self {
+        Self { wish, told, next: None, finished: false, live: false, partial: Vec::new() }
+    }
+
+    fn hear(&mut self, response: pb::WatchResponse, header: Revision) -> Result<(), String> {
+        if self.finished {
+            return Err(format!("a message to a canceled watcher: {response:?}"));
+        }
+        if response.created {
+            if self.live || response.canceled || !response.events.is_empty() {
+                return Err(format!("not the create expected: {response:?}"));
+            }
+            self.live = true;
+            self.told.push(Told::Created { from: self.next, header });
+            self.next.get_or_insert(header.next());
+            return Ok(());
+        }
+        if !self.live {
+            return Err(format!("a message before the answer to the create: {response:?}"));
+        }
+        if response.canceled {
+            if response.compact_revision == 0 {
+                return Err(format!("canceled for no reason: {response:?}"));
+            }
+            self.finished = true;
+            self.told.push(Told::Compacted(Revision(response.compact_revision)));
+            return Ok(());
+        }
+        if response.events.is_empty() {
+            self.progress(header);
+            return Ok(());
+        }
+        self.partial.extend(response.events);
+        if !response.fragment {
+            let events = std::mem::take(&mut self.partial);
+            let last = events.iter().filter_map(|event| event.kv.as_ref()).map(|kv| kv.mod_revision).max();
+            self.next = last.map(|last| Revision(last + 1));
+            self.told.push(Told::Events { header, events });
+        }
+        Ok(())
+    }
+
+    fn progress(&mut self, revision: Revision) {
+        self.told.push(Told::Progress(revision));
+        self.next = self.next.max(Some(revision.next()));
+    }
+}

@@ -1,0 +1,362 @@
+//! Clients and their connections: requests on their way, answers, watch streams.
+
+use bytes::Bytes;
+use quorate_api::etcdserverpb as pb;
+use quorate_core::{Revision, Ttl};
+use quorate_jepsen::history::{Op, OpId, Response, Sighting};
+
+use super::{Event, WATCH_CLIENTS, World, link};
+use crate::call::{Answer, CallError, Rpc};
+use crate::check::{Verdict, Violation};
+use crate::heap::{MILLI, Nanos, SECOND, tail};
+use crate::member::{CallId, Process, Subscription};
+use crate::swarm::{Setup, Stream, stream};
+use crate::trace::Kind;
+use crate::wire;
+use crate::workload::Generator;
+use crate::workload::client::{Client, Step, Subject, lease_request};
+use crate::workload::watcher::WatchClient;
+
+pub(super) fn draw(setup: &Setup) -> Vec<Client> {
+    let client = |n: usize| {
+        let generator = Generator::new(stream(setup.seed, Stream::Workload, n), n, setup.keys);
+        Client::new(generator, n % setup.members)
+    };
+    (0..setup.clients).map(client).collect()
+}
+
+pub(super) fn draw_watchers(setup: &Setup) -> Vec<WatchClient> {
+    let client = |n: usize| {
+        let generator = Generator::new(stream(setup.seed, Stream::Watch, n), n, setup.keys);
+        WatchClient::new(generator, n % setup.members)
+    };
+    (0..WATCH_CLIENTS).map(client).collect()
+}
+
+impl World {
+    pub(super) fn begin_clients(&mut self) {
+        for client in 0..self.clients.len() {
+            let at = 100 * MILLI + self.lines[client].rng.below(SECOND);
+            self.heap.push(at, link::client(client, 2), Event::Think { client });
+        }
+        for client in 0..WATCH_CLIENTS {
+            let line = self.line_of_watcher(client);
+            let at = 100 * MILLI + self.lines[line].rng.below(2 * SECOND);
+            self.heap.push(at, link::client(line, 2), Event::Whim { client });
+        }
+    }
+
+    pub(super) fn line_of_watcher(&self, client: usize) -> usize {
+        self.clients.len() + client
+    }
+
+    /// The line, and when a message sent to the client now arrives.
+    pub(super) fn down(&mut self, now: Nanos, line: usize) -> (usize, Nanos) {
+        let latency = self.setup.latencies.client;
+        let state = &mut self.lines[line];
+        state.down = (now + latency / 2 + tail(&mut state.rng, latency)).max(state.down + 1);
+        (line, state.down)
+    }
+
+    /// When a message that the client sends now arrives.
+    fn up(&mut self, now: Nanos, line: usize) -> Nanos {
+        let latency = self.setup.latencies.client;
+        let state = &mut self.lines[line];
+        state.up = (now + latency / 2 + tail(&mut state.rng, latency)).max(state.up + 1);
+        state.up
+    }
+
+    pub(super) fn reply(&mut self, now: Nanos, call: CallId, answer: Answer) {
+        let (line, at) = self.down(now, call.client);
+        self.heap.push(at, link::client(line, 1), Event::Answer { call, answer });
+    }
+
+    pub(super) fn send_call(
+        &mut self,
+        now: Nanos,
+        member: usize,
+        call: CallId,
+        rpc: Rpc,
+        bytes: Bytes,
+        patience: Nanos,
+    ) {
+        let at = self.up(now, call.client);
+        self.heap.push(at, link::client(call.client, 0), Event::Request { member, call, rpc, bytes });
+        self.heap.push(now + patience, link::client(call.client, 3), Event::Patience { call });
+    }
+
+    /// A client does what comes next.
+    pub(super) fn act(&mut self, now: Nanos, number: usize) {
+        if self.finale.has_begun() {
+            return;
+        }
+        let members = self.machines.len();
+        let client = &mut self.clients[number];
+        if client.pending.is_some() {
+            return;
+        }
+        if client.is_restless() {
+            client.move_on(members);
+        }
+        let subject = match client.step() {
+            Step::Ask(op) => {
+                match &op {
+                    Op::LeaseRevoke(id) | Op::LeaseGrant { id: Some(id), .. } => self.leases.meddled(*id),
+                    _ => {}
+                }
+                Subject::Op(self.history.invoke(number as u64, now, op.clone()), op)
+            }
+            Step::KeepAlive(id) => Subject::KeepAlive(id),
+            Step::TimeToLive(id) => Subject::TimeToLive(id),
+        };
+        self.totals.operations += 1;
+        let (rpc, bytes) = match &subject {
+            Subject::Op(_, op) => wire::encode(op),
+            other => lease_request(other).expect("not an operation"),
+        };
+        let text = if self.trace.logs() { format!("asks {} {subject:?}", client.member) } else { String::new() };
+        self.trace.event(now, Kind::Client, number, rpc as u64, &bytes, || text);
+        let call = CallId { client: number, call: client.sent(subject, now) };
+        let (member, patience) = (client.member, client.patience());
+        self.send_call(now, member, call, rpc, bytes, patience);
+    }
+
+    pub(super) fn answered(&mut self, now: Nanos, call: CallId, answer: Answer) -> Verdict {
+        let bytes: &[u8] = answer.as_deref().unwrap_or_default();
+        self.trace.event(now, Kind::Client, call.client, call.call, bytes, || format!("{call:?} answered {answer:?}"));
+        if call.client == self.probe_client() {
+            return self.probe_answered(now, call.call, Some(answer));
+        }
+        let Some(pending) = self.clients[call.client].ended(call.call) else { return Ok(()) };
+        let failed = matches!(answer, Err(CallError::Broken | CallError::Refused));
+        match pending.subject {
+            Subject::Op(id, op) => {
+                if self.record(now, id, &op, Some(answer.clone()))? {
+                    self.learn(now, call.client, &op, answer, pending.sent)?;
+                }
+            }
+            Subject::KeepAlive(id) => {
+                if let Ok(bytes) = answer {
+                    let reply: pb::LeaseKeepAliveResponse = wire::message(bytes);
+                    if reply.ttl > 0 {
+                        self.leases.promised(id, Ttl(reply.ttl), pending.sent)?;
+                        self.totals.renewals += 1;
+                    } else {
+                        self.clients[call.client].held = None;
+                    }
+                }
+            }
+            Subject::TimeToLive(_) => {}
+        }
+        let members = self.machines.len();
+        let client = &mut self.clients[call.client];
+        if failed {
+            client.move_on(members);
+        }
+        let at = now + client.think(self.setup.think);
+        self.heap.push(at, link::client(call.client, 2), Event::Think { client: call.client });
+        Ok(())
+    }
+
+    pub(super) fn out_of_patience(&mut self, now: Nanos, call: CallId) {
+        if call.client == self.probe_client() {
+            if let Err(violation) = self.probe_answered(now, call.call, None) {
+                self.violation = Some(violation);
+            }
+            return;
+        }
+        let members = self.machines.len();
+        let Some(pending) = self.clients[call.client].ended(call.call) else { return };
+        self.trace.event(now, Kind::Client, call.client, call.call, &[], || format!("{call:?} gives up"));
+        if let Subject::Op(id, op) = pending.subject
+            && let Err(violation) = self.record(now, id, &op, None)
+        {
+            self.violation = Some(violation);
+        }
+        let client = &mut self.clients[call.client];
+        client.move_on(members);
+        let at = now + client.think(self.setup.think);
+        self.heap.push(at, link::client(call.client, 2), Event::Think { client: call.client });
+    }
+
+    /// Writes the end of an operation into the history; whether it was answered as asked.
+    pub(super) fn record(&mut self, now: Nanos, id: OpId, op: &Op, answer: Option<Answer>) -> Result<bool, Violation> {
+        match answer {
+            Some(Ok(bytes)) => {
+                let response = wire::decode(op, bytes);
+                self.newest = self.newest.max(response.revision());
+                self.totals.answered += 1;
+                self.history.complete(id, now, response);
+                return Ok(true);
+            }
+            Some(Err(CallError::Refused)) => self.history.fail(id, now),
+            Some(Err(CallError::Status(status))) => match wire::error(&status) {
+                Some(error) => self.history.answer(id, now, Err(error)),
+                None => self.unknown(id),
+            },
+            Some(Err(CallError::Broken)) | None => self.unknown(id),
+        }
+        Ok(false)
+    }
+
+    fn unknown(&mut self, id: OpId) {
+        self.totals.unknown += 1;
+        self.history.unknown(id);
+    }
+
+    /// What a client takes from the answer to its operation.
+    fn learn(&mut self, now: Nanos, client: usize, op: &Op, answer: Answer, sent: Nanos) -> Verdict {
+        let Ok(bytes) = answer else { return Ok(()) };
+        let response = wire::decode(op, bytes);
+        self.clients[client].saw(response.revision());
+        match (op, response) {
+            (Op::Compact(revision), _) => {
+                self.floor = self.floor.max(*revision);
+                self.totals.compactions += 1;
+                for client in &mut self.clients {
+                    client.known.compacted = client.known.compacted.max(*revision);
+                }
+            }
+            (_, Response::LeaseGrant(lease, _)) => {
+                self.clients[client].granted(lease.id, lease.ttl);
+                self.leases.promised(lease.id, lease.ttl, sent)?;
+            }
+            (Op::LeaseRevoke(id), _) => {
+                self.leases.revoked(*id, now);
+                self.clients[client].held = None;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A watch client connects, asks for progress, or goes elsewhere.
+    pub(super) fn whim(&mut self, now: Nanos, number: usize) {
+        let (members, begun) = (self.machines.len(), self.finale.has_begun());
+        let newest = self.newest;
+        let line = self.line_of_watcher(number);
+        let client = &mut self.watchers[number];
+        client.slow = !begun;
+        let old = Subscription { client: number, connection: client.connection };
+        let member = client.member;
+        if client.connected && !begun && client.is_restless() {
+            client.broken();
+            let at = self.up(now, line);
+            self.heap.push(at, link::client(line, 0), Event::Unsubscribe { member, subscription: old });
+        }
+        let client = &mut self.watchers[number];
+        if client.connected {
+            if let Some(request) = client.whim() {
+                let at = self.up(now, line);
+                self.heap.push(at, link::client(line, 0), Event::WatchRequest { member, subscription: old, request });
+            }
+        } else {
+            let member = client.pick(members);
+            let wanted = if begun { 0 } else { 3 };
+            let requests = client.connect(member, newest, wanted);
+            let subscription = Subscription { client: number, connection: client.connection };
+            let at = self.up(now, line);
+            self.heap.push(at, link::client(line, 0), Event::Subscribe { member, subscription, requests });
+        }
+        let at = now + self.watchers[number].think();
+        self.heap.push(at, link::client(line, 2), Event::Whim { client: number });
+    }
+
+    pub(super) fn subscribe(
+        &mut self,
+        now: Nanos,
+        member: usize,
+        subscription: Subscription,
+        requests: Vec<pb::WatchRequest>,
+    ) {
+        if self.machines[member].process.is_none() {
+            self.break_stream(now, subscription);
+            return;
+        }
+        self.on_stream(now, member, |process| {
+            process.subscribe(subscription);
+            for request in requests {
+                process.watch(subscription, request);
+            }
+        });
+    }
+
+    pub(super) fn on_stream(&mut self, now: Nanos, member: usize, act: impl FnOnce(&mut Process)) {
+        if let Some(process) = &mut self.machines[member].process {
+            act(process);
+            self.rouse(now, member);
+        }
+    }
+
+    pub(super) fn break_stream(&mut self, now: Nanos, subscription: Subscription) {
+        let (line, at) = self.down(now, self.line_of_watcher(subscription.client));
+        self.heap.push(at, link::client(line, 1), Event::WatchBroken { subscription });
+    }
+
+    fn is_current(&self, subscription: Subscription) -> bool {
+        let client = &self.watchers[subscription.client];
+        client.connected && client.connection == subscription.connection
+    }
+
+    pub(super) fn watch_broken(&mut self, now: Nanos, subscription: Subscription) {
+        if self.is_current(subscription) {
+            self.trace.event(now, Kind::Client, subscription.client, 0, &[], || format!("{subscription:?} broke"));
+            self.watchers[subscription.client].broken();
+        }
+    }
+
+    pub(super) fn watch_message(&mut self, now: Nanos, subscription: Subscription, bytes: Bytes, cost: u64) {
+        if !self.is_current(subscription) {
+            return;
+        }
+        self.trace.event(now, Kind::Client, subscription.client, cost, &bytes, || format!("{subscription:?} is told"));
+        self.watchers[subscription.client].arrived(bytes, cost);
+        self.read_on(now, subscription);
+    }
+
+    fn read_on(&mut self, now: Nanos, subscription: Subscription) {
+        let line = self.line_of_watcher(subscription.client);
+        let client = &mut self.watchers[subscription.client];
+        if client.has_unread() && !client.reading {
+            client.reading = true;
+            let at = now + client.pace();
+            self.heap.push(at, link::client(line, 2), Event::WatchRead { subscription });
+        }
+    }
+
+    pub(super) fn watch_read(&mut self, now: Nanos, subscription: Subscription) -> Verdict {
+        if !self.is_current(subscription) {
+            return Ok(());
+        }
+        let client = &mut self.watchers[subscription.client];
+        client.reading = false;
+        let (header, cost) = client.read().map_err(|text| Violation::new("watch", text))?;
+        self.newest = self.newest.max(header);
+        if header > Revision(0) {
+            self.history.saw(now, Sighting::Revision(header));
+        }
+        let member = client.member;
+        if cost > 0 {
+            let line = self.line_of_watcher(subscription.client);
+            let at = self.up(now, line);
+            self.heap.push(at, link::client(line, 0), Event::Taken { member, subscription, bytes: cost });
+        }
+        self.see_events(now, subscription.client);
+        self.read_on(now, subscription);
+        Ok(())
+    }
+
+    /// Tells the history what the last message showed: it settles what operations of unknown outcome did.
+    fn see_events(&mut self, now: Nanos, client: usize) {
+        let heard = self.watchers[client].take_news();
+        for event in heard {
+            let Some(kv) = event.kv else { continue };
+            let sighting = if event.r#type == 0 {
+                Sighting::Put(wire::key_value(kv))
+            } else {
+                Sighting::Delete { key: kv.key.into(), revision: Revision(kv.mod_revision) }
+            };
+            self.history.saw(now, sighting);
+        }
+    }
+}

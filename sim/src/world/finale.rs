@@ -1,0 +1,180 @@
+//! The end of a run: heal, demand progress, cut everyone's power, demand everything that was ever acknowledged.
+
+use quorate_core::Revision;
+use quorate_core::request::PutRequest;
+use quorate_jepsen::history::{Op, OpId};
+use quorate_jepsen::witness;
+
+use super::{Event, WATCH_CLIENTS, World, link};
+use crate::call::Answer;
+use crate::check::{self, Verdict, Violation};
+use crate::heap::{MILLI, Nanos, SECOND};
+use crate::member::CallId;
+use crate::trace::Kind;
+use crate::wire;
+use crate::workload::client::read_all;
+
+/// How long after healing everything must work again.
+const RECOVERY: Nanos = 30 * SECOND;
+
+/// Where in the end the run is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    /// Not there yet.
+    #[default]
+    Before,
+    /// Faults are over; clients wait for their last answers.
+    Settling,
+    /// A write and a read on every member, before the power cut and after it.
+    Probing { blackout_over: bool, step: usize },
+    /// Watchers catch up until then.
+    Watching { until: Nanos },
+    /// Nothing is left to do.
+    Over,
+}
+
+/// The state of the end.
+#[derive(Debug, Default)]
+pub(super) struct Finale {
+    phase: Phase,
+    deadline: Nanos,
+    pending: Option<(u64, OpId, Op)>,
+    calls: u64,
+    /// What the last read of everything saw.
+    last: Option<Revision>,
+}
+
+impl Finale {
+    pub(super) fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.phase != Phase::Before
+    }
+}
+
+impl World {
+    pub(super) fn probe_client(&self) -> usize {
+        self.clients.len() + WATCH_CLIENTS
+    }
+
+    fn recovery(&self) -> Nanos {
+        RECOVERY + 20 * self.setup.knobs.election
+    }
+
+    pub(super) fn advance_finale(&mut self, now: Nanos) -> Verdict {
+        match self.finale.phase {
+            Phase::Before => {
+                self.trace.event(now, Kind::Fault, 0, 0, &[], || "healing".into());
+                self.make_calm(now);
+                self.finale.phase = Phase::Settling;
+            }
+            Phase::Settling => {
+                if self.clients.iter().all(|client| client.pending.is_none()) {
+                    self.finale.phase = Phase::Probing { blackout_over: false, step: 0 };
+                    self.finale.deadline = now + self.recovery();
+                }
+            }
+            Phase::Probing { blackout_over, step } => self.probe(now, blackout_over, step)?,
+            Phase::Watching { until } => {
+                if now >= until {
+                    self.finale.phase = Phase::Over;
+                }
+            }
+            Phase::Over => {}
+        }
+        self.heap.push(now + 20 * MILLI, link::NEMESIS, Event::Finale);
+        Ok(())
+    }
+
+    fn probe(&mut self, now: Nanos, blackout_over: bool, step: usize) -> Verdict {
+        if now > self.finale.deadline {
+            let members: Vec<String> = self
+                .machines
+                .iter()
+                .map(|machine| machine.process.as_ref().map_or("down".into(), |p| format!("{:?}", p.status())))
+                .collect();
+            let text = format!(
+                "no progress on member {} within {} ms after {}:\n  {}",
+                step / 2,
+                self.recovery() / MILLI,
+                if blackout_over { "the power cut of all members" } else { "healing" },
+                members.join("\n  ")
+            );
+            return Err(Violation::new("liveness", text));
+        }
+        if self.finale.pending.is_some() {
+            return Ok(());
+        }
+        if step == 2 * self.machines.len() {
+            if blackout_over {
+                let until = now + 20 * SECOND;
+                self.finale.phase = Phase::Watching { until };
+            } else {
+                self.trace.event(now, Kind::Fault, 0, 1, &[], || "the power goes everywhere".into());
+                self.finale.phase = Phase::Probing { blackout_over: true, step: 0 };
+                self.finale.deadline = now + self.recovery();
+                self.blackout(now, 100 * MILLI);
+            }
+            return Ok(());
+        }
+        let op = if step % 2 == 0 {
+            Op::Put(PutRequest {
+                key: "k000".into(),
+                value: format!("probe {step}").into_bytes().into(),
+                lease: None,
+                prev_kv: true,
+                ignore_value: false,
+                ignore_lease: false,
+            })
+        } else {
+            read_all()
+        };
+        let client = self.probe_client();
+        let id = self.history.invoke(client as u64, now, op.clone());
+        self.finale.calls += 1;
+        let (rpc, bytes) = wire::encode(&op);
+        let call = CallId { client, call: self.finale.calls };
+        self.finale.pending = Some((call.call, id, op));
+        self.send_call(now, step / 2, call, rpc, bytes, 8 * SECOND);
+        Ok(())
+    }
+
+    /// The probe was answered, or gave up waiting (`None`).
+    pub(super) fn probe_answered(&mut self, now: Nanos, call: u64, answer: Option<Answer>) -> Verdict {
+        let Some((_, id, op)) = self.finale.pending.take_if(|(pending, ..)| *pending == call) else { return Ok(()) };
+        if self.record(now, id, &op, answer)? {
+            if let Op::Range(_) = op {
+                self.finale.last = Some(self.newest);
+            }
+            if let Phase::Probing { blackout_over, step } = self.finale.phase {
+                self.finale.phase = Phase::Probing { blackout_over, step: step + 1 };
+            }
+        }
+        Ok(())
+    }
+
+    /// The oracles that look at the whole run.
+    pub(super) fn judge(&mut self) -> Verdict {
+        let witness = witness::check(&self.history).map_err(|failure| match failure {
+            witness::Failure::Violated(violation) => Violation::new("history", violation.to_string()),
+            witness::Failure::Undecided(_) => Violation::new("undecided", failure.to_string()),
+        });
+        let witness = match witness {
+            Err(violation) if violation.oracle == "undecided" => {
+                self.totals.undecided += 1;
+                return Ok(());
+            }
+            other => other?,
+        };
+        for client in &self.watchers {
+            for watcher in &client.watchers {
+                self.totals.watch_events += watcher.told.len() as u64;
+                let last = if watcher.is_live() { self.finale.last } else { None };
+                check::watch::check(watcher, &witness.kv, last, self.floor)?;
+            }
+        }
+        Ok(())
+    }
+}

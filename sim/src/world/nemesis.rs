@@ -1,0 +1,244 @@
+//! Carries out the schedule of faults.
+
+use super::{Event, World, link};
+use crate::call::CallError;
+use crate::clock::Clock;
+use crate::heap::{MILLI, Nanos};
+use crate::member::id;
+use crate::network::Quality;
+use crate::schedule::{Fault, Strike};
+use crate::trace::Kind;
+
+/// The end of a fault that lasts.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Relief {
+    /// The members of one side can talk to the others again.
+    Partition(u64),
+    /// The link works again.
+    Cut(usize, usize),
+    /// All links are as before.
+    Storm,
+    /// The process goes on.
+    Pause(usize, u64),
+    /// The disk is as fast as before.
+    SlowDisk(usize, u64),
+}
+
+/// How a process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Death {
+    /// The system lives on with all that was written.
+    Process,
+    /// What was not synced is lost, in part.
+    Power,
+    /// Everything is lost.
+    Disk,
+}
+
+impl World {
+    pub(super) fn strike(&mut self, now: Nanos, number: usize) {
+        let strike: Strike = self.setup.schedule[number];
+        if self.calm {
+            return;
+        }
+        self.trace.event(now, Kind::Fault, 0, number as u64, &[], || strike.to_string());
+        self.totals.faults += 1;
+        let later = |world: &mut Self, span: Nanos, relief: Relief| {
+            world.heap.push(now + span, link::NEMESIS, Event::Relief(relief));
+        };
+        match strike.fault {
+            Fault::Kill { member, down } => self.kill(now, member, down, Death::Process),
+            Fault::Power { member, down } => self.kill(now, member, down, Death::Power),
+            Fault::Wipe { member, down } if self.may_wipe(member) => self.kill(now, member, down, Death::Disk),
+            Fault::Wipe { .. } => {}
+            Fault::Blackout { down } => self.blackout(now, down),
+            Fault::Pause { member, span } => {
+                let machine = &mut self.machines[member];
+                if machine.process.is_some() && !machine.paused {
+                    machine.paused = true;
+                    let epoch = machine.epoch;
+                    later(self, span, Relief::Pause(member, epoch));
+                }
+            }
+            Fault::Partition { side, span } => {
+                self.each_crossing(side, |network, from, to| network.cut(from, to));
+                later(self, span, Relief::Partition(side));
+            }
+            Fault::Cut { from, to, span } => {
+                self.network.cut(from, to);
+                later(self, span, Relief::Cut(from, to));
+            }
+            Fault::Storm { loss_ppm, duplicate_ppm, straggle_ppm, straggle_max, span } => {
+                self.every_link(Quality { loss_ppm, duplicate_ppm, straggle_ppm, straggle_max, ..self.setup.network });
+                later(self, span, Relief::Storm);
+            }
+            Fault::SlowDisk { member, factor, span } => {
+                self.machines[member].slowness *= factor;
+                later(self, span, Relief::SlowDisk(member, factor));
+            }
+            Fault::ClockRate { member, ppm } => {
+                self.machines[member].clock.set_rate(now, ppm);
+                self.rouse_again(now, member);
+            }
+            Fault::Transfer { member } => {
+                if let Some(leader) = self.leader()
+                    && let Some(process) = &mut self.machines[leader].process
+                {
+                    process.ask(quorate_core::replica::Request::Transfer(id(member)));
+                    self.rouse(now, leader);
+                }
+            }
+        }
+    }
+
+    pub(super) fn relieve(&mut self, now: Nanos, relief: Relief) {
+        self.trace.event(now, Kind::Fault, 0, 0, &[], || format!("relief {relief:?}"));
+        match relief {
+            Relief::Partition(side) => self.each_crossing(side, |network, from, to| network.heal(from, to)),
+            Relief::Cut(from, to) => self.network.heal(from, to),
+            Relief::Storm => self.every_link(self.setup.network),
+            Relief::Pause(member, epoch) if self.machines[member].epoch == epoch => self.resume(now, member),
+            Relief::Pause(..) => {}
+            Relief::SlowDisk(member, factor) => self.machines[member].slowness /= factor,
+        }
+    }
+
+    /// Ends every fault for good.
+    pub(super) fn make_calm(&mut self, now: Nanos) {
+        self.calm = true;
+        let quality = Quality { delay_min: 200_000, delay_tail: 100_000, ..Quality::CALM };
+        // Cuts end with their own relief; calm shortens that by cancelling them all.
+        self.network.reset(quality);
+        for member in 0..self.machines.len() {
+            self.resume(now, member);
+            let machine = &self.machines[member];
+            if machine.process.is_none() {
+                let epoch = machine.epoch;
+                self.heap.push(now, link::NEMESIS, Event::Start { member, epoch });
+            }
+        }
+    }
+
+    fn resume(&mut self, now: Nanos, member: usize) {
+        let machine = &mut self.machines[member];
+        if !machine.paused {
+            return;
+        }
+        machine.paused = false;
+        // What waited comes in the order in which it arrived.
+        for (n, event) in std::mem::take(&mut machine.stash).into_iter().enumerate() {
+            let event = match event {
+                Event::Turn { member, epoch, .. } => {
+                    machine.next_turn = None;
+                    let at = now + n as u64;
+                    machine.next_turn = Some(at);
+                    Event::Turn { member, epoch, at }
+                }
+                Event::Apply { member, epoch, .. } => {
+                    let at = now + n as u64;
+                    machine.next_apply = Some(at);
+                    Event::Apply { member, epoch, at }
+                }
+                other => other,
+            };
+            self.heap.push(now + n as u64, link::member(member, 5), event);
+        }
+        self.rouse(now, member);
+    }
+
+    pub(super) fn blackout(&mut self, now: Nanos, down: Nanos) {
+        for member in 0..self.machines.len() {
+            let more = self.machines[member].rng.below(200 * MILLI);
+            self.kill(now, member, down + more, Death::Power);
+        }
+    }
+
+    fn kill(&mut self, now: Nanos, member: usize, down: Nanos, death: Death) {
+        let machine = &mut self.machines[member];
+        machine.paused = false;
+        let stash = std::mem::take(&mut machine.stash);
+        let process = machine.process.take();
+        let (calls, subscriptions) = process.as_ref().map(Process::connections).unwrap_or_default();
+        drop(process);
+        machine.epoch += 1;
+        let epoch = machine.epoch;
+        machine.backends.crash();
+        let lost = match death {
+            Death::Process => 0,
+            Death::Power => machine.disk.power_cut(&mut machine.rng),
+            Death::Disk => {
+                machine.disk.wipe();
+                machine.backends.wipe();
+                machine.trusted = false;
+                0
+            }
+        };
+        // The clock of a restarted process begins anew.
+        let offset = machine.rng.below(1_000_000_000);
+        let ppm = machine.clock.ppm();
+        machine.clock = Clock::new(now, offset, ppm);
+        self.trace
+            .event(now, Kind::Disk, member, lost, &[death as u8], || format!("{death:?} dies, {lost} bytes lost"));
+        match death {
+            Death::Process => self.totals.kills += 1,
+            Death::Power => {
+                self.totals.power_cuts += 1;
+                self.totals.power_cuts_with_loss += u64::from(lost > 0);
+            }
+            Death::Disk => self.totals.wipes += 1,
+        }
+        for call in calls {
+            self.reply(now, call, Err(CallError::Broken));
+        }
+        for subscription in subscriptions {
+            self.break_stream(now, subscription);
+        }
+        for event in stash {
+            match event {
+                Event::Request { call, .. } => self.reply(now, call, Err(CallError::Broken)),
+                Event::Finish { due, .. } => self.reply(now, due.call(), Err(CallError::Broken)),
+                Event::Subscribe { subscription, .. } => self.break_stream(now, subscription),
+                _ => {}
+            }
+        }
+        self.heap.push(now + down, link::NEMESIS, Event::Start { member, epoch });
+    }
+
+    /// Whether the others can do without this member's memory: no more than a minority may be without theirs.
+    fn may_wipe(&self, member: usize) -> bool {
+        let others = self.machines.iter().enumerate().filter(|(other, _)| *other != member);
+        let forgetful = others.filter(|(_, machine)| !machine.trusted).count() + 1;
+        forgetful <= (self.machines.len() - 1) / 2
+    }
+
+    fn each_crossing(&mut self, side: u64, act: impl Fn(&mut crate::network::Network, usize, usize)) {
+        let members = self.machines.len();
+        for from in 0..members {
+            for to in 0..members {
+                if (side >> from) & 1 != (side >> to) & 1 {
+                    act(&mut self.network, from, to);
+                }
+            }
+        }
+    }
+
+    fn every_link(&mut self, quality: Quality) {
+        if self.calm {
+            return;
+        }
+        let members = self.machines.len();
+        for from in 0..members {
+            for to in 0..members {
+                self.network.set_quality(from, to, quality);
+            }
+        }
+    }
+
+    /// The clock changed: what was scheduled by it is scheduled again.
+    fn rouse_again(&mut self, now: Nanos, member: usize) {
+        (self.machines[member].next_turn, self.machines[member].next_apply) = (None, None);
+        self.rouse(now, member);
+    }
+}
+
+use crate::member::Process;
