@@ -69,6 +69,8 @@ struct Connection {
 pub struct Client {
     config: Config,
     connection: Mutex<Option<Connection>>,
+    /// Whether failed calls are told on stderr.
+    warns: bool,
 }
 
 impl fmt::Debug for Client {
@@ -89,7 +91,7 @@ impl Client {
         for endpoint in &config.endpoints {
             address(endpoint)?;
         }
-        Ok(Client { config, connection: Mutex::default() })
+        Ok(Client { config, connection: Mutex::default(), warns: true })
     }
 
     /// A client of `endpoint` alone, otherwise like this one.
@@ -98,6 +100,11 @@ impl Client {
     /// A line for the user if the endpoint cannot be used.
     pub fn only(&self, endpoint: &str) -> Result<Client, String> {
         Client::new(Config { endpoints: vec![endpoint.to_owned()], ..self.config.clone() })
+    }
+
+    /// The same client, which keeps failed calls to itself.
+    pub fn silent(self) -> Client {
+        Client { warns: false, ..self }
     }
 
     /// How it was configured.
@@ -231,6 +238,9 @@ impl Client {
 
     /// Tells on stderr, as etcd's client does, that a call failed.
     fn warn(&self, attempt: u32, status: &Status) {
+        if !self.warns {
+            return;
+        }
         let line = Object::new()
             .string("level", "warn")
             .string("ts", &crate::clock::now())

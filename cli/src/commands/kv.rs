@@ -58,10 +58,11 @@ pub(super) async fn put(context: &Context) -> Result<()> {
 pub(super) fn put_request(args: &Args, stdin: impl FnOnce() -> std::io::Result<Vec<u8>>) -> Result<PutRequest> {
     let needs = || Failure::bad_args("put command needs 1 argument and input from stdin or 2 arguments");
     let (key, value) = match args.words() {
-        [_, _] if args.bool("ignore-value") => {
+        [_, _, ..] if args.bool("ignore-value") => {
             return Err(Failure::bad_args("put command needs only 1 argument when 'ignore-value' is set"));
         }
-        [key, value] => (key, value.clone().into_bytes()),
+        // As in etcdctl, further words are ignored, here and in `get`.
+        [key, value, ..] => (key, value.clone().into_bytes()),
         [key] if args.bool("ignore-value") => (key, Vec::new()),
         [key] => match stdin() {
             Ok(value) if !value.is_empty() => (key, value),
@@ -175,7 +176,11 @@ fn keys(args: &Args, command: &str, range: bool) -> Result<(Bytes, Bytes)> {
         let text = "`--prefix` and `--from-key` cannot be set at the same time, choose one";
         return Err(Failure::bad_args(text));
     }
-    match args.words() {
+    let words = match args.words() {
+        [key, end, ..] if command == "get" => &[key.clone(), end.clone()][..],
+        words => words,
+    };
+    match words {
         [_, _] if prefix || from_key => Err(Failure::bad_args(
             "too many arguments, only accept one argument when `--prefix` or `--from-key` is set",
         )),

@@ -95,7 +95,7 @@ pub(super) async fn elect(context: &Context) -> Result<()> {
         [_] => Err(Failure::bad_args("no proposal argument but -l not set")),
         [_, _] if listen => Err(Failure::bad_args("proposal given but -l is set")),
         [name, proposal] => campaign(context, name, proposal).await,
-        _ => Err(Failure::bad_args("elect takes one election name argument and an optional proposal argument.")),
+        _ => Err(Failure::bad_args("elect takes one election name argument and an optional proposal argument")),
     }
 }
 

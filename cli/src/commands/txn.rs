@@ -94,7 +94,7 @@ fn compare(line: &str) -> Result<Compare> {
 fn parts(text: &str) -> (Vec<u8>, &str, Option<Vec<u8>>) {
     let Some((key, rest)) = go::unquote_prefix(text.trim_start()) else { return (Vec::new(), "", None) };
     let Some(rest) = rest.strip_prefix(')') else { return (key, "", None) };
-    let rest = rest.trim_start();
+    let Some(rest) = rest.strip_prefix(char::is_whitespace).map(str::trim_start) else { return (key, "", None) };
     let (op, rest) = rest.split_at(rest.find(char::is_whitespace).unwrap_or(rest.len()));
     let value = go::unquote_prefix(rest.trim_start()).map(|(value, _)| value);
     (key, op, value)
@@ -105,7 +105,7 @@ fn operation(line: &str) -> Result<RequestOp> {
     let invalid = || Failure::invalid_input(format!("invalid txn request: {line}"));
     let mut words = words::split(line);
     if words.len() < 2 {
-        return Err(invalid());
+        return Err(Failure::invalid_input(format!("invalid txn compare request: {line}")));
     }
     let command = words.remove(0);
     let args = |flags: &'static [Flag]| {
@@ -147,6 +147,7 @@ mod tests {
     fn bad_comparisons_are_refused_in_etcdctls_words() {
         assert_eq!(message(r#"mod("a") 0"#), r#"malformed comparison: mod("a") 0; got mod("a") 0 """#);
         assert_eq!(message(r#"mod(a) = "1""#), r#"malformed comparison: mod(a) = "1"; got mod("")  """#);
+        assert_eq!(message(r#"mod("a")="1""#), r#"malformed comparison: mod("a")="1"; got mod("a")  """#);
         assert_eq!(message(r#"foo("a") = "0""#), r#"malformed comparison: foo("a") = "0" (unknown target foo)"#);
         assert_eq!(message(r#"mod("a") = "x""#), r#"invalid txn compare request: mod("a") = "x""#);
         assert_eq!(message("nothing"), "malformed comparison: nothing");
@@ -168,7 +169,7 @@ mod tests {
     fn bad_requests_are_refused() {
         let failure = |line: &str| operation(line).unwrap_err();
         assert_eq!(failure("foo a"), Failure::invalid_input("invalid txn request: foo a"));
-        assert_eq!(failure("put"), Failure::invalid_input("invalid txn request: put"));
+        assert_eq!(failure("put"), Failure::invalid_input("invalid txn compare request: put"));
         assert_eq!(failure("put a --foo"), Failure::invalid_input("invalid txn request: put a --foo"));
         assert_eq!(failure("put a").code, 128);
     }
