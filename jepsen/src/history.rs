@@ -272,8 +272,8 @@ impl History {
     }
 
     /// All operations in the order of invocation.
-    pub fn operations(&self) -> impl Iterator<Item = (OpId, &Operation)> {
-        self.operations.iter().zip(0..).map(|(operation, id)| (OpId(id), operation))
+    pub fn operations(&self) -> impl ExactSizeIterator<Item = (OpId, &Operation)> {
+        self.operations.iter().enumerate().map(|(id, operation)| (OpId(id as u32), operation))
     }
 
     /// All sightings in the order of time.
