@@ -1,9 +1,9 @@
 //! The revision witness: every answer names its revision, so the order of all writes is known and only has to be checked.
 //!
-//! Three steps: no answer may contradict real time ([`times`]); replaying the writes in the order of their revisions must predict every
-//! field of every answer ([`replay`]); what has no revision of its own (leases, compaction, refusals) must fit into that
-//! order ([`leases`], [`refusals`]). A revision that no answer claims was made by an operation of unknown outcome or by a lease that
-//! ran out: there the replay searches, led by what was seen of that revision.
+//! Three steps: no answer may contradict real time; replaying the writes in the order of their revisions must predict every field of
+//! every answer; what has no revision of its own (leases, compaction, refusals) must fit into that order. A revision that no answer
+//! claims was made by an operation of unknown outcome or by a lease that ran out: there the replay searches, led by what was seen of
+//! that revision. The more of the watch events are recorded as sightings, the less there is to search.
 
 use std::fmt;
 

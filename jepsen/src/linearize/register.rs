@@ -52,7 +52,7 @@ impl Spec for Register {
     }
 }
 
-/// Reads a log of lines such as `INFO  jepsen.util - 3	:ok	:cas	[2 4]`; its lines are its clock.
+/// Reads a log of lines such as `INFO  jepsen.util - 3 :ok :cas [2 4]`, with tabs before the words; its lines are its clock.
 ///
 /// Reads that failed say nothing and are left out; so are writes that failed, which have not happened.
 ///
