@@ -282,6 +282,7 @@ impl Builder<'_> {
             term: store.applied.1,
             revision: store.view.revision,
             floor: store.view.floor,
+            keys: store.view.index.len(),
             hash: store.hash,
             feature_level: store.feature_level,
             ledger: store.ledger,

@@ -107,6 +107,11 @@ impl Index {
         point.into_iter().chain(many.into_iter().flatten())
     }
 
+    /// How many keys exist.
+    pub(super) fn len(&self) -> u64 {
+        self.keys.weight(&[], None)
+    }
+
     /// How many keys of `range` exist.
     pub(super) fn count(&self, range: &KeyRange) -> u64 {
         match range {

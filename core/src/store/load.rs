@@ -35,7 +35,8 @@ fn load_rows(member: NodeId, rows: &dyn Rows) -> Result<Store, String> {
         .map(|()| store);
     };
     let totals: Totals = decode("the totals", &totals)?;
-    if totals.revision.0 < 1 || totals.floor > totals.revision || totals.index.0 == 0 {
+    let ordered = totals.revision.0 >= 1 && totals.floor <= totals.revision && totals.index.0 > 0;
+    if !ordered || !totals.ledger.is_consistent() {
         return Err(format!("contradictory totals: {totals:?}"));
     }
     store.applied = (totals.index, totals.term);
@@ -60,6 +61,10 @@ fn load_rows(member: NodeId, rows: &dyn Rows) -> Result<Store, String> {
         Ok(())
     })?;
     records(&mut store, rows)?;
+    let keys = store.view.index.len();
+    if keys != totals.keys {
+        return Err(format!("records of {keys} keys in a store of {}", totals.keys));
+    }
     Ok(store)
 }
 

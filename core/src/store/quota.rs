@@ -36,6 +36,12 @@ impl Ledger {
         self.written - self.freed
     }
 
+    /// Whether these can be the totals of anything.
+    pub(super) fn is_consistent(&self) -> bool {
+        let removable = self.superseded.checked_add(self.tombstones);
+        removable.is_some_and(|removable| self.freed <= removable && removable <= self.written)
+    }
+
     pub(super) fn put(&mut self, key: usize, value: usize) {
         self.written += cost(key, value);
     }

@@ -46,6 +46,8 @@ pub(super) struct Totals {
     pub(super) revision: Revision,
     /// The compaction floor; -1 before the first compaction.
     pub(super) floor: Revision,
+    /// How many keys exist.
+    pub(super) keys: u64,
     /// The running state hash.
     pub(super) hash: u64,
     pub(super) feature_level: FeatureLevel,
@@ -277,4 +279,123 @@ pub(super) fn write(key: Blob, value: Blob) -> RowWrite {
 
 pub(super) fn remove(key: Blob) -> RowWrite {
     RowWrite { key, value: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::format;
+    use alloc::string::String;
+    use alloc::vec;
+
+    use proptest::prelude::*;
+
+    use super::super::quota::Ledger;
+    use super::*;
+    use crate::format::codec;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn any_record() -> impl Strategy<Value = Record> {
+        let lease = proptest::option::of(any::<i64>().prop_filter("no lease", |id| *id != 0).prop_map(LeaseId));
+        let meta = (1..=i64::MAX, 1..=i64::MAX, lease);
+        let meta = meta.prop_map(|(create, version, lease)| Meta { create: Revision(create), version, lease });
+        let put = (meta, any::<u32>(), any::<u64>());
+        let put = put.prop_map(|(meta, value_bytes, digest)| Put { meta, value_bytes, digest });
+        let key = proptest::collection::vec(any::<u8>(), 1..20).prop_map(Blob::from);
+        (key, proptest::option::of(put), any::<u64>()).prop_map(|(key, put, removable)| Record { key, put, removable })
+    }
+
+    proptest! {
+        #[test]
+        fn records_are_read_as_they_were_written_and_never_in_part(record in any_record()) {
+            let row = record.encode();
+            prop_assert_eq!(Record::decode(row.clone()), Some(record.clone()));
+            for len in 0..row.len() - record.key.len() {
+                prop_assert_eq!(Record::decode(Blob(row.0.slice(..len))), None);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_a_record_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            if let Some(record) = Record::decode(Blob::from(bytes)) {
+                prop_assert_eq!(Record::decode(record.encode()), Some(record));
+            }
+        }
+
+        /// Also where one key is a beginning of the other, and where they contain the escape itself.
+        #[test]
+        fn value_rows_stand_in_the_order_of_key_then_revision(
+            a in proptest::collection::vec(prop_oneof![Just(0_u8), Just(1), Just(0xfe), Just(0xff)], 1..5),
+            b in proptest::collection::vec(prop_oneof![Just(0_u8), Just(1), Just(0xfe), Just(0xff)], 1..5),
+            revisions in (2_i64..300, 2_i64..300, 0_u32..3, 0_u32..3),
+        ) {
+            let (main_a, main_b, sub_a, sub_b) = revisions;
+            let rows = value(&a, Revision(main_a), sub_a).cmp(&value(&b, Revision(main_b), sub_b));
+            prop_assert_eq!(rows, (&a, main_a, sub_a).cmp(&(&b, main_b, sub_b)));
+        }
+    }
+
+    #[test]
+    fn rows_keep_their_bytes() {
+        let keys = [
+            (totals(), "01"),
+            (cleaned(), "02"),
+            (lease(LeaseId(7)), "03 0000000000000007"),
+            (lease(LeaseId(-7)), "03 fffffffffffffff9"),
+            (member(NodeId(1)), "04 0000000000000001"),
+            (dedup(NodeId(1)), "05 0000000000000001"),
+            (record(Revision(258), 3), "10 0000000000000102 00000003"),
+            (value(b"a\0b", Revision(258), 3), "20 61 00ff 62 0000 0000000000000102 00000003"),
+            (value(&vec![b'x'; 65_521], Revision(258), 3), "21 0000000000000102 00000003"),
+        ];
+        for (key, bytes) in keys {
+            assert_eq!(hex(&key), bytes.replace(' ', ""));
+        }
+        let meta = Meta { create: Revision(300), version: 2, lease: None };
+        let put = Put { meta, value_bytes: 5, digest: 0x0102_0304_0506_0708 };
+        let leased = Put { meta: Meta { lease: Some(LeaseId(9)), ..meta }, ..put };
+        let of = |put, removable| Record { key: "k".into(), put, removable };
+        let records = [
+            (of(None, 300), "10 ac02 6b"),
+            (of(Some(put), 0), "11 00 ac02 02 05 0807060504030201 6b"),
+            (of(Some(leased), 1), "13 01 ac02 02 05 0807060504030201 0900000000000000 6b"),
+        ];
+        for (record, bytes) in records {
+            assert_eq!(hex(&record.encode()), bytes.replace(' ', ""), "{record:?}");
+        }
+        let mut ledger = Ledger::default();
+        ledger.put(1, 2);
+        ledger.supersede(1, 2);
+        ledger.tombstone(1);
+        let totals = Totals {
+            index: LogIndex(300),
+            term: Term(2),
+            revision: Revision(5),
+            floor: Revision(-1),
+            keys: 3,
+            hash: u64::MAX,
+            feature_level: FeatureLevel(1),
+            ledger,
+        };
+        let encoded = codec::encode(&totals);
+        assert_eq!(hex(&encoded), "01 fb2c01 02 0a 01 03 fdffffffffffffffff 01 84 43 41 00".replace(' ', ""));
+        assert_eq!(codec::decode_copying::<Totals>(&encoded).unwrap(), totals);
+        let lease = LeaseRow { ttl: Ttl(60), remaining: Some(Ttl(30)) };
+        assert_eq!(hex(&codec::encode(&lease)), "01 78 01 3c".replace(' ', ""));
+        assert_eq!(hex(&codec::encode(&Cleaned { main: Revision(5), sub: 1 })), "01 0a 01".replace(' ', ""));
+    }
+
+    #[test]
+    fn keys_of_any_length_have_a_row_that_a_backend_can_store() {
+        for len in [1, 32_000, 32_761, 65_520, 65_521, 65_535, 65_536, 1 << 20] {
+            for byte in [0, b'x'] {
+                let row = value(&vec![byte; len], Revision(i64::MAX), u32::MAX);
+                assert!(row.len() <= ROW_KEY_BYTES_MAX, "{len} bytes of {byte}: {} bytes", row.len());
+            }
+        }
+        assert_eq!(value(&[b'x'; 65_520], Revision(2), 0).len(), ROW_KEY_BYTES_MAX);
+        assert_eq!(value(&[0; 32_760], Revision(2), 0).len(), ROW_KEY_BYTES_MAX);
+    }
 }

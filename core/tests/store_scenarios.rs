@@ -1,0 +1,139 @@
+//! Runs `testdata/{kv,lease}/*.txt`: a command, `----`, what happened. `UPDATE=1` rewrites what happened.
+
+#[path = "store_scenarios/language.rs"]
+mod language;
+
+use std::fmt::Write as _;
+use std::{env, fs};
+
+use language::*;
+use quorate_core::command::{Envelope, Origin};
+use quorate_core::entry::{Entry, Payload};
+use quorate_core::format::codec;
+use quorate_core::rows::MemRows;
+use quorate_core::store::{LeaseChange, Store, View};
+use quorate_core::{Incarnation, LeaseId, LogIndex, NodeId, Revision, Term};
+
+#[test]
+fn store_scenarios_happen_as_written() {
+    for folder in ["kv", "lease"] {
+        let folder = format!("{}/testdata/{folder}", env!("CARGO_MANIFEST_DIR"));
+        let mut paths: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        assert!(!paths.is_empty(), "{folder}");
+        for path in paths {
+            let text = fs::read_to_string(&path).unwrap();
+            let happened = run(&text);
+            if env::var_os("UPDATE").is_some() {
+                fs::write(&path, happened).unwrap();
+            } else {
+                assert_eq!(happened, text, "{}", path.display());
+            }
+        }
+    }
+}
+
+/// The scenario with what really happened in place of what was written.
+fn run(text: &str) -> String {
+    let mut member = Member::new();
+    let mut happened = String::new();
+    for block in text.trim_end().split("\n\n") {
+        let (commands, _) = block.split_once("\n----").unwrap_or((block, ""));
+        let _ = write!(happened, "{commands}\n----\n");
+        for command in commands.lines().filter(|line| !line.starts_with('#')) {
+            member.run(command, &mut happened);
+            member.store.check_deep(&member.rows);
+        }
+        happened.push('\n');
+    }
+    happened.pop();
+    happened
+}
+
+struct Member {
+    store: Store,
+    rows: MemRows,
+    /// A view kept by `keep`, with its rows.
+    kept: Option<(View, MemRows)>,
+}
+
+impl Member {
+    fn new() -> Self {
+        let rows = MemRows::default();
+        Self { store: Store::load(NodeId(1), &rows).unwrap(), rows, kept: None }
+    }
+
+    fn run(&mut self, text: &str, out: &mut String) {
+        let (verb, rest) = text.split_once(' ').unwrap_or((text, ""));
+        let view = self.store.view();
+        let line = match verb {
+            "get" => view.range(&self.rows, &get(rest)).map_or_else(|error| error.to_string(), |r| printed_range(&r)),
+            "kept" => {
+                let (view, rows) = self.kept.as_ref().unwrap();
+                view.range(rows, &get(rest)).map_or_else(|error| error.to_string(), |r| printed_range(&r))
+            }
+            "read" => view.txn(&self.rows, &txn(rest)).map_or_else(|error| error.to_string(), |r| printed_txn(&r)),
+            "keep" => {
+                self.kept = Some((view, self.rows.clone()));
+                return;
+            }
+            "history" => {
+                let from = Revision(rest.parse().unwrap());
+                match view.history(&self.rows, from, Revision(i64::MAX), u64::MAX) {
+                    Ok((events, last)) => {
+                        let lines: Vec<String> = events.iter().map(revision).collect();
+                        format!("through {last}\n{}", lines.join("\n"))
+                    }
+                    Err(error) => error.to_string(),
+                }
+            }
+            "lease" => match view.lease(LeaseId(rest.parse().unwrap())) {
+                Some((record, keys)) => {
+                    let keys: Vec<String> = keys.iter().map(|key| key.escape_ascii().to_string()).collect();
+                    let remaining = record.remaining.map_or(String::new(), |ttl| format!(" remaining {ttl}"));
+                    format!("ttl {}{remaining} keys {}", record.lease.ttl, keys.join(" "))
+                }
+                None => "no lease".into(),
+            },
+            "clean" => {
+                let mut words = rest.split_whitespace().map(|word| word.parse::<i64>().unwrap());
+                let records = words.next().map_or(1000, |records| usize::try_from(records).unwrap());
+                let slice = self.store.compact_slice(&self.rows, records, words.next().map(Revision));
+                self.rows.write(&slice.writes);
+                let removed = slice.writes.iter().filter(|write| write.value.is_none()).count();
+                format!("{removed} rows removed{}", if slice.finished { ", finished" } else { "" })
+            }
+            "restart" => {
+                self.store = Store::load(NodeId(1), &self.rows).unwrap();
+                return;
+            }
+            "bytes" => format!("{} bytes", view.logical_bytes()),
+            _ => self.apply(text),
+        };
+        let _ = writeln!(out, "{line}");
+    }
+
+    fn apply(&mut self, text: &str) -> String {
+        let index = self.store.applied().0.next();
+        let origin = Origin { member: NodeId(1), incarnation: Incarnation(1), sequence: index.0 };
+        let payload = Payload::Command(codec::encode(&Envelope { origin, command: command(text) }));
+        let batch = self.store.apply(&[Entry { term: Term(1), index: LogIndex(index.0), payload }], &self.rows);
+        self.rows.write(&batch.writes);
+        let mut line = batch.applied.results[0].1.as_ref().map_or_else(|error| error.to_string(), outcome);
+        if matches!(text.split(' ').next(), Some("revoke" | "expire" | "checkpoint")) {
+            for change in &batch.applied.leases {
+                let _ = match change {
+                    LeaseChange::Granted(lease) => write!(line, "\ngranted {}", lease.id),
+                    LeaseChange::Revoked(id) => write!(line, "\nrevoked {id}"),
+                    LeaseChange::Checkpointed(id, ttl) => {
+                        write!(line, "\ncheckpointed {id} {}", ttl.map_or("-".into(), |ttl| ttl.to_string()))
+                    }
+                };
+            }
+            for events in &batch.events {
+                let _ = write!(line, "\n{}", revision(events));
+            }
+        }
+        line
+    }
+}
