@@ -33,3 +33,12 @@ unit! {
     /// What this cluster's members have agreed to understand; no entry kind above it is proposed.
     FeatureLevel(u32)
 }
+
+impl Generation {
+    /// The generation in which a member's new life begins: no other life of it has used the folder, so applied state
+    /// that an earlier one left is never taken for this one's. Leaves room for as many snapshots as anybody receives.
+    #[must_use]
+    pub fn first(incarnation: Incarnation) -> Self {
+        Self(incarnation.0 >> 1)
+    }
+}

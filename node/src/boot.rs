@@ -149,13 +149,13 @@ fn begin<D: Disk>(
         Err(WalError::Damage(damage)) => return Err(BootError::Damage(damage)),
     };
     let recovered = Recovered {
+        generation: Generation::first(identity.incarnation),
         identity,
         hard_state,
         start_index: LogIndex(0),
         start_term: Term(0),
         config,
         entries: Vec::new(),
-        generation: Generation(0),
     };
     Ok(Booted { wal, recovered, found })
 }

@@ -343,10 +343,15 @@ fn run_driver<S>(
     shared.applier.close();
 }
 
+/// After so long without a write the log is marked, see [`Wal::mark`].
+const LOG_IDLE: Duration = Duration::from_millis(100);
+
 fn run_log<S, D: Disk>(shared: &Shared<S>, mut wal: Wal<D>, observer: &impl Observer) {
     let mut items = Vec::new();
     let mut records = Vec::new();
-    while shared.log.receive(&mut items, None) {
+    let idle = || Some(std::time::Instant::now() + LOG_IDLE);
+    let mut mark_at = idle();
+    while shared.log.receive(&mut items, mark_at) {
         let mut through = None;
         let mut releases = false;
         for ToLog::Write(more, write) in items.drain(..) {
@@ -354,7 +359,15 @@ fn run_log<S, D: Disk>(shared: &Shared<S>, mut wal: Wal<D>, observer: &impl Obse
             records.extend(more);
             through = Some(write);
         }
-        let Some(write) = through else { continue };
+        let Some(write) = through else {
+            // Nothing to do: say on disk that the last records are durable. No sync, the system writes it back in time.
+            if let Err(error) = wal.mark() {
+                observer.fatal(&format!("the write-ahead log cannot be written: {error}"));
+            }
+            mark_at = None;
+            continue;
+        };
+        mark_at = idle();
         let began = std::time::Instant::now();
         if let Err(error) = wal.append(&records).and_then(|()| wal.sync()) {
             observer.fatal(&format!("the write-ahead log cannot be written: {error}"));

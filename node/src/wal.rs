@@ -80,7 +80,8 @@ pub fn move_aside<D: Disk>(disk: &mut D) -> io::Result<u64> {
 }
 
 impl<D: Disk> Wal<D> {
-    /// Begins a log that says who the member is and who takes part, and has no entries. Durable on return.
+    /// Begins a log that says who the member is and who takes part, and has no entries. Its applied state belongs in
+    /// [`quorate_core::Generation::first`] of the incarnation. Durable on return.
     ///
     /// # Errors
     /// The file system failed; or there is a log already (`AlreadyExists`).

@@ -94,16 +94,16 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// The state of a log that has no record yet.
+    /// The state of a log that has no record yet; its applied state begins in a generation of its own.
     #[must_use]
     pub fn new(identity: Identity, hard_state: HardState, config: Configuration) -> Self {
         Self {
+            generation: Generation::first(identity.incarnation),
             identity,
             hard_state,
             start_index: LogIndex(0),
             start_term: Term(0),
             config,
-            generation: Generation(0),
             last_index: LogIndex(0),
         }
     }

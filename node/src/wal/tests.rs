@@ -146,7 +146,7 @@ fn empty() -> Recovered {
         start_term: Term(0),
         config: config(1),
         entries: Vec::new(),
-        generation: Generation(0),
+        generation: Generation::first(Incarnation(5)),
     }
 }
 
