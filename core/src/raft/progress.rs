@@ -47,9 +47,11 @@ pub(super) struct Progress {
     pub(super) lane: bool,
     /// Log entries after this index are kept, to be sent after the snapshot.
     pub(super) kept: Option<LogIndex>,
-    /// Lives that ended: this one answered a round that began after each of them was last heard of.
+    /// No other life than the configured one was heard of.
+    is_configured: bool,
+    /// Lives that are known to have ended, see [`Progress::hear`].
     dead: BTreeSet<Incarnation>,
-    /// Lives heard of in this leadership before the present one was known to be the latest.
+    /// Other lives heard of in this leadership, of which it is not known whether the present one came after them.
     earlier: BTreeSet<Incarnation>,
     /// The first round that began after this life was first heard; its answer shows that this is the latest life.
     pub(super) first_round: u64,
@@ -74,6 +76,7 @@ impl Progress {
             heard: now,
             lane: false,
             kept: None,
+            is_configured: true,
             dead: BTreeSet::new(),
             earlier: BTreeSet::new(),
             first_round: 1,
@@ -83,6 +86,11 @@ impl Progress {
 
     /// Hears the life `incarnation` of the follower's disk; false if that life is known to have ended. A life not
     /// heard of before starts from nothing. `round` is the latest heartbeat round, `next` the first index to try.
+    ///
+    /// Messages overtake each other, so hearing of another life is not always hearing of a later one. Two facts help:
+    /// every answer to this leadership comes from the configured life or a later one, as the configuration was there
+    /// first; and a life that answers a round which began after it was first heard is later than all heard before.
+    /// Until one of these decides, what a life says is taken at its word, but for that life alone.
     pub(super) fn hear(
         &mut self,
         incarnation: Incarnation,
@@ -95,12 +103,12 @@ impl Progress {
             if self.dead.contains(&incarnation) {
                 return false;
             }
-            let mut earlier = core::mem::take(&mut self.earlier);
-            earlier.insert(self.incarnation);
+            let (mut dead, mut earlier) = (core::mem::take(&mut self.dead), core::mem::take(&mut self.earlier));
+            if self.is_configured { &mut dead } else { &mut earlier }.insert(self.incarnation);
             earlier.remove(&incarnation);
-            let dead = core::mem::take(&mut self.dead);
-            let (lane, kept) = (self.lane, self.kept);
-            *self = Self { dead, earlier, lane, kept, first_round: round + 1, ..Self::new(incarnation, next, now) };
+            let (lane, kept, first_round) = (self.lane, self.kept, round + 1);
+            let new = Self::new(incarnation, next, now);
+            *self = Self { is_configured: false, dead, earlier, lane, kept, first_round, ..new };
             if lane {
                 self.pace = Pace::Snapshot;
             }
