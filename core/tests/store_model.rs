@@ -96,7 +96,14 @@ impl Run {
             Step::ReadTxn(txn) => self.each_view(|Kept { view, rows, model }| {
                 assert_eq!(view.txn(rows, txn), model.read_txn(txn), "{txn:?}");
             }),
-            Step::History { from, bytes_max } => self.each_view(|kept| history(kept, *from, *bytes_max)),
+            Step::History { from, bytes_max } => self.each_view(|kept| {
+                history(kept, *from, *bytes_max);
+                history(kept, kept.model.floor.max(0), *bytes_max);
+                // Events as they were published, asked about later.
+                for event in kept.model.events.values().flatten() {
+                    assert_eq!(kept.view.previous(&kept.rows, event), kept.model.previous(event), "{event:?}");
+                }
+            }),
             Step::KeepView => {
                 let kept = self.newest();
                 self.kept.push(kept);
