@@ -16,6 +16,10 @@ pub mod grpc;
 #[cfg(feature = "server")]
 pub mod http;
 #[cfg(feature = "server")]
+pub mod launch;
+#[cfg(feature = "server")]
+pub mod log;
+#[cfg(feature = "server")]
 pub mod member;
 #[cfg(feature = "server")]
 pub mod metrics;

@@ -1,2 +1,121 @@
-//! stub
-fn main() {}
+//! The server binary: etcd's command line around [`quorate_node::launch`].
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use quorate_node::config::{Config, FLAGS_TEXT, Invocation, LogFormat, Refusal, USAGE_TEXT};
+use quorate_node::launch::{self, Running};
+use quorate_node::service::ETCD_VERSION;
+use quorate_node::{http, log};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{Level, error, info, warn};
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let env: BTreeMap<String, String> = std::env::vars().collect();
+    match Invocation::parse(&args, &env) {
+        Ok(Invocation::Serve(config)) => serve(&config),
+        Ok(Invocation::Version) => {
+            let (os, arch) = (std::env::consts::OS, go_arch());
+            println!("etcd Version: {ETCD_VERSION}\nQuorate Version: {}", http::QUORATE_VERSION);
+            println!("Git SHA: Not provided\nGo Version: none\nGo OS/Arch: {os}/{arch}");
+            ExitCode::SUCCESS
+        }
+        Ok(Invocation::Help) => {
+            println!("{FLAGS_TEXT}");
+            eprintln!("{USAGE_TEXT}");
+            ExitCode::SUCCESS
+        }
+        Err(Refusal { message, exit_code: 2 }) => {
+            eprintln!("{message}\n{USAGE_TEXT}");
+            ExitCode::from(2)
+        }
+        Err(Refusal { message, exit_code }) => {
+            log::start(Level::INFO, LogFormat::Json, false);
+            warn!(error = message, "failed to verify flags");
+            ExitCode::from(exit_code)
+        }
+    }
+}
+
+fn go_arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn serve(config: &Config) -> ExitCode {
+    log::start(config.log_level, config.log_format, config.log_stdout);
+    // A member that goes on after a broken promise loses data; one that stops is an outage.
+    std::panic::set_hook(Box::new(|panic| {
+        error!(panic = panic.to_string(), "a promise of the code is broken");
+        std::process::abort();
+    }));
+    config.warnings.iter().for_each(|warning| warn!("{warning}"));
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error!(error = error.to_string(), "discovery failed");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(run(config));
+    // Whatever still runs is a client's stream.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    code
+}
+
+async fn run(config: &Config) -> ExitCode {
+    info!(
+        name = config.name,
+        data_dir = config.data_dir.display().to_string(),
+        member_id = format!("{:x}", config.member.0),
+        cluster_id = format!("{:x}", config.cluster.0),
+        etcd_version = ETCD_VERSION,
+        quorate_version = http::QUORATE_VERSION,
+        heartbeat_interval = format!("{:?}", config.heartbeat),
+        election_timeout = format!("{:?}", config.election_timeout),
+        "starting an etcd server"
+    );
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let (Ok(terminate), Ok(interrupt)) = signals else {
+        error!("discovery failed: signals cannot be received");
+        return ExitCode::FAILURE;
+    };
+    match launch::launch(config).await {
+        Ok(running) => until_signal(config, running, terminate, interrupt).await,
+        Err(reason) => {
+            error!(error = reason.to_string(), "discovery failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn until_signal(config: &Config, mut running: Running, mut terminate: Signal, mut interrupt: Signal) -> ExitCode {
+    const SIGINT: u8 = 2;
+    const SIGTERM: u8 = 15;
+    /// A member stops within 1.5 s, whoever takes over.
+    const PATIENCE_MAX: Duration = Duration::from_millis(900);
+    let ready = running.ready();
+    tokio::spawn(async move {
+        ready.await;
+        info!("ready to serve client requests");
+    });
+    let (name, number) = tokio::select! {
+        _ = terminate.recv() => ("terminated", SIGTERM),
+        _ = interrupt.recv() => ("interrupt", SIGINT),
+        reason = running.failed() => {
+            error!(error = reason, "listener failed");
+            return ExitCode::FAILURE;
+        }
+    };
+    info!(signal = name, "received signal; shutting down");
+    info!(name = config.name, data_dir = config.data_dir.display().to_string(), "closing etcd server");
+    running.stop(config.election_timeout.min(PATIENCE_MAX)).await;
+    info!(name = config.name, data_dir = config.data_dir.display().to_string(), "closed etcd server");
+    // A shell sees what a process killed by the signal would leave; the first process of a container just ends.
+    if std::process::id() == 1 { ExitCode::SUCCESS } else { ExitCode::from(128 + number) }
+}

@@ -1,0 +1,357 @@
+//! From a configuration to a serving member, and back to a stopped one.
+
+use std::future::Future;
+use std::io::{self, Read as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_core::format::wal::Damage;
+use quorate_core::replica::{self, Replica, Request};
+use quorate_core::request::Member as MemberInfo;
+use quorate_core::{Incarnation, Instant, LogIndex, NodeId, Revision, raft, watch};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::applier::{self, Applier};
+use crate::backend::fjall::{FjallBackend, FjallBackends, Options};
+use crate::backend::{Backend, BackendError};
+use crate::boot::{self, BootError, Booted, Found, Told};
+use crate::config::url::Url;
+use crate::config::{Config, InitialMember};
+use crate::datadir::{DataDir, DataDirError};
+use crate::disk::file::FileDisk;
+use crate::grpc::{self, Server};
+use crate::http;
+use crate::member::{Member, Observer, Parts};
+use crate::metrics::{Metrics, observe};
+use crate::peer::{self, Network};
+use crate::service::Settings;
+use crate::wal;
+use crate::wire::Responder;
+
+/// How members of this build read their rows.
+type Rows = <FjallBackend as Backend>::Snapshot;
+
+/// Why a member could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// An address cannot be listened on.
+    #[error("listen tcp {address}: bind: {error}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// The data directory is not to be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The log is not to be used.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The applied state is not to be used, and nobody can restore it.
+    #[error("the applied state cannot be used: {0}")]
+    State(String),
+    /// The system gave no random bytes, or another file failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl From<BackendError> for LaunchError {
+    fn from(error: BackendError) -> Self {
+        Self::State(error.to_string())
+    }
+}
+
+/// A member that serves.
+pub struct Running {
+    member: Member<Rows>,
+    servers: JoinSet<Result<(), tonic::transport::Error>>,
+    /// Keeps the data directory locked.
+    _data_dir: DataDir,
+}
+
+/// Starts a member: takes the data directory, recovers, and serves peers and clients.
+///
+/// # Errors
+/// See [`LaunchError`]. A port is taken before the data directory is touched.
+pub async fn launch(config: &Config) -> Result<Running, LaunchError> {
+    let peer_listeners = listen(&config.listen_peer_urls).await?;
+    let client_listeners = listen(&config.listen_client_urls).await?;
+    let data_dir = DataDir::open(&config.data_dir)?;
+    let epoch = std::time::Instant::now();
+    let (booted, applier) = recover(config, &data_dir)?;
+    let identity = peer::Identity {
+        cluster: config.cluster,
+        member: config.member,
+        incarnation: booted.recovered.identity.incarnation,
+    };
+    let metrics = Arc::new(Metrics::new(config.member, grpc::METHODS));
+    let others: Vec<&InitialMember> = config.initial_cluster.iter().filter(|it| it.id != config.member).collect();
+    let network = Network::start(identity, others.iter().map(|it| (it.id, it.peer_urls.clone())).collect(), &metrics);
+    let replica_config = replica_config(config, random()?, random()?);
+    let replica =
+        Replica::new(replica_config, booted.recovered, applier.applied(), &applier.leases(), Instant::default());
+    let watcher = Arc::new(Watcher::new(config.member, Arc::clone(&metrics)));
+    let parts = Parts { replica, wal: booted.wal, applier, peers: network, observer: watcher, epoch };
+    let member = Member::start(parts);
+
+    let server = Arc::new(Server { member: member.clone(), settings: settings(config), metrics });
+    let mut servers = JoinSet::new();
+    let ids: Vec<NodeId> = others.iter().map(|it| it.id).collect();
+    for listener in peer_listeners {
+        info!(address = address(&listener), "serving peer traffic");
+        servers.spawn(http::serve(listener, peer::router(&server, identity, &ids), std::future::pending()));
+    }
+    for listener in client_listeners {
+        let address = address(&listener);
+        info!(traffic = "grpc+http", address, "serving client traffic insecurely; this is strongly discouraged!");
+        servers.spawn(http::serve(listener, http::client_router(&server), std::future::pending()));
+    }
+    Ok(Running { member, servers, _data_dir: data_dir })
+}
+
+impl Running {
+    /// Returns once the member has a leader and has answered a linearizable read: it can serve everything.
+    pub fn ready(&self) -> impl Future<Output = ()> + 'static {
+        let member = self.member.clone();
+        async move { while member.request(Request::ReadIndex).await.is_err() {} }
+    }
+
+    /// Returns if a listener fails, with the reason.
+    pub async fn failed(&mut self) -> String {
+        match self.servers.join_next().await {
+            Some(Ok(Err(error))) => error.to_string(),
+            Some(Err(error)) => error.to_string(),
+            Some(Ok(Ok(()))) | None => "a listener ended".to_owned(),
+        }
+    }
+
+    /// Hands leadership over, syncs what was written, and ends all streams. Takes little longer than `patience`.
+    pub async fn stop(mut self, patience: Duration) {
+        self.member.stop(patience).await;
+        self.servers.shutdown().await;
+    }
+}
+
+async fn listen(urls: &[Url]) -> Result<Vec<TcpListener>, LaunchError> {
+    let mut listeners = Vec::new();
+    for url in urls {
+        let host = match url.host() {
+            "localhost" => "127.0.0.1",
+            "" => "0.0.0.0",
+            host => host,
+        };
+        let listener = TcpListener::bind((host, url.port())).await;
+        listeners.push(listener.map_err(|error| LaunchError::Listen { address: url.authority(), error })?);
+    }
+    Ok(listeners)
+}
+
+fn address(listener: &TcpListener) -> String {
+    listener.local_addr().map_or_else(|_| String::new(), |address| address.to_string())
+}
+
+/// Opens the log and the applied state. State that cannot be used is moved aside if the others can restore it.
+fn recover(config: &Config, data_dir: &DataDir) -> Result<(Booted<FileDisk>, Applier<FjallBackends>), LaunchError> {
+    let told = Told {
+        cluster: config.cluster,
+        member: config.member,
+        voters: config.initial_cluster.iter().map(|member| member.id).collect(),
+        incarnation: Incarnation(random()?),
+    };
+    let options = wal::Options::default();
+    let booted = boot::boot(|| data_dir.wal(), options, &told)?;
+    match &booted.found {
+        Found::Nothing => info!("Initialize and start etcd server"),
+        Found::Log => info!("server has already been initialized"),
+        Found::Damaged { damage, aside } => {
+            warn!(
+                error = damage.to_string(),
+                aside, "the write-ahead log is damaged and was moved aside; recovering from the other members"
+            );
+        }
+    }
+    let restorable = told.voters.len() >= 3;
+    let start = booted.recovered.start_index;
+    let applier = match open_state(config, data_dir, &booted) {
+        Err(LaunchError::State(reason)) if restorable || start == LogIndex(0) => {
+            warn!(error = reason, "the applied state cannot be used and was moved aside");
+            set_aside(&data_dir.kv())?;
+            open_state(config, data_dir, &booted)?
+        }
+        applier => applier?,
+    };
+    if applier.applied() >= start {
+        return Ok((booted, applier));
+    }
+    let missing = Damage::Missing { first: applier.applied().next(), last: start };
+    if !restorable {
+        return Err(BootError::Damage(missing).into());
+    }
+    warn!(error = missing.to_string(), "the applied state is lost; recovering from the other members");
+    drop((booted, applier));
+    let booted = boot::forget(data_dir.wal()?, options, &told, missing)?;
+    let applier = open_state(config, data_dir, &booted)?;
+    Ok((booted, applier))
+}
+
+fn open_state(
+    config: &Config,
+    data_dir: &DataDir,
+    booted: &Booted<FileDisk>,
+) -> Result<Applier<FjallBackends>, LaunchError> {
+    let backends = FjallBackends::new(&data_dir.kv(), Options::default())?;
+    let applier = Applier::open(applier_config(config)?, backends, booted.recovered.generation)
+        .map_err(|error| LaunchError::State(error.to_string()))?;
+    let current_rev = applier.published().view.revision().0;
+    info!(current_rev, applied_index = applier.applied().0, "kvstore restored");
+    Ok(applier)
+}
+
+/// Renames a folder to `<folder>.damaged-<n>` with the first free n.
+fn set_aside(folder: &std::path::Path) -> io::Result<()> {
+    if !folder.exists() {
+        return Ok(());
+    }
+    let name = |n: u64| folder.with_extension(format!("damaged-{n}"));
+    let free = (1..).map(name).find(|path| !path.exists()).expect("some number is free");
+    std::fs::rename(folder, free)
+}
+
+/// Eight bytes of the system's entropy.
+fn random() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+fn replica_config(config: &Config, seed: u64, session: u64) -> replica::Config {
+    replica::Config {
+        raft: raft::Config {
+            heartbeat: config.heartbeat,
+            election_timeout: config.election_timeout,
+            seed,
+            append_bytes_max: 1 << 20,
+            inflight_messages_max: 256,
+            inflight_bytes_max: 16 << 20,
+            catchup_entries: config.catchup_entries,
+            catchup_bytes: 32 << 20,
+        },
+        session: Incarnation(session),
+        request_timeout: Duration::from_secs(5) + 2 * config.election_timeout,
+        read_retry: Duration::from_millis(500),
+        apply_lag_max: 5000,
+        held_max: 10_000,
+        lease_checkpoint: Duration::from_secs(300),
+        publish: Some(MemberInfo {
+            id: config.member,
+            name: config.name.clone(),
+            peer_urls: texts(&config.advertise_peer_urls),
+            client_urls: texts(&config.advertise_client_urls),
+            is_learner: false,
+        }),
+    }
+}
+
+fn applier_config(config: &Config) -> io::Result<applier::Config> {
+    Ok(applier::Config {
+        member: config.member,
+        watch: watch::Config {
+            progress_interval: config.progress_interval,
+            stream_bytes_max: 16 << 20,
+            ring_bytes_max: 16 << 20,
+            history_bytes_max: 1 << 20,
+            seed: random()?,
+        },
+        flush_entries: config.snapshot_count,
+    })
+}
+
+fn settings(config: &Config) -> Settings {
+    let initial = |member: &InitialMember| MemberInfo {
+        id: member.id,
+        name: member.name.clone(),
+        peer_urls: texts(&member.peer_urls),
+        client_urls: vec![],
+        is_learner: false,
+    };
+    Settings {
+        responder: Responder { cluster: config.cluster, member: config.member },
+        limits: config.limits,
+        quota_bytes: config.quota_bytes,
+        election_timeout: config.election_timeout,
+        initial_cluster: config.initial_cluster.iter().map(initial).collect(),
+    }
+}
+
+fn texts(urls: &[Url]) -> Vec<String> {
+    urls.iter().map(Url::to_string).collect()
+}
+
+/// Turns what a member does into metrics and log lines.
+struct Watcher {
+    member: NodeId,
+    metrics: Arc<Metrics>,
+    seen: std::sync::Mutex<(Option<NodeId>, raft::Role, Option<quorate_core::entry::Standing>)>,
+}
+
+impl Watcher {
+    fn new(member: NodeId, metrics: Arc<Metrics>) -> Self {
+        Self { member, metrics, seen: std::sync::Mutex::new((None, raft::Role::Follower, None)) }
+    }
+}
+
+impl Observer for Watcher {
+    fn changed(&self, status: &raft::Status) {
+        let mut seen = self.seen.lock().expect("no holder panics");
+        let (member, term) = (format!("{:x}", self.member.0), status.term.0);
+        if status.leader != seen.0 {
+            match (seen.0, status.leader) {
+                (_, Some(leader)) => {
+                    self.metrics.leader_changes.inc();
+                    info!("raft.node: {member} elected leader {:x} at term {term}", leader.0);
+                }
+                (Some(leader), None) => info!("raft.node: {member} lost leader {:x} at term {term}", leader.0),
+                (None, None) => {}
+            }
+        }
+        if status.role != seen.1 {
+            let role = match status.role {
+                raft::Role::Follower => "follower",
+                raft::Role::PreCandidate => "pre-candidate",
+                raft::Role::Candidate => "candidate",
+                raft::Role::Leader => "leader",
+            };
+            info!("{member} became {role} at term {term}");
+        }
+        if Some(status.standing) != seen.2 {
+            info!(standing = format!("{:?}", status.standing), "this member's standing changed");
+        }
+        *seen = (status.leader, status.role, Some(status.standing));
+    }
+
+    fn synced(&self, took: Duration, _: usize) {
+        observe(&self.metrics.wal_fsync, took);
+    }
+
+    fn applied(&self, took: Duration, _: LogIndex, _: Revision) {
+        observe(&self.metrics.backend_commit, took);
+    }
+
+    fn answered(&self, failed: bool) {
+        if failed {
+            self.metrics.proposals_failed.inc();
+        }
+    }
+
+    fn malformed(&self, from: NodeId, error: &str) {
+        warn!(peer = format!("{:x}", from.0), error, "a peer sent bytes that are no message");
+    }
+
+    fn fatal(&self, reason: &str) -> ! {
+        tracing::error!(error = reason, "this member cannot go on");
+        std::process::exit(1)
+    }
+}
