@@ -53,9 +53,8 @@ impl Raft {
             self.received = self.received.max(index);
             out.push(Output::Unneeded { generation });
         } else {
-            if term > self.term {
-                self.follow(term, None, out);
-            }
+            // A candidate gives up: by this configuration it may have no vote.
+            self.follow(term.max(self.term), None, out);
             // Entries that go are committed and in the snapshot, or differ from a committed entry and will never be.
             self.log.restore(index, term, config.clone(), self.next_write);
             self.records.push(Record::Snapshot { index, term, config, generation });
