@@ -6,7 +6,7 @@
 set -eu
 cd "$(dirname "$0")/../fuzz"
 seconds=${1:-60}
-targets=${2:-"wal records peer command"}
+targets=${2:-"wal records peer command member"}
 host=$(rustc -vV | sed -n 's/^host: //p')
 # What cargo-fuzz passes, without the parts that need nightly.
 export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \

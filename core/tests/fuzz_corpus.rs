@@ -156,3 +156,39 @@ fn command() {
     let made = some_commands().iter().map(|command| codec::encode(command).to_vec()).collect();
     run(fuzz::command, &corpus("command", made));
 }
+
+#[test]
+fn member() {
+    let entry = |term, index| Entry { term: Term(term), index: LogIndex(index), payload: Payload::Empty };
+    let from = |from: u8, term, body| {
+        let incarnation = Incarnation(u64::from(from) + 1);
+        (from, PeerMessage::Raft(raft::Message { term: Term(term), incarnation, trusted: true, body }))
+    };
+    use raft::Body::*;
+    let (last_index, last_term) = (LogIndex(5), Term(1));
+    let append = |prev: u64, prev_term, entries: Vec<Entry>, commit| Append {
+        prev_index: LogIndex(prev),
+        prev_term: Term(prev_term),
+        entries,
+        commit: LogIndex(commit),
+    };
+    let led = vec![
+        from(1, 2, append(5, 1, vec![entry(2, 6), entry(2, 7)], 4)),
+        from(1, 2, append(7, 2, vec![entry(2, 8)], 8)),
+        from(2, 3, PreVote { last_index: LogIndex(9), last_term: Term(2) }),
+        from(2, 3, Vote { last_index: LogIndex(9), last_term: Term(2), transfer: true }),
+        from(2, 3, append(8, 2, vec![entry(3, 9)], 9)),
+        (2, PeerMessage::Hashes(vec![(LogIndex(4), 7)])),
+        (2, PeerMessage::ReadIndex { read: 1, session: Incarnation(4) }),
+    ];
+    let leads = vec![
+        from(0x81, 1, PreVoteReply { campaign: Term(2), granted: true }),
+        from(1, 2, VoteReply { to: Incarnation(1), granted: true }),
+        from(1, 2, Accepted { matched: LogIndex(6) }),
+        (0x81, PeerMessage::ReadIndex { read: 1, session: Incarnation(4) }),
+        from(2, 2, Vote { last_index, last_term, transfer: false }),
+        from(0x82, 2, Greeting),
+    ];
+    let made = [led, leads].iter().map(|events| codec::encode(events).to_vec()).collect();
+    run(fuzz::member, &corpus("member", made));
+}

@@ -3,13 +3,15 @@
 //! `core/tests/fuzz_corpus.rs` includes this file and runs every body on its committed corpus (`corpus/<target>/`) and on
 //! small changes of it, so that ordinary tests keep what fuzzing found.
 
+use core::time::Duration;
+
 use bytes::Bytes;
 use quorate_core::command::Envelope;
-use quorate_core::entry::{Configuration, HardState, Identity, Record, Standing};
+use quorate_core::entry::{Configuration, Entry, HardState, Identity, Payload, Record, Recovered, Standing};
 use quorate_core::format::codec;
 use quorate_core::format::wal::{Checkpoint, Damage, Found, Recovery, Segment};
-use quorate_core::replica::PeerMessage;
-use quorate_core::{ClusterId, Incarnation, NodeId};
+use quorate_core::replica::{self, Input, Output, PeerMessage, Replica};
+use quorate_core::{ClusterId, Generation, Incarnation, Instant, LogIndex, NodeId, Term, raft};
 
 /// `bytes` are a segment file: whatever they are, it is read or called damaged.
 pub fn wal(bytes: &[u8]) {
@@ -86,4 +88,69 @@ pub fn command(bytes: &[u8]) {
     if let Ok(command) = codec::decode::<Envelope>(Bytes::copy_from_slice(bytes)) {
         assert_eq!(codec::decode_copying::<Envelope>(&codec::encode(&command)).as_ref(), Ok(&command));
     }
+}
+
+/// `bytes` are what peers say to one member, and when its clock moves on: it may believe them or not, but goes on.
+pub fn member(bytes: &[u8]) {
+    let Ok(events) = codec::decode_copying::<Vec<(u8, PeerMessage)>>(bytes) else { return };
+    let mut member = a_member();
+    let (mut now, mut out) = (Instant(0), Vec::new());
+    for (kind, message) in events {
+        if kind & 0x80 != 0 {
+            now = member.deadline().min(now + Duration::from_secs(60));
+            member.step(now, Input::Wake, &mut out);
+        }
+        let from = NodeId(u64::from(kind % 4) + 1);
+        if from != NodeId(1) {
+            member.step(now, Input::Receive { from, message }, &mut out);
+        }
+        let persisted = out.iter().filter_map(|output| match output {
+            Output::Persist { write, .. } => Some(*write),
+            _ => None,
+        });
+        if let Some(write) = persisted.last() {
+            member.step(now, Input::Persisted { write }, &mut Vec::new());
+        }
+        out.clear();
+    }
+}
+
+fn a_member() -> Replica {
+    let voters = (1..=3).map(|id| (NodeId(id), Incarnation(id))).collect();
+    let entries =
+        (1..=5).map(|index| Entry { term: Term(1), index: LogIndex(index), payload: Payload::Empty }).collect();
+    let recovered = Recovered {
+        identity: Identity {
+            cluster: ClusterId(1),
+            member: NodeId(1),
+            incarnation: Incarnation(1),
+            standing: Standing::Trusted,
+        },
+        hard_state: HardState { term: Term(1), vote: Some(NodeId(2)), commit: LogIndex(3) },
+        start_index: LogIndex(0),
+        start_term: Term(0),
+        config: Configuration { voters, ..Configuration::default() },
+        entries,
+        generation: Generation(0),
+    };
+    let config = replica::Config {
+        raft: raft::Config {
+            heartbeat: Duration::from_millis(100),
+            election_timeout: Duration::from_secs(1),
+            seed: 0,
+            append_bytes_max: 1000,
+            inflight_messages_max: 4,
+            inflight_bytes_max: 10_000,
+            catchup_entries: 2,
+            catchup_bytes: 10_000,
+        },
+        session: Incarnation(9),
+        request_timeout: Duration::from_secs(7),
+        read_retry: Duration::from_millis(500),
+        apply_lag_max: 100,
+        held_max: 10,
+        lease_checkpoint: Duration::from_secs(300),
+        publish: None,
+    };
+    Replica::new(config, recovered, LogIndex(3), &[], Instant(0))
 }
