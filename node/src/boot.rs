@@ -112,6 +112,24 @@ pub fn boot<D: Disk>(
     }
 }
 
+/// Checks that the log meets the applied state, which has got to index `applied`: it must go on from there, and cannot
+/// end before, since only durable entries are applied. A log whose last durable records look like a torn tail, because
+/// they are damaged and no mark was written since, is often found out here.
+///
+/// # Errors
+/// Entries are missing between the two.
+pub fn check_applied(recovered: &Recovered, applied: LogIndex) -> Result<(), Damage> {
+    let start = recovered.start_index;
+    let last = LogIndex(start.0 + recovered.entries.len() as u64);
+    if applied < start {
+        return Err(Damage::Missing { first: applied.next(), last: start });
+    }
+    if applied > last {
+        return Err(Damage::Missing { first: last.next(), last: applied });
+    }
+    Ok(())
+}
+
 /// Moves the log aside and begins as an amnesiac: for a log that is damaged, or whose applied state is lost.
 ///
 /// # Errors
@@ -158,4 +176,90 @@ fn begin<D: Disk>(
         entries: Vec::new(),
     };
     Ok(Booted { wal, recovered, found })
+}
+
+#[cfg(all(test, feature = "server"))]
+mod tests {
+    use std::path::Path;
+
+    use quorate_core::Term;
+    use quorate_core::entry::{Entry, Payload, Record};
+
+    use super::*;
+    use crate::disk::file::FileDisk;
+
+    fn told(voters: u64, incarnation: u64) -> Told {
+        Told {
+            cluster: quorate_core::ClusterId(1),
+            member: quorate_core::NodeId(1),
+            voters: (1..=voters).map(quorate_core::NodeId).collect(),
+            incarnation: Incarnation(incarnation),
+        }
+    }
+
+    fn start(folder: &Path, voters: u64, incarnation: u64) -> Result<Booted<FileDisk>, BootError> {
+        boot(|| FileDisk::new(folder), wal::Options::default(), &told(voters, incarnation))
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names = FileDisk::new(folder).unwrap().list().unwrap();
+        names.sort();
+        names
+    }
+
+    /// A log with two synced entries and a mark, whose first entry is then damaged.
+    fn damaged_log(folder: &Path) {
+        let mut wal = start(folder, 3, 6).unwrap().wal;
+        for index in 1..=2 {
+            let payload = Payload::Command("a command of some length".into());
+            wal.append(&[Record::Entry(Entry { term: Term(1), index: LogIndex(index), payload })]).unwrap();
+            wal.sync().unwrap();
+        }
+        drop(wal);
+        let file = folder.join("0000000000000001.wal");
+        let mut bytes = std::fs::read(&file).unwrap();
+        let at = bytes.windows(9).position(|window| window == b"a command").unwrap();
+        bytes[at] ^= 1;
+        std::fs::write(file, bytes).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_log_that_nobody_can_restore_is_refused_and_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        damaged_log(folder.path());
+        let before = names(folder.path());
+        for voters in [1, 2] {
+            let error = start(folder.path(), voters, 7).unwrap_err().to_string();
+            assert!(error.contains("file 0000000000000001.wal: damaged record at byte offset"), "{error}");
+        }
+        assert_eq!(names(folder.path()), before);
+    }
+
+    #[test]
+    fn a_damaged_log_that_others_can_restore_is_moved_aside_for_a_new_life() {
+        let folder = tempfile::tempdir().unwrap();
+        damaged_log(folder.path());
+        let booted = start(folder.path(), 3, 8).unwrap();
+        assert!(matches!(booted.found, Found::Damaged { aside: 1, .. }));
+        assert_eq!(booted.recovered.identity.standing, Standing::Amnesiac);
+        assert_eq!(booted.recovered.identity.incarnation, Incarnation(8));
+        assert_ne!(booted.recovered.generation, Generation::first(Incarnation(6)), "the old state is not its own");
+        assert!(names(folder.path()).contains(&"0000000000000001.wal.damaged-1".to_owned()));
+        let expected = booted.recovered.clone();
+        drop(booted);
+        assert_eq!(start(folder.path(), 3, 9).unwrap().recovered, expected, "the new life lasts");
+    }
+
+    #[test]
+    fn a_log_that_does_not_meet_the_applied_state_is_found_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut recovered = start(folder.path(), 1, 1).unwrap().recovered;
+        recovered.start_index = LogIndex(10);
+        recovered.entries = vec![Entry { term: Term(1), index: LogIndex(11), payload: Payload::Empty }];
+        assert_eq!(check_applied(&recovered, LogIndex(10)), Ok(()));
+        assert_eq!(check_applied(&recovered, LogIndex(11)), Ok(()));
+        let missing = |first, last| Err(Damage::Missing { first: LogIndex(first), last: LogIndex(last) });
+        assert_eq!(check_applied(&recovered, LogIndex(7)), missing(8, 10));
+        assert_eq!(check_applied(&recovered, LogIndex(15)), missing(12, 15));
+    }
 }

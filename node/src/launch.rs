@@ -5,7 +5,6 @@ use std::io::{self, Read as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_core::format::wal::Damage;
 use quorate_core::replica::{self, Replica, Request};
 use quorate_core::request::Member as MemberInfo;
 use quorate_core::{Incarnation, Instant, LogIndex, NodeId, Revision, raft, watch};
@@ -183,14 +182,13 @@ fn recover(config: &Config, data_dir: &DataDir) -> Result<(Booted<FileDisk>, App
         }
         applier => applier?,
     };
-    if applier.applied() >= start {
+    let Err(missing) = boot::check_applied(&booted.recovered, applier.applied()) else {
         return Ok((booted, applier));
-    }
-    let missing = Damage::Missing { first: applier.applied().next(), last: start };
+    };
     if !restorable {
         return Err(BootError::Damage(missing).into());
     }
-    warn!(error = missing.to_string(), "the applied state is lost; recovering from the other members");
+    warn!(error = missing.to_string(), "entries or their applied state are lost; recovering from the other members");
     drop((booted, applier));
     let booted = boot::forget(data_dir.wal()?, options, &told, missing)?;
     let applier = open_state(config, data_dir, &booted)?;
