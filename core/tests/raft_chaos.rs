@@ -37,6 +37,8 @@ struct Member {
     applied: Vec<Entry>,
     generation: Generation,
     was_leader: bool,
+    /// As last seen.
+    commit: LogIndex,
     paused_until: u64,
 }
 
@@ -50,6 +52,7 @@ enum Event {
     Lane(NodeId, u64, NodeId),
     LaneEnded(NodeId, u64, NodeId, Option<LogIndex>),
     LaneTimeout(NodeId, Generation),
+    Ask(NodeId, Input),
     Client,
     Fault,
 }
@@ -67,12 +70,18 @@ struct World {
     loss: u64,
     duplicates: u64,
     slow: u64,
+    /// Of 100 disk writes, those that take up to half a second.
+    sluggish: u64,
+    /// Between faults, at most.
+    fault_gap: u64,
     wipes: bool,
     /// Wiped and not trusted again yet.
     wiped: BTreeSet<NodeId>,
     blocked: BTreeSet<(NodeId, NodeId)>,
     leaders: BTreeMap<Term, (NodeId, u64)>,
     committed: BTreeMap<LogIndex, (Entry, Term)>,
+    /// Who ever had an entry durably, by its index and term, whatever became of that disk.
+    holders: BTreeMap<(LogIndex, Term), BTreeSet<NodeId>>,
     last_command: u64,
     rejected: BTreeSet<Blob>,
     /// What was committed when the read was asked.
@@ -162,11 +171,14 @@ impl World {
             loss: pick(&mut rng, &[0, 5, 30]),
             duplicates: pick(&mut rng, &[0, 10]),
             slow: pick(&mut rng, &[0, 2, 10]),
+            sluggish: pick(&mut rng, &[1, 10, 40]),
+            fault_gap: pick(&mut rng, &[300, 1_500, 4_000]) * MILLI,
             wipes: size >= 3 && rng.chance(2, 3),
             wiped: BTreeSet::new(),
             blocked: BTreeSet::new(),
             leaders: BTreeMap::new(),
             committed: BTreeMap::new(),
+            holders: BTreeMap::new(),
             last_command: 0,
             rejected: BTreeSet::new(),
             reads: BTreeMap::new(),
@@ -187,6 +199,7 @@ impl World {
                 applied: Vec::new(),
                 generation: Generation(0),
                 was_leader: false,
+                commit: LogIndex(0),
                 paused_until: 0,
             };
             world.members.insert(id, member);
@@ -233,7 +246,7 @@ impl World {
         member.booted = now;
         member.generation = recovered.generation;
         member.applied = member.disk.states[&recovered.generation].clone();
-        member.was_leader = false;
+        (member.was_leader, member.commit) = (false, LogIndex(0));
         let applied = LogIndex(member.applied.len() as u64);
         assert!(applied >= recovered.start_index, "{id} lost applied entries its log no longer has");
         member.raft = Some(Raft::new(config, recovered, applied, Instant(0)));
@@ -250,10 +263,18 @@ impl World {
         let written: Vec<Record> = member.pending.drain(..).flat_map(|(_, records)| records).collect();
         let kept = self.rng.below(written.len() as u64 + 1);
         for record in written.into_iter().take(usize::try_from(kept).unwrap()) {
-            absorb(&mut member.disk.log, record);
+            self.store(id, record);
         }
-        member.boot += 1;
+        self.members.get_mut(&id).unwrap().boot += 1;
         self.count("crashes");
+    }
+
+    /// A record becomes durable.
+    fn store(&mut self, id: NodeId, record: Record) {
+        if let Record::Entry(entry) = &record {
+            self.holders.entry((entry.index, entry.term)).or_default().insert(id);
+        }
+        absorb(&mut self.members.get_mut(&id).unwrap().disk.log, record);
     }
 
     fn local(&self, id: NodeId) -> Instant {
@@ -287,6 +308,17 @@ impl World {
             let leader = *self.leaders.entry(status.term).or_insert((id, boot));
             assert_eq!(leader, (id, boot), "two leaders in term {}", status.term);
         }
+        if leads && status.commit > member.commit {
+            let pending = member.pending.iter().rev().flat_map(|(_, records)| records.iter().rev());
+            let entries = pending.filter_map(|record| match record {
+                Record::Entry(entry) => Some(entry),
+                _ => None,
+            });
+            let mut entries = entries.chain(member.disk.log.entries.iter().rev());
+            let last = entries.find(|entry| entry.index == status.commit).expect("a leader has what it commits");
+            assert_eq!(last.term, status.term, "leader {id} commits an earlier term's entry by count");
+        }
+        member.commit = status.commit;
         if elected {
             self.count("elections");
             self.check_completeness(id, status.term);
@@ -324,7 +356,7 @@ impl World {
                 assert!(member.pending.back().is_none_or(|(last, _)| *last < write));
                 member.pending.push_back((write, records));
                 let boot = member.boot;
-                let slow = if self.rng.chance(1, 50) && !self.calm { 500 } else { 5 };
+                let slow = if self.rng.below(100) < self.sluggish && !self.calm { 500 } else { 5 };
                 let delay = self.rng.below(slow * MILLI);
                 self.after(delay, Event::Persisted(id, boot));
             }
@@ -404,6 +436,7 @@ impl World {
     }
 
     fn commit(&mut self, id: NodeId, entries: Vec<Entry>) {
+        let size = self.members.len();
         let member = self.members.get_mut(&id).unwrap();
         let log = &member.disk.log;
         let term = member.raft.as_ref().unwrap().status().term;
@@ -415,6 +448,10 @@ impl World {
             }
             if let Payload::Command(command) = &entry.payload {
                 assert!(!self.rejected.contains(command), "{command:?} was rejected and yet committed");
+            }
+            if !self.committed.contains_key(&entry.index) {
+                let holders = self.holders.get(&(entry.index, entry.term)).map_or(0, BTreeSet::len);
+                assert!(holders > size / 2, "{id} commits {entry}, which {holders} of {size} have durably");
             }
             let (agreed, _) = self.committed.entry(entry.index).or_insert_with(|| (entry.clone(), term));
             assert_eq!(*agreed, entry, "{id} commits another entry at {}", entry.index);
@@ -446,7 +483,11 @@ impl World {
     /// The paused member the event would happen to.
     fn paused(&self, event: &Event) -> Option<NodeId> {
         let id = match event {
-            Event::Deliver(_, id, _) | Event::Persisted(id, _) | Event::Wake(id, _) | Event::Applied(id, _) => *id,
+            Event::Deliver(_, id, _)
+            | Event::Persisted(id, _)
+            | Event::Wake(id, _)
+            | Event::Applied(id, _)
+            | Event::Ask(id, _) => *id,
             _ => return None,
         };
         (self.members[&id].paused_until > self.now).then_some(id)
@@ -458,12 +499,10 @@ impl World {
             Event::Persisted(id, boot) if self.alive(id, boot) => {
                 let member = self.members.get_mut(&id).unwrap();
                 let count = 1 + self.rng.below(2);
-                let mut durable = None;
-                for _ in 0..count {
-                    if let Some((write, records)) = member.pending.pop_front() {
-                        records.into_iter().for_each(|record| absorb(&mut member.disk.log, record));
-                        durable = Some(write);
-                    }
+                let written: Vec<_> = (0..count).filter_map(|_| member.pending.pop_front()).collect();
+                let durable = written.last().map(|(write, _)| *write);
+                for record in written.into_iter().flat_map(|(_, records)| records) {
+                    self.store(id, record);
                 }
                 if let Some(write) = durable {
                     self.step(id, Input::Persisted { write });
@@ -495,6 +534,7 @@ impl World {
                     self.after(0, Event::LaneEnded(leader, boot, to, None));
                 }
             }
+            Event::Ask(id, input) => self.step(id, input),
             Event::Client => self.client(),
             Event::Fault => self.fault(),
             _ => {} // Of a former process.
@@ -533,26 +573,22 @@ impl World {
     fn client(&mut self) {
         let delay = self.rng.below(60 * MILLI);
         self.after(delay, Event::Client);
-        let leaders: Vec<NodeId> = self
-            .members
-            .iter()
-            .filter(|(_, member)| member.was_leader && member.paused_until <= self.now)
-            .map(|(id, _)| *id)
-            .collect();
+        let leaders: Vec<NodeId> =
+            self.members.iter().filter(|(_, member)| member.was_leader).map(|(id, _)| *id).collect();
         for id in leaders {
             match self.rng.below(20) {
                 0..=11 => {
                     let count = 1 + self.rng.below(4);
                     let commands = (0..count).map(|n| Blob::copy(&(self.last_command + n + 1).to_be_bytes())).collect();
                     self.last_command += count;
-                    self.step(id, Input::Propose { commands });
+                    self.after(0, Event::Ask(id, Input::Propose { commands }));
                 }
                 12..=18 => self.read(id),
                 _ if self.rng.chance(1, 20) && !self.calm => {
                     let to = self.pick();
                     let to = (self.rng.chance(1, 2)).then_some(to);
                     self.count("transfers");
-                    self.step(id, Input::Transfer { to });
+                    self.after(0, Event::Ask(id, Input::Transfer { to }));
                 }
                 _ => {}
             }
@@ -562,22 +598,21 @@ impl World {
     }
 
     fn read(&mut self, id: NodeId) {
-        if self.members[&id].raft.is_none() || self.members[&id].paused_until > self.now {
-            return;
-        }
         self.sequence += 1;
         let committed = self.committed.keys().next_back().copied().unwrap_or_default();
         self.reads.insert(self.sequence, committed);
-        self.step(id, Input::ReadIndex { read: self.sequence });
+        self.after(0, Event::Ask(id, Input::ReadIndex { read: self.sequence }));
     }
 
     fn fault(&mut self) {
         if self.calm {
             return;
         }
-        let delay = self.rng.below(4_000 * MILLI);
+        let delay = self.rng.below(self.fault_gap);
         self.after(delay, Event::Fault);
-        let id = self.pick();
+        let leader = self.members.iter().find(|(_, member)| member.was_leader && member.raft.is_some());
+        let leader = leader.map(|(id, _)| *id).filter(|_| self.rng.chance(1, 2));
+        let id = leader.unwrap_or_else(|| self.pick());
         let other = self.pick();
         match self.rng.below(12) {
             0..=2 => {
