@@ -91,7 +91,7 @@ impl<V: Item> Tree<V> {
 
     /// Changes the item under `key` in place; `None` if there is none.
     pub(crate) fn modify<R>(&mut self, key: &[u8], change: impl FnOnce(&mut V) -> R) -> Option<R> {
-        modify(Arc::make_mut(&mut self.root), key, change)
+        modify(Arc::make_mut(&mut self.root), key, change).map(|(result, _)| result)
     }
 
     /// Stores `item` under `key` and returns what was there.
@@ -174,16 +174,21 @@ impl<V: Item> Tree<V> {
     }
 }
 
-fn modify<V: Item, R>(node: &mut Node<V>, key: &[u8], change: impl FnOnce(&mut V) -> R) -> Option<R> {
+/// Also says by how much (wrapping) the weight has grown: most changes leave it, and so need not look around.
+fn modify<V: Item, R>(node: &mut Node<V>, key: &[u8], change: impl FnOnce(&mut V) -> R) -> Option<(R, u64)> {
     match node {
-        Node::Leaf(leaf) => leaf.keys.search(key).ok().map(|at| change(&mut leaf.items[at])),
+        Node::Leaf(leaf) => {
+            let item = &mut leaf.items[leaf.keys.search(key).ok()?];
+            let before = item.weight();
+            let result = change(item);
+            Some((result, item.weight().wrapping_sub(before)))
+        }
         Node::Inner(inner) => {
             let at = inner.child(key);
             let child = &mut inner.children[at];
-            let node = Arc::make_mut(&mut child.node);
-            let result = modify(node, key, change);
-            child.weight = node.weight();
-            result
+            let (result, more) = modify(Arc::make_mut(&mut child.node), key, change)?;
+            child.weight = child.weight.wrapping_add(more);
+            Some((result, more))
         }
     }
 }

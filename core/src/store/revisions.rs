@@ -1,5 +1,6 @@
 //! The revisions of one key, oldest first: a persistent list that grows at its end and is cut at its beginning.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -54,7 +55,13 @@ const CHUNK: usize = 64;
 pub(super) struct Revisions {
     /// The newest, fewer than [`CHUNK`].
     tail: Vec<Rev>,
-    /// Older than those: full chunks of `CHUNK^(level + 1)`, fewer than [`CHUNK`] a level; higher levels are older.
+    /// What is older than those: few keys have any.
+    rest: Option<Box<Rest>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Rest {
+    /// Full chunks of `CHUNK^(level + 1)`, fewer than [`CHUNK`] a level; higher levels are older.
     levels: Vec<Vec<Chunk>>,
     /// So many of the oldest are cut off but still in their chunk; at most as many as are left.
     cut: usize,
@@ -68,12 +75,7 @@ enum Chunk {
 
 impl Revisions {
     pub(super) fn len(&self) -> usize {
-        let (mut len, mut size) = (self.tail.len(), CHUNK);
-        for level in &self.levels {
-            len += level.len() * size;
-            size *= CHUNK;
-        }
-        len - self.cut
+        self.tail.len() + self.rest.as_ref().map_or(0, |rest| rest.len())
     }
 
     pub(super) fn push(&mut self, rev: Rev) {
@@ -82,33 +84,18 @@ impl Revisions {
             self.tail.reserve_exact(self.tail.len().clamp(1, CHUNK - self.tail.len()));
         }
         self.tail.push(rev);
-        if self.tail.len() < CHUNK {
-            return;
-        }
-        let mut chunk = Chunk::Revs(core::mem::take(&mut self.tail).into());
-        for level in 0.. {
-            if self.levels.len() == level {
-                self.levels.push(Vec::new());
-            }
-            self.levels[level].push(chunk);
-            if self.levels[level].len() < CHUNK {
-                return;
-            }
-            chunk = Chunk::Chunks(core::mem::take(&mut self.levels[level]).into());
+        if self.tail.len() == CHUNK {
+            let chunk = Chunk::Revs(core::mem::take(&mut self.tail).into());
+            self.rest.get_or_insert_default().push(chunk);
         }
     }
 
     /// The revision at position `at`, counted from the oldest.
     pub(super) fn get(&self, at: usize) -> Rev {
-        let (mut at, mut size) = (at + self.cut, CHUNK.pow(u32::try_from(self.levels.len()).expect("few levels")));
-        for level in self.levels.iter().rev() {
-            if let Some(chunk) = level.get(at / size) {
-                return chunk.get(at % size, size / CHUNK);
-            }
-            at -= level.len() * size;
-            size /= CHUNK;
+        match &self.rest {
+            Some(rest) => rest.get(at).unwrap_or_else(|| self.tail[at - rest.len()]),
+            None => self.tail[at],
         }
-        self.tail[at]
     }
 
     pub(super) fn last(&self) -> Option<Rev> {
@@ -132,12 +119,51 @@ impl Revisions {
     /// Cuts off the `count` oldest.
     pub(super) fn cut(&mut self, count: usize) {
         assert!(count <= self.len(), "cut {count} of {}", self.len());
-        self.cut += count;
-        if self.cut > self.len() {
-            let mut left = Self::default();
-            self.iter().for_each(|rev| left.push(rev));
-            *self = left;
+        match &mut self.rest {
+            // Chunks stay until half of what they hold is cut off: what is copied then was paid for by the cuts.
+            Some(rest) if count + rest.cut <= self.tail.len() + rest.len() - count => rest.cut += count,
+            _ => {
+                let left: Vec<Rev> = self.iter().skip(count).collect();
+                *self = Self::default();
+                left.into_iter().for_each(|rev| self.push(rev));
+            }
         }
+    }
+}
+
+impl Rest {
+    fn len(&self) -> usize {
+        let (mut len, mut size) = (0, CHUNK);
+        for level in &self.levels {
+            len += level.len() * size;
+            size *= CHUNK;
+        }
+        len - self.cut
+    }
+
+    fn push(&mut self, mut chunk: Chunk) {
+        for level in 0.. {
+            if self.levels.len() == level {
+                self.levels.push(Vec::new());
+            }
+            self.levels[level].push(chunk);
+            if self.levels[level].len() < CHUNK {
+                return;
+            }
+            chunk = Chunk::Chunks(core::mem::take(&mut self.levels[level]).into());
+        }
+    }
+
+    fn get(&self, at: usize) -> Option<Rev> {
+        let (mut at, mut size) = (at + self.cut, CHUNK.pow(u32::try_from(self.levels.len()).expect("few levels")));
+        for level in self.levels.iter().rev() {
+            if let Some(chunk) = level.get(at / size) {
+                return Some(chunk.get(at % size, size / CHUNK));
+            }
+            at -= level.len() * size;
+            size /= CHUNK;
+        }
+        None
     }
 }
 

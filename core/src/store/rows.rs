@@ -195,7 +195,7 @@ pub(super) fn record(main: Revision, sub: u32) -> Blob {
 
 /// The row of the value that the put of `key` at (`main`, `sub`) stored.
 pub(super) fn value(key: &[u8], main: Revision, sub: u32) -> Blob {
-    let mut row = Vec::with_capacity(key.len() + 20);
+    let mut row = Vec::with_capacity(1 + key.len() + 2 + 12);
     value_into(key, main, sub, &mut row);
     Blob::from(row)
 }
