@@ -88,6 +88,11 @@ impl Log {
         self.applied
     }
 
+    /// The cost of what is kept in memory behind the applied index, in bytes.
+    pub(super) fn applied_bytes(&self) -> u64 {
+        self.applied_bytes
+    }
+
     /// The latest configuration, committed or not. (Raft §6: "uses the latest configuration in its log")
     pub(super) fn config(&self) -> &Configuration {
         &self.configs.back().expect("there is always the configuration at the start").1

@@ -3,9 +3,13 @@
 use alloc::vec::Vec;
 
 use super::message::{is_plausible_index, is_plausible_term};
+use super::progress::Progress;
 use super::{Output, Raft, Role};
 use crate::entry::{Configuration, Record, Standing};
 use crate::{Generation, LogIndex, NodeId, Term};
+
+/// So many times [`super::Config::catchup_bytes`] are kept at most for a follower that is receiving a snapshot.
+const KEPT_CATCHUPS_MAX: u64 = 4;
 
 impl Raft {
     /// [`super::Input::Applied`]
@@ -19,9 +23,12 @@ impl Raft {
             return; // Likewise: nothing is applied on top of a snapshot before that is durable.
         }
         self.log.set_applied(index);
-        let kept = self.leader.iter().flat_map(|leader| leader.peers.values()).filter_map(|progress| progress.kept);
-        let limit = kept.fold(durable, LogIndex::min);
         let config = &self.config;
+        // What follows a snapshot being sent is kept, unless its receiver is gone or memory runs short.
+        let is_alive = |progress: &&Progress| self.now < progress.heard + config.election_timeout;
+        let is_affordable = self.log.applied_bytes() <= config.catchup_bytes.saturating_mul(KEPT_CATCHUPS_MAX);
+        let peers = self.leader.iter().flat_map(|leader| leader.peers.values()).filter(|_| is_affordable);
+        let limit = peers.filter(is_alive).filter_map(|progress| progress.kept).fold(durable, LogIndex::min);
         let Some(point) = self.log.compaction_point(config.catchup_entries, config.catchup_bytes, limit) else {
             return;
         };
