@@ -10,7 +10,7 @@ pub trait Rows {
     /// The value stored under `key`.
     fn get(&self, key: &[u8]) -> Option<Blob>;
 
-    /// Calls `visit` with every row in `from..to` in ascending bytewise key order until it breaks.
+    /// Calls `visit` with every row in `from..to` in ascending bytewise key order until it breaks. `from <= to`.
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], Blob) -> ControlFlow<()>);
 }
 
@@ -68,6 +68,7 @@ impl Rows for MemRows {
     }
 
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], Blob) -> ControlFlow<()>) {
+        assert!(from <= to, "a scan from {from:?} to {to:?}");
         for (key, value) in self.rows.range(from, Some(to)) {
             if visit(key, value.clone()).is_break() {
                 return;

@@ -3,8 +3,8 @@
 //! [`Store::apply`] turns committed entries into a [`Batch`]: the rows to write, the answers, the events. The driver
 //! commits the rows in one atomic batch and then publishes [`Store::view`]; readers never see a state between.
 //!
-//! In memory are the keys with their counters and revisions ([`index`]), leases and members, all in persistent trees,
-//! so that a [`View`] is O(1) and never changes; values are only in the backend's rows ([`rows`]). A put reads nothing
+//! In memory are the keys with their counters and revisions (`store::index`), leases and members, all in persistent trees,
+//! so that a [`View`] is O(1) and never changes; values are only in the backend's rows (`store::rows`). A put reads nothing
 //! back and writes two rows: its record, by revision, and its value, by key.
 
 mod apply;

@@ -29,7 +29,8 @@ const REMOVALS_PER_RECORD: usize = 4;
 pub(super) fn slice(store: &mut Store, rows: &dyn Rows, records: usize, pin: Option<Revision>) -> CompactionSlice {
     let floor = store.view.floor;
     let target = pin.map_or(floor, |pin| pin.min(floor));
-    if target.0 < 2 || store.cleaning.finished.is_some_and(|finished| finished >= target) {
+    let finished = store.cleaning.finished.is_some_and(|finished| finished >= target);
+    if target.0 < 2 || target < store.cleaning.cleaned.main || finished {
         return CompactionSlice { writes: Vec::new(), finished: target == floor };
     }
     let records = records.max(1);

@@ -82,3 +82,9 @@ impl View {
         self.logical_bytes
     }
 }
+
+/// Any thread may read a view while the next batch is applied.
+const _: fn() = || {
+    fn shared<T: Send + Sync>() {}
+    shared::<View>();
+};
