@@ -80,7 +80,10 @@ async fn trial(args: &Args, binary: &str, members: usize, dir: &Path) -> Result<
             cluster.restart(victim)?;
         }
         cluster.serving(victim, Duration::from_secs(30)).await?;
-        eprintln!("{members} members, round {round}: m{victim} killed, a leader answered after {wait:.0?}");
+        eprintln!(
+            "{members} members, round {round}: m{victim} killed, a leader answered after {} ms",
+            wait.as_millis()
+        );
     }
     for writer in &writers {
         writer.abort();

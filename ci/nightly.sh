@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# What takes too long for every merge. Each part runs whatever became of the one before; the end says which failed.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+failed=()
+part() {
+  printf '\n===== %s\n' "$*"
+  "$@" || failed+=("$*")
+}
+
+day=$(($(date +%s) / 86400))
+part ci/sim.sh 0..1000
+# Seeds that nobody has seen yet, other ones every night.
+part ci/sim.sh "$((day * 10000))..$((day * 10000 + 4000))"
+part env ETCDCTL_FULL=1 QUORATE_CI=1 ci/etcdctl.sh
+part env KILL9_SEED="$day" ci/kill9.sh
+part ci/fuzz.sh
+part ci/bench.sh
+
+printf '\n'
+if [ ${#failed[@]} -gt 0 ]; then
+  printf 'failed: %s\n' "${failed[@]}"
+  exit 1
+fi
+echo "all parts passed"
