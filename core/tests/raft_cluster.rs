@@ -143,9 +143,10 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, count: Option<usize>) -> Self {
         let mut rng = Rng::new(seed);
-        let count = [1, 2, 3, 3, 3, 3, 4, 5, 5][rng.below(9) as usize];
+        let drawn = [1, 2, 3, 3, 3, 3, 4, 5, 5][rng.below(9) as usize];
+        let count = count.unwrap_or(drawn);
         let pick = |rng: &mut Rng, from: &[u64]| from[rng.below(from.len() as u64) as usize];
         let config = Config {
             heartbeat: Duration::from_millis(100),
@@ -587,10 +588,14 @@ impl World {
         }
     }
 
+    fn leader(&self) -> Option<usize> {
+        self.members.iter().position(|m| m.raft.as_ref().is_some_and(|raft| raft.status().role == Role::Leader))
+    }
+
     fn client(&mut self) {
         let delay = self.rng.below(40 * MS);
         self.after(delay, Event::Client);
-        let leader = self.members.iter().position(|m| m.raft.as_ref().is_some_and(|r| r.status().role == Role::Leader));
+        let leader = self.leader();
         let random = self.rng.below(self.members.len() as u64) as usize;
         let member = if self.rng.chance(1, 8) { random } else { leader.unwrap_or(random) };
         if self.members[member].raft.is_none() || self.members[member].paused {
@@ -651,7 +656,7 @@ fn show(input: &Input) -> String {
 }
 
 fn run(seed: u64, totals: &mut Totals) {
-    let mut world = World::new(seed);
+    let mut world = World::new(seed, None);
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let until = 30_000 + world.rng.below(20_000);
         world.run(until * MS);
@@ -699,5 +704,27 @@ fn consensus_survives_random_faults_and_then_makes_progress() {
         assert!(totals.truncations > 5, "{totals:?}");
         assert!(totals.former_lives_heard > 20, "{totals:?}");
         assert!(totals.reads > 500, "{totals:?}");
+    }
+}
+
+#[test]
+fn a_dead_leader_is_replaced_within_three_election_timeouts() {
+    for count in [3, 5] {
+        let mut world = World::new(count as u64, Some(count));
+        (world.faults, world.delay, world.sync) = (false, 5 * MS, 20 * MS);
+        let mut slow = 0;
+        for _ in 0..50 {
+            world.run(world.now + 3000 * MS);
+            let leader = world.leader().expect("nothing is wrong");
+            let died = world.now;
+            world.crash(leader);
+            while world.leader().is_none() {
+                world.run(world.now + 10 * MS);
+                assert!(world.now - died < 6000 * MS, "no leader for six election timeouts");
+            }
+            slow += u32::from(world.now - died > 3000 * MS);
+            world.start(leader);
+        }
+        assert!(slow <= 2, "{slow} of 50 elections took longer, with {count} members");
     }
 }
