@@ -21,7 +21,7 @@ use crate::check::lease::Leases;
 use crate::check::{Verdict, Violation};
 use crate::clock::Clock;
 use crate::disk::SimDisk;
-use crate::heap::{Heap, MICRO, MILLI, Nanos, tail};
+use crate::heap::{Heap, MICRO, MILLI, Nanos, SECOND, tail};
 use crate::member::{Actions, CallId, Due, Handed, Process, Start, Subscription, id, number};
 use crate::network::{Lane, Network};
 use crate::report::Totals;
@@ -114,6 +114,9 @@ pub struct World {
     calm: bool,
 }
 
+/// Events of one simulated second at most.
+const BUSY_MAX: u64 = 500_000;
+
 /// Watch clients of every run.
 const WATCH_CLIENTS: usize = 3;
 
@@ -198,7 +201,16 @@ impl World {
     /// The first promise that was broken.
     pub fn run(&mut self) -> Verdict {
         let mut reached = 0;
+        let (mut second, mut busy) = (0, 0);
         while let Some((now, event)) = self.heap.pop() {
+            busy += 1;
+            if now / SECOND > second {
+                (second, busy) = (now / SECOND, 0);
+            }
+            if busy > BUSY_MAX {
+                let text = format!("{BUSY_MAX} events within a second: somebody runs in circles");
+                return Err(Violation::new("livelock", text));
+            }
             if now > reached {
                 madsim::time::advance(std::time::Duration::from_nanos(now - reached));
                 reached = now;
@@ -312,7 +324,7 @@ impl World {
         let turn = if process.has_mail() {
             Some(now + 1 + machine.rng.below(latencies.turn))
         } else {
-            machine.clock.when(process.deadline()).map(|at| at.max(now + 1))
+            machine.clock.when(process.deadline()).map(|at| at.max(now + MICRO))
         };
         if let Some(at) = turn.filter(|&at| machine.next_turn.is_none_or(|next| at < next)) {
             machine.next_turn = Some(at);
@@ -328,7 +340,7 @@ impl World {
         let apply = if process.can_apply() {
             Some(now + 1 + tail(&mut machine.rng, latencies.apply))
         } else {
-            machine.clock.when(process.applier_deadline()).map(|at| at.max(now + 1))
+            machine.clock.when(process.applier_deadline()).map(|at| at.max(now + MICRO))
         };
         if let Some(at) = apply.filter(|&at| machine.next_apply.is_none_or(|next| at < next)) {
             machine.next_apply = Some(at);

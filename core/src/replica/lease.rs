@@ -244,7 +244,8 @@ impl Replica {
         if self.leads() && self.leases.clock.deadline() <= self.now {
             let due = self.leases.clock.due(self.now, LEASES_PER_PROPOSAL);
             if !due.is_empty() && !self.propose_here(Command::LeaseExpire(due.clone()), out) {
-                self.leases.clock.refused(&due);
+                // Not at once: whatever refuses proposals does so for a while.
+                self.leases.clock.refused(&due, self.now + self.config.raft.heartbeat);
             }
             let checkpoints = self.leases.clock.checkpoints(self.now, LEASES_PER_PROPOSAL);
             if !checkpoints.is_empty() {

@@ -213,11 +213,12 @@ impl LeaseClock {
         due
     }
 
-    /// A proposal of [`LeaseClock::due`] was refused and will never take effect: these are due again.
-    pub fn refused(&mut self, ids: &[LeaseId]) {
+    /// A proposal of [`LeaseClock::due`] was refused and will never take effect: these are due again at `again`.
+    pub fn refused(&mut self, ids: &[LeaseId], again: Instant) {
         for &id in ids {
             if let Some(held) = self.leases.get_mut(&id).filter(|held| self.leading && held.due) {
                 held.due = false;
+                held.expiry = held.expiry.max(again);
                 self.expiries.insert((held.expiry, id));
             }
         }
@@ -349,7 +350,8 @@ mod tests {
         assert_eq!(clock.due(seconds(1_000), 10), []);
         assert_eq!(clock.renew(seconds(11), LeaseId(7)), Renewal::Expired);
         assert_eq!(clock.remaining(seconds(11), LeaseId(7)), Some(Ttl(0)));
-        clock.refused(&[LeaseId(7), LeaseId(8)]);
+        clock.refused(&[LeaseId(7), LeaseId(8)], seconds(12));
+        assert_eq!(clock.deadline(), seconds(12), "a leader whose proposals are refused does not spin");
         assert_eq!(clock.due(seconds(12), 10), [LeaseId(7)]);
         clock.change(seconds(12), &LeaseChange::Revoked(LeaseId(7)));
         assert_eq!(clock.renew(seconds(12), LeaseId(7)), Renewal::Unknown);
@@ -514,7 +516,7 @@ mod tests {
                         last_due = due;
                     }
                     Op::Refuse => {
-                        clock.refused(&last_due);
+                        clock.refused(&last_due, Instant(0));
                         for id in last_due.drain(..) {
                             leases.get_mut(&id).unwrap().given = false;
                         }
