@@ -258,8 +258,10 @@ impl Store {
     pub fn check_deep(&self, rows: &dyn Rows) {
         self.view.index.check_deep();
         let values = values::Values::stored(rows);
+        let cleaned = self.cleaning.finished.unwrap_or(Revision(-1));
         let mut attached = 0;
         for (key, versions) in self.view.index.all() {
+            assert_eq!(versions.removable(cleaned), 0, "{key:?} has revisions below the floor {cleaned}");
             for rev in versions.iter() {
                 let (main, sub) = (rev.main(), rev.sub());
                 let record = values.record(main, sub).unwrap_or_else(|| panic!("no record of {key:?} at {main}.{sub}"));

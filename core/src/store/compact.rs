@@ -4,7 +4,8 @@
 //! Which keys have something to remove? A revision is superseded by a later change at or below the floor, and a
 //! tombstone goes once the floor has passed it. So it is enough to visit the records from the last finished floor
 //! (whose own tombstones were still kept) up to the floor, in order, and to clean their keys. How far that has come is a
-//! row written together with the removals, so a restart continues where they stopped.
+//! row written together with the removals, so a restart continues where they stopped. If the floor moves meanwhile,
+//! tombstones exactly at the old one that were kept so far are looked at again.
 
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
@@ -35,10 +36,11 @@ pub(super) fn slice(store: &mut Store, rows: &dyn Rows, records: usize, pin: Opt
     }
     let records = records.max(1);
     let before = store.cleaning.cleaned;
-    let (visits, complete) = visits(rows, before, target, records);
+    let from = if before.floor == before.main && before.floor < target { Cleaned { sub: 0, ..before } } else { before };
+    let (visits, complete) = visits(rows, from, target, records);
     let (mut writes, mut budget) = (Vec::new(), records * REMOVALS_PER_RECORD);
     let mut reached = complete;
-    for (at, key) in visits {
+    for (main, sub, key) in visits {
         let removed = store.view.index.compact(&key, target, budget);
         budget -= removed.len();
         for rev in removed {
@@ -48,15 +50,14 @@ pub(super) fn slice(store: &mut Store, rows: &dyn Rows, records: usize, pin: Opt
             }
         }
         if budget == 0 {
-            store.cleaning.cleaned = at; // There may be more of this key: come back.
+            store.cleaning.cleaned = Cleaned { floor: target, main, sub }; // There may be more of this key: come back.
             reached = false;
             break;
         }
-        store.cleaning.cleaned = Cleaned { main: at.main, sub: at.sub + 1 };
+        store.cleaning.cleaned = Cleaned { floor: target, main, sub: sub + 1 };
     }
     if reached {
-        // Tombstones exactly at the target are kept for now: the next floor looks at them again.
-        store.cleaning = Cleaning { cleaned: Cleaned { main: target, sub: 0 }, finished: Some(target) };
+        store.cleaning = Cleaning { cleaned: Cleaned { floor: target, main: target, sub: 0 }, finished: Some(target) };
     }
     if store.cleaning.cleaned != before || !writes.is_empty() {
         writes.push(rows::write(rows::cleaned(), codec::encode(&store.cleaning.cleaned)));
@@ -65,7 +66,7 @@ pub(super) fn slice(store: &mut Store, rows: &dyn Rows, records: usize, pin: Opt
 }
 
 /// The next at most `max` records through revision `target` with their keys, and whether these are all.
-fn visits(rows: &dyn Rows, from: Cleaned, target: Revision, max: usize) -> (Vec<(Cleaned, Blob)>, bool) {
+fn visits(rows: &dyn Rows, from: Cleaned, target: Revision, max: usize) -> (Vec<(Revision, u32, Blob)>, bool) {
     let (mut visits, mut complete) = (Vec::new(), true);
     let range = [rows::record(from.main, from.sub), rows::record(target.next(), 0)];
     rows.scan(&range[0], &range[1], &mut |key, row| {
@@ -75,7 +76,7 @@ fn visits(rows: &dyn Rows, from: Cleaned, target: Revision, max: usize) -> (Vec<
         }
         let (main, sub) = rows::parse_record(&key[1..]).unwrap_or_else(|| panic!("row key {key:?} is damaged"));
         let record = Record::decode(row).unwrap_or_else(|| panic!("the record of {main}.{sub} is damaged"));
-        visits.push((Cleaned { main, sub }, record.key));
+        visits.push((main, sub, record.key));
         ControlFlow::Continue(())
     });
     (visits, complete)

@@ -206,7 +206,7 @@ impl Versions {
     }
 
     /// How many of the oldest revisions nobody at `floor` or above can see.
-    fn removable(&self, floor: Revision) -> usize {
+    pub(super) fn removable(&self, floor: Revision) -> usize {
         let older = self.older.as_ref();
         let mut below = older.map_or(0, |older| older.count(|rev| rev.main() <= floor));
         let mut newest = below.checked_sub(1).and_then(|at| older.map(|older| older.get(at)));

@@ -59,7 +59,8 @@ pub(super) struct Totals {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 #[bincode(decode_context = "Source")]
 pub(super) struct Cleaned {
-    /// Records before (`main`, `sub`) have been looked at with a floor at or above them.
+    /// Records before (`main`, `sub`) have been looked at with a floor at or above them, `main`'s own with this one.
+    pub(super) floor: Revision,
     pub(super) main: Revision,
     pub(super) sub: u32,
 }
@@ -384,7 +385,10 @@ mod tests {
         assert_eq!(codec::decode_copying::<Totals>(&encoded).unwrap(), totals);
         let lease = LeaseRow { ttl: Ttl(60), remaining: Some(Ttl(30)) };
         assert_eq!(hex(&codec::encode(&lease)), "01 78 01 3c".replace(' ', ""));
-        assert_eq!(hex(&codec::encode(&Cleaned { main: Revision(5), sub: 1 })), "01 0a 01".replace(' ', ""));
+        assert_eq!(
+            hex(&codec::encode(&Cleaned { floor: Revision(6), main: Revision(5), sub: 1 })),
+            "01 0c 0a 01".replace(' ', "")
+        );
     }
 
     #[test]
