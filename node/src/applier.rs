@@ -109,11 +109,23 @@ pub struct Effects<S> {
     pub history: Vec<HistoryRead<S>>,
     /// Every row below this floor is physically gone.
     pub compacted: Option<Revision>,
+    /// Keys written.
+    pub puts: u64,
+    /// Keys removed.
+    pub deletes: u64,
 }
 
 impl<S> Default for Effects<S> {
     fn default() -> Self {
-        Self { published: None, driver: Vec::new(), watch: Vec::new(), history: Vec::new(), compacted: None }
+        Self {
+            published: None,
+            driver: Vec::new(),
+            watch: Vec::new(),
+            history: Vec::new(),
+            compacted: None,
+            puts: 0,
+            deletes: 0,
+        }
     }
 }
 
@@ -277,6 +289,10 @@ impl<B: Backends> Applier<B> {
         self.publish(effects);
         let (revision, compacted) = (batch.applied.revision, batch.applied.compacted);
         self.compacting |= compacted > floor;
+        let deletes = batch.events.iter().flat_map(|revision| &revision.events).filter(|event| event.deleted).count();
+        let changes: usize = batch.events.iter().map(|revision| revision.events.len()).sum();
+        effects.deletes += deletes as u64;
+        effects.puts += (changes - deletes) as u64;
         self.watch(now, watch::Input::Published { revision, compacted, events: batch.events }, effects);
         self.flush()?;
         effects.driver.push(replica::Input::Applied { applied: batch.applied, durable: self.backend.durable() });

@@ -11,12 +11,13 @@ mod watch;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Request;
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::IntoResponse as _;
+use prometheus::IntGauge;
 use quorate_api::etcdserverpb as pb;
 use quorate_core::error::Error;
 use quorate_core::raft;
+use quorate_core::replica::{Request, Response};
 use quorate_core::rows::Rows;
 use tonic::metadata::MetadataMap;
 
@@ -68,6 +69,9 @@ pub const METHODS: &[(&str, &str)] = &[
     (pb::MemberListRequest::PATH, "unary"),
     (pb::StatusRequest::PATH, "unary"),
     (pb::MoveLeaderRequest::PATH, "unary"),
+    (pb::AlarmRequest::PATH, "unary"),
+    (pb::AuthStatusRequest::PATH, "unary"),
+    (pb::AuthenticateRequest::PATH, "unary"),
 ];
 
 /// Every call's route.
@@ -85,6 +89,9 @@ pub fn router<S: Rows + Send + Sync + 'static>(server: Arc<Server<S>>) -> Router
     router = unary::route::<pb::MemberListRequest, S>(router, &server);
     router = unary::route::<pb::StatusRequest, S>(router, &server);
     router = unary::route::<pb::MoveLeaderRequest, S>(router, &server);
+    router = unary::route::<pb::AlarmRequest, S>(router, &server);
+    router = unary::route::<pb::AuthStatusRequest, S>(router, &server);
+    router = unary::route::<pb::AuthenticateRequest, S>(router, &server);
     router = stream::routes(router, &server);
     router = watch::route(router, &server);
     router = lock::routes(router, &server);
@@ -109,7 +116,7 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
         let (ask, rest) = request.start(&self.settings)?;
         let (answer, picture) = match ask {
             // The state is taken after consensus has answered: that is what the answer promises.
-            Some(ask) => (Some(self.member.request(ask).await?), self.picture()),
+            Some(ask) => (Some(self.ask(ask).await?), self.picture()),
             None => (None, picture),
         };
         if let Some(floor) = M::waits_for_compaction(&rest) {
@@ -118,6 +125,21 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
         let long = M::is_long(&rest);
         let finish = || M::finish(rest, answer, &picture.local(&self.settings));
         if long { tokio::task::block_in_place(finish) } else { finish() }
+    }
+
+    async fn ask(&self, request: Request) -> Result<Response, Status> {
+        let (is_proposal, is_read) = (matches!(request, Request::Command(_)), matches!(request, Request::ReadIndex));
+        // A client that hangs up drops the future in the middle: the gauge must come down all the same.
+        let _pending = is_proposal.then(|| Pending::new(&self.metrics.proposals_pending));
+        let answer = self.member.request(request).await.map_err(Status::from);
+        if let Err(Status { code: Code::Unavailable | Code::Unknown, .. }) = &answer {
+            if is_proposal {
+                self.metrics.proposals_failed.inc();
+            } else if is_read {
+                self.metrics.read_indexes_failed.inc();
+            }
+        }
+        answer
     }
 
     fn message_bytes_max(&self) -> usize {
@@ -151,12 +173,28 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
     }
 }
 
+/// Counts one proposal for as long as it lives.
+struct Pending<'a>(&'a IntGauge);
+
+impl<'a> Pending<'a> {
+    fn new(gauge: &'a IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 fn wants_leader(metadata: &MetadataMap) -> bool {
     metadata.get("hasleader").is_some_and(|value| value.as_bytes() == b"true")
 }
 
 /// Answers a path that no call has, in the caller's own protocol.
-async fn unknown(request: Request) -> Response {
+async fn unknown(request: axum::extract::Request) -> axum::response::Response {
     let is_grpc = request
         .headers()
         .get(header::CONTENT_TYPE)

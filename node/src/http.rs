@@ -1,7 +1,8 @@
 //! Plain HTTP beside gRPC on the client port: health, version, metrics. (etcd: /health, /livez, /readyz, /version)
 
+use std::convert::Infallible;
 use std::fmt::Write as _;
-use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +10,13 @@ use axum::Router;
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
 use quorate_api::etcdserverpb as pb;
 use quorate_core::rows::Rows;
 use tokio::net::TcpListener;
-use tonic::transport::server::TcpIncoming;
+use tokio::task::JoinSet;
+use tracing::warn;
 
 use crate::grpc::{self, Server};
 use crate::metrics::Metrics;
@@ -43,28 +47,69 @@ pub fn client_router<S: Rows + Send + Sync + 'static>(server: &Arc<Server<S>>) -
     router
 }
 
-/// Serves `router` on `listener`, gRPC and HTTP/1.1 alike, until `stop`.
+/// The address of the client that sent a request, in the request's extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct RemoteAddr(pub SocketAddr);
+
+/// Serves `router` on `listener` for ever, gRPC (HTTP/2) and HTTP/1.1 alike; dropping it ends every connection.
 ///
-/// # Errors
-/// The listener failed.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    stop: impl Future<Output = ()>,
-) -> Result<(), tonic::transport::Error> {
+/// This is hyper without tonic's server around it: tonic would answer a client's deadline itself, with another status
+/// than etcd's, while a client keeps its deadline anyway and its request ends when it hangs up.
+pub async fn serve(listener: TcpListener, router: Router) {
     // Windows large enough that one connection with many streams, or a snapshot, is not held up by round trips.
     const STREAM_WINDOW_BYTES: u32 = 4 << 20;
     const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-    tonic::transport::Server::builder()
-        .accept_http1(true)
+    /// After a failure to accept, which is a lack of file descriptors, time for some to come free.
+    const PAUSE: Duration = Duration::from_millis(50);
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http2()
+        .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(u32::MAX)
-        .http2_keepalive_interval(Some(Duration::from_secs(7200)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-        .add_routes(tonic::service::Routes::from(router))
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop)
-        .await
+        .keep_alive_interval(Some(Duration::from_secs(7200)))
+        .keep_alive_timeout(Duration::from_secs(20));
+    builder.http1().timer(TokioTimer::new());
+    let builder = Arc::new(builder);
+    let router: Router = router.with_state(());
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, address) = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    warn!(error = error.to_string(), "cannot accept a connection");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            },
+            Some(_) = connections.join_next() => continue,
+        };
+        let _ = stream.set_nodelay(true); // Only slower without.
+        let (builder, service) = (Arc::clone(&builder), Connection { router: router.clone(), address });
+        connections.spawn(async move {
+            // A broken connection is the client's to notice.
+            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+/// Answers one connection's requests.
+struct Connection {
+    router: Router,
+    address: SocketAddr,
+}
+
+impl hyper::service::Service<hyper::Request<hyper::body::Incoming>> for Connection {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = <Router as tower_service::Service<hyper::Request<hyper::body::Incoming>>>::Future;
+
+    fn call(&self, mut request: hyper::Request<hyper::body::Incoming>) -> Self::Future {
+        request.extensions_mut().insert(RemoteAddr(self.address));
+        tower_service::Service::call(&mut self.router.clone(), request)
+    }
 }
 
 /// Which program this is, and whose behaviour it has.
@@ -94,8 +139,8 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
         metrics.proposals_applied.set(signed(local.status.applied.0));
         metrics.revision.set(local.view.revision().0);
         metrics.compact_revision.set(local.view.compacted().0);
-        metrics.db_bytes.set(signed(local.status.disk_bytes));
-        metrics.db_bytes_in_use.set(signed(local.view.logical_bytes().min(local.status.disk_bytes)));
+        metrics.db_bytes.set(signed(local.db_bytes()));
+        metrics.db_bytes_in_use.set(signed(local.view.logical_bytes()));
         metrics.quota_bytes.set(self.settings.quota_bytes.map_or(0, signed));
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use quorate_core::replica::{self, Replica, Request};
 use quorate_core::request::Member as MemberInfo;
-use quorate_core::{Incarnation, Instant, LogIndex, NodeId, Revision, raft, watch};
+use quorate_core::{Incarnation, Instant, LogIndex, NodeId, raft, watch};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -66,7 +66,7 @@ impl From<BackendError> for LaunchError {
 /// A member that serves.
 pub struct Running {
     member: Member<Rows>,
-    servers: JoinSet<Result<(), tonic::transport::Error>>,
+    servers: JoinSet<()>,
     /// Keeps the data directory locked.
     _data_dir: DataDir,
 }
@@ -101,12 +101,12 @@ pub async fn launch(config: &Config) -> Result<Running, LaunchError> {
     let ids: Vec<NodeId> = others.iter().map(|it| it.id).collect();
     for listener in peer_listeners {
         info!(address = address(&listener), "serving peer traffic");
-        servers.spawn(http::serve(listener, peer::router(&server, identity, &ids), std::future::pending()));
+        servers.spawn(http::serve(listener, peer::router(&server, identity, &ids)));
     }
     for listener in client_listeners {
         let address = address(&listener);
         info!(traffic = "grpc+http", address, "serving client traffic insecurely; this is strongly discouraged!");
-        servers.spawn(http::serve(listener, http::client_router(&server), std::future::pending()));
+        servers.spawn(http::serve(listener, http::client_router(&server)));
     }
     Ok(Running { member, servers, _data_dir: data_dir })
 }
@@ -121,9 +121,8 @@ impl Running {
     /// Returns if a listener fails, with the reason.
     pub async fn failed(&mut self) -> String {
         match self.servers.join_next().await {
-            Some(Ok(Err(error))) => error.to_string(),
             Some(Err(error)) => error.to_string(),
-            Some(Ok(Ok(()))) | None => "a listener ended".to_owned(),
+            Some(Ok(())) | None => "a listener ended".to_owned(),
         }
     }
 
@@ -334,15 +333,14 @@ impl Observer for Watcher {
         observe(&self.metrics.wal_fsync, took);
     }
 
-    fn applied(&self, took: Duration, _: LogIndex, _: Revision) {
+    fn applied(&self, took: Duration, puts: u64, deletes: u64) {
         observe(&self.metrics.backend_commit, took);
+        self.metrics.puts.inc_by(puts);
+        self.metrics.deletes.inc_by(deletes);
     }
 
-    fn answered(&self, failed: bool) {
-        if failed {
-            self.metrics.proposals_failed.inc();
-        }
-    }
+    // Which of the answers are of proposals is known where they are asked for.
+    fn answered(&self, _: bool) {}
 
     fn malformed(&self, from: NodeId, error: &str) {
         warn!(peer = format!("{:x}", from.0), error, "a peer sent bytes that are no message");

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use quorate_core::entry::Record;
 use quorate_core::error::Error;
 use quorate_core::replica::{self, Replica, Request, Response};
-use quorate_core::{Instant, LogIndex, NodeId, RequestId, Revision, StreamId, WriteId, raft, watch};
+use quorate_core::{Instant, NodeId, RequestId, Revision, StreamId, WriteId, raft, watch};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::applier::{self, Applier, HistoryRead, Published, Snap};
@@ -46,8 +46,8 @@ pub trait Observer: Send + Sync + 'static {
     fn changed(&self, status: &raft::Status);
     /// The log was written and synced.
     fn synced(&self, took: Duration, records: usize);
-    /// Entries were applied and published.
-    fn applied(&self, took: Duration, applied: LogIndex, revision: Revision);
+    /// Entries were applied and published, with so many keys written and removed.
+    fn applied(&self, took: Duration, puts: u64, deletes: u64);
     /// A proposal was answered, or given up.
     fn answered(&self, failed: bool);
     /// A peer sent bytes that are no message.
@@ -409,7 +409,7 @@ fn run_applier<S, B>(
             observer.fatal(&format!("the applied state cannot be kept: {error}"));
         }
         if let Some(published) = effects.published.take() {
-            observer.applied(began.elapsed(), published.applied, published.view.revision());
+            observer.applied(began.elapsed(), std::mem::take(&mut effects.puts), std::mem::take(&mut effects.deletes));
             *shared.published.write().expect("no holder panics") = published;
             shared.disk_bytes.store(applier.backend().disk_bytes(), Ordering::Relaxed);
         }

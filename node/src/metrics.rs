@@ -37,22 +37,12 @@ pub struct Metrics {
     pub read_indexes_failed: IntCounter,
     /// Syncs of the log.
     pub wal_fsync: Histogram,
-    /// Writes to the log.
-    pub wal_write: Histogram,
-    /// Bytes written to the log.
-    pub wal_write_bytes: IntGauge,
     /// Commits of the backend.
     pub backend_commit: Histogram,
-    /// Batches applied.
-    pub apply: Histogram,
     /// Puts applied.
     pub puts: IntCounter,
     /// Deletes applied.
     pub deletes: IntCounter,
-    /// Ranges served.
-    pub ranges: IntCounter,
-    /// Txns of more than one operation applied.
-    pub txns: IntCounter,
     /// The store's revision.
     pub revision: IntGauge,
     /// The compaction floor.
@@ -142,14 +132,9 @@ impl Metrics {
             proposals_failed: new.counter("etcd_server_proposals_failed_total", "Proposals that were given up."),
             read_indexes_failed: new.counter("etcd_server_read_indexes_failed_total", "Read rounds given up."),
             wal_fsync: new.durations("etcd_disk_wal_fsync_duration_seconds", "Syncs of the log."),
-            wal_write: new.durations("etcd_disk_wal_write_duration_seconds", "Writes to the log."),
-            wal_write_bytes: new.gauge("etcd_disk_wal_write_bytes_total", "Bytes written to the log."),
             backend_commit: new.durations("etcd_disk_backend_commit_duration_seconds", "Commits of the backend."),
-            apply: new.histogram("etcd_server_apply_duration_seconds", "Batches applied.", 0.0001, 20),
             puts: new.counter("etcd_mvcc_put_total", "Puts applied."),
             deletes: new.counter("etcd_mvcc_delete_total", "Deletes applied."),
-            ranges: new.counter("etcd_mvcc_range_total", "Ranges served."),
-            txns: new.counter("etcd_mvcc_txn_total", "Txns of more than one operation."),
             revision: new.gauge("etcd_debugging_mvcc_current_revision", "The store's revision."),
             compact_revision: new.gauge("etcd_debugging_mvcc_compact_revision", "The compaction floor."),
             db_bytes: new.gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of the backend on disk."),

@@ -4,6 +4,7 @@
 //! [`Method::finish`] makes the reply from consensus' answer and the state published by then. Watch and keep-alive
 //! streams are in [`watch`] and [`lease`].
 
+pub mod auth;
 pub mod cluster;
 pub mod kv;
 pub mod lease;
@@ -90,6 +91,12 @@ impl Local<'_> {
 
     fn term(&self) -> Term {
         self.status.raft.term
+    }
+
+    /// Bytes of the whole state: what it takes on disk, and what is in memory only as yet.
+    #[must_use]
+    pub fn db_bytes(&self) -> u64 {
+        self.status.disk_bytes.max(self.view.logical_bytes())
     }
 
     /// Whether this member is a learner.

@@ -98,7 +98,7 @@ impl<S: Rows + Send + Sync + 'static> ServerStreamingService<pb::RangeRequest> f
             server.check_leader(request.metadata())?;
             let (ask, range) = RangeStream::start(request.into_inner(), &server.settings)?;
             if let Some(ask) = ask {
-                server.member.request(ask).await.map_err(Status::from)?;
+                server.ask(ask).await?;
             }
             let (sender, replies) = mpsc::channel(REPLIES_AHEAD);
             tokio::spawn(async move {
@@ -126,7 +126,7 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
             let Ok(Some(request)) = requests.message().await else { return Ok(()) };
             self.metrics.message_received(KEEP_ALIVE, request.encoded_len());
             let (ask, renewal) = KeepAlive::start(&request, &self.picture().local(&self.settings));
-            let answer = self.member.request(ask).await?;
+            let answer = self.ask(ask).await?;
             let reply = renewal.finish(answer, &self.picture().local(&self.settings));
             self.metrics.message_sent(KEEP_ALIVE, reply.encoded_len());
             if replies.send(Ok(reply)).await.is_err() {

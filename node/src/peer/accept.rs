@@ -92,7 +92,7 @@ impl<S: Rows + Send + Sync + 'static> Peer for Streams<S> {
 
 impl<S: Rows + Send + Sync + 'static> Streams<S> {
     async fn accept(&self, request: Request<Streaming<pb::Message>>) -> Answer {
-        let address = request.remote_addr();
+        let address = request.extensions().get::<http::RemoteAddr>().map(|it| it.0.to_string());
         let mut incoming = request.into_inner();
         let from = self.identity.check(incoming.message().await?).map_err(|error| error.to_string());
         let known = from.and_then(|from| match self.peers.get(&from) {
@@ -100,7 +100,7 @@ impl<S: Rows + Send + Sync + 'static> Streams<S> {
             None => Err(format!("member {:x} is not in this cluster", from.0)),
         });
         let (from, received) = known.map_err(|reason| {
-            warn!(address = address.map(|it| it.to_string()), reason, "refused a peer's stream");
+            warn!(address, reason, "refused a peer's stream");
             Status::failed_precondition(reason)
         })?;
         let (sender, answers) = mpsc::channel(1);

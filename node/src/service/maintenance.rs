@@ -5,7 +5,7 @@ use quorate_core::NodeId;
 use quorate_core::replica::{Request, Response};
 
 use super::{CLUSTER_VERSION, ETCD_VERSION, Local, Method, Settings, mismatch};
-use crate::status::Status;
+use crate::status::{Code, Status};
 
 impl Method for pb::StatusRequest {
     type Reply = pb::StatusResponse;
@@ -23,7 +23,7 @@ impl Method for pb::StatusRequest {
         Ok(pb::StatusResponse {
             header: Some(local.header_now()),
             version: ETCD_VERSION.to_owned(),
-            db_size: signed(local.status.disk_bytes),
+            db_size: signed(local.db_bytes()),
             leader: raft.leader.map_or(0, |leader| leader.0),
             raft_index: raft.commit.max(local.status.applied).0,
             raft_term: raft.term.0,
@@ -32,8 +32,7 @@ impl Method for pb::StatusRequest {
                 Some(_) => vec![],
                 None => vec![quorate_core::error::Error::NoLeader.to_string()],
             },
-            // The backend has no free pages: what it needs is what its history takes, unless its files are smaller.
-            db_size_in_use: signed(local.view.logical_bytes().min(local.status.disk_bytes)),
+            db_size_in_use: signed(local.view.logical_bytes()),
             is_learner: local.is_learner(),
             storage_version: CLUSTER_VERSION.to_owned(),
             db_size_quota: local.settings.quota_bytes.map_or(-1, signed),
@@ -56,5 +55,25 @@ impl Method for pb::MoveLeaderRequest {
             Some(Response::Transferred) => Ok(pb::MoveLeaderResponse::default()), // etcd sends no header
             other => mismatch(other.as_ref()),
         }
+    }
+}
+
+impl Method for pb::AlarmRequest {
+    type Reply = pb::AlarmResponse;
+    type Rest = ();
+    const PATH: &'static str = "/etcdserverpb.Maintenance/Alarm";
+
+    /// No alarm is ever raised as yet: asking and disarming find none.
+    fn start(self, _: &Settings) -> Result<(Option<Request>, ()), Status> {
+        use pb::alarm_request::AlarmAction;
+        let activates = self.action == AlarmAction::Activate as i32 && self.alarm != pb::AlarmType::None as i32;
+        if activates {
+            return Err(Status::new(Code::Unimplemented, "alarms cannot be activated on this server"));
+        }
+        Ok((None, ()))
+    }
+
+    fn finish((): (), _: Option<Response>, local: &Local<'_>) -> Result<pb::AlarmResponse, Status> {
+        Ok(pb::AlarmResponse { header: Some(local.header_now()), alarms: vec![] })
     }
 }
