@@ -224,8 +224,9 @@ impl Config {
     }
 }
 
-/// The largest `--max-request-bytes`: frames between members are bounded above it.
-const REQUEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// The largest `--max-request-bytes`: as a log entry a request takes up to two and a half times its bytes (a txn of tiny
+/// reads does), and [`quorate_core::format::codec::MESSAGE_BYTES_MAX`] bounds that.
+const REQUEST_BYTES_MAX: u64 = 24 * 1024 * 1024;
 
 fn check_timing(heartbeat_ms: u64, election_ms: u64) -> Result<(), Refusal> {
     let text = if heartbeat_ms == 0 {

@@ -68,6 +68,8 @@ pub async fn serve(listener: TcpListener, router: Router) {
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(u32::MAX)
+        // Clients give up many calls at once when their own deadline passes: no reason to end the connection.
+        .max_pending_accept_reset_streams(Some(1024))
         .keep_alive_interval(Some(Duration::from_secs(7200)))
         .keep_alive_timeout(Duration::from_secs(20));
     builder.http1().timer(TokioTimer::new());

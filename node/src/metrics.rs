@@ -1,6 +1,7 @@
 //! What a member tells Prometheus: etcd's names, so that etcd's dashboards and alerts work unchanged.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::core::Collector;
@@ -16,7 +17,7 @@ use crate::status::Code;
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    calls: BTreeMap<&'static str, Call>,
+    calls: BTreeMap<&'static str, Arc<Call>>,
     /// 1 while a leader is known.
     pub has_leader: IntGauge,
     /// 1 while this member leads.
@@ -57,10 +58,6 @@ pub struct Metrics {
     pub watch_streams: IntGauge,
     /// Events given to watch streams.
     pub events: IntCounter,
-    /// Bytes of client requests.
-    pub client_received_bytes: IntCounter,
-    /// Bytes of replies to clients.
-    pub client_sent_bytes: IntCounter,
     /// Bytes from each peer.
     pub peer_received_bytes: IntCounterVec,
     /// Bytes to each peer.
@@ -77,12 +74,38 @@ pub struct Metrics {
 
 /// One method's counters.
 #[derive(Debug)]
-struct Call {
+pub struct Call {
     started: IntCounter,
     received: IntCounter,
+    received_bytes: IntCounter,
     sent: IntCounter,
+    sent_bytes: IntCounter,
     /// By code.
     handled: Vec<IntCounter>,
+}
+
+impl Call {
+    /// A call began.
+    pub fn started(&self) {
+        self.started.inc();
+    }
+
+    /// A message of so many bytes came in.
+    pub fn received(&self, bytes: usize) {
+        self.received.inc();
+        self.received_bytes.inc_by(bytes as u64);
+    }
+
+    /// A message of so many bytes went out.
+    pub fn sent(&self, bytes: usize) {
+        self.sent.inc();
+        self.sent_bytes.inc_by(bytes as u64);
+    }
+
+    /// A call ended.
+    pub fn handled(&self, code: Code) {
+        self.handled[code as usize].inc();
+    }
 }
 
 /// gRPC's names of the codes, in order, as Go writes them.
@@ -142,9 +165,6 @@ impl Metrics {
             quota_bytes: new.gauge("etcd_server_quota_backend_bytes", "The quota."),
             watch_streams: new.gauge("etcd_debugging_mvcc_watch_stream_total", "Open watch streams."),
             events: new.counter("etcd_debugging_mvcc_events_total", "Events given to watch streams."),
-            client_received_bytes: new
-                .counter("etcd_network_client_grpc_received_bytes_total", "Bytes of client requests."),
-            client_sent_bytes: new.counter("etcd_network_client_grpc_sent_bytes_total", "Bytes of replies to clients."),
             peer_received_bytes: new.counters(
                 "etcd_network_peer_received_bytes_total",
                 "Bytes from a peer.",
@@ -163,34 +183,13 @@ impl Metrics {
         }
     }
 
-    /// A call of `path` began.
-    pub fn call_started(&self, path: &str) {
-        if let Some(call) = self.calls.get(path) {
-            call.started.inc();
-        }
-    }
-
-    /// A message of `path` came in, of so many bytes.
-    pub fn message_received(&self, path: &str, bytes: usize) {
-        self.client_received_bytes.inc_by(bytes as u64);
-        if let Some(call) = self.calls.get(path) {
-            call.received.inc();
-        }
-    }
-
-    /// A message of `path` went out, of so many bytes.
-    pub fn message_sent(&self, path: &str, bytes: usize) {
-        self.client_sent_bytes.inc_by(bytes as u64);
-        if let Some(call) = self.calls.get(path) {
-            call.sent.inc();
-        }
-    }
-
-    /// A call of `path` ended.
-    pub fn call_handled(&self, path: &str, code: Code) {
-        if let Some(handled) = self.calls.get(path).and_then(|call| call.handled.get(code as usize)) {
-            handled.inc();
-        }
+    /// The counters of the method at `path`.
+    ///
+    /// # Panics
+    /// If it is none of those the metrics were made for.
+    #[must_use]
+    pub fn call(&self, path: &str) -> Arc<Call> {
+        Arc::clone(&self.calls[path])
     }
 
     /// Everything in Prometheus' text format, with the process' own figures.
@@ -256,7 +255,9 @@ impl New<'_> {
         self.register(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)))
     }
 
-    fn calls(&self, methods: &[(&'static str, &'static str)]) -> BTreeMap<&'static str, Call> {
+    fn calls(&self, methods: &[(&'static str, &'static str)]) -> BTreeMap<&'static str, Arc<Call>> {
+        let received_bytes = self.counter("etcd_network_client_grpc_received_bytes_total", "Bytes of client requests.");
+        let sent_bytes = self.counter("etcd_network_client_grpc_sent_bytes_total", "Bytes of replies to clients.");
         let labels = ["grpc_type", "grpc_service", "grpc_method"];
         let started = self.counters("grpc_server_started_total", "Calls begun.", &labels);
         let received = self.counters("grpc_server_msg_received_total", "Messages received.", &labels);
@@ -271,10 +272,12 @@ impl New<'_> {
             let call = Call {
                 started: started.with_label_values(&values),
                 received: received.with_label_values(&values),
+                received_bytes: received_bytes.clone(),
                 sent: sent.with_label_values(&values),
+                sent_bytes: sent_bytes.clone(),
                 handled: CODES.map(|code| handled.with_label_values(&[kind, service, method, code])).into(),
             };
-            assert!(calls.insert(path, call).is_none(), "two methods at {path}");
+            assert!(calls.insert(path, Arc::new(call)).is_none(), "two methods at {path}");
         }
         calls
     }
@@ -322,9 +325,10 @@ mod tests {
     fn metrics_are_rendered_under_etcds_names() {
         let metrics = Metrics::new(quorate_core::NodeId(0xab), &[("/etcdserverpb.KV/Put", "unary")]);
         metrics.has_leader.set(1);
-        metrics.call_started("/etcdserverpb.KV/Put");
-        metrics.call_handled("/etcdserverpb.KV/Put", Code::ResourceExhausted);
-        metrics.call_handled("/unknown/Method", Code::Ok);
+        let call = metrics.call("/etcdserverpb.KV/Put");
+        call.started();
+        call.received(70);
+        call.handled(Code::ResourceExhausted);
         observe(&metrics.wal_fsync, Duration::from_micros(1500));
         let text = metrics.render();
         let labels = r#"grpc_method="Put",grpc_service="etcdserverpb.KV",grpc_type="unary""#;
@@ -332,6 +336,7 @@ mod tests {
             "etcd_server_has_leader 1".to_owned(),
             r#"etcd_server_id{server_id="ab"} 1"#.to_owned(),
             r#"etcd_cluster_version{cluster_version="3.7"} 1"#.to_owned(),
+            "etcd_network_client_grpc_received_bytes_total 70".to_owned(),
             format!("grpc_server_started_total{{{labels}}} 1"),
             format!(r#"grpc_server_handled_total{{grpc_code="ResourceExhausted",{labels}}} 1"#),
             format!(r#"grpc_server_handled_total{{grpc_code="OK",{labels}}} 0"#),

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use process::{Node, cluster};
 use quorate_api::etcdserverpb as pb;
 use quorate_api::etcdserverpb::maintenance_client::MaintenanceClient;
+use quorate_api::etcdserverpb::watch_client::WatchClient;
 
 fn started(folder: &tempfile::TempDir) -> Vec<Node> {
     let mut nodes = cluster(folder.path(), 3);
@@ -103,6 +104,10 @@ async fn a_single_survivor_answers_only_what_needs_no_quorum() {
     let mut nodes = started(&folder);
     put(&nodes[0], "k0").await.unwrap();
     assert_eq!(count(&nodes[0]).await, 1);
+    let (_requests, requests) = tokio::sync::mpsc::channel::<pb::WatchRequest>(1);
+    let mut led = tonic::Request::new(tokio_stream::wrappers::ReceiverStream::new(requests));
+    led.metadata_mut().insert("hasleader", "true".parse().unwrap());
+    let mut stream = WatchClient::new(nodes[0].channel().await).watch(led).await.unwrap().into_inner();
     let _ = nodes.drain(1..);
     let until = Instant::now() + Duration::from_secs(10);
     while !process::http_get(nodes[0].client_port, "/health").contains("RAFT NO LEADER") {
@@ -114,6 +119,8 @@ async fn a_single_survivor_answers_only_what_needs_no_quorum() {
     let mut led = tonic::Request::new(read);
     led.metadata_mut().insert("hasleader", "true".parse().unwrap());
     let status = nodes[0].kv().await.range(led).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (tonic::Code::Unavailable, "etcdserver: no leader"));
+    let status = stream.message().await.unwrap_err();
     assert_eq!((status.code(), status.message()), (tonic::Code::Unavailable, "etcdserver: no leader"));
     let status = put(&nodes[0], "k1").await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::Unavailable);

@@ -19,6 +19,7 @@ use tonic::server::{Grpc, ServerStreamingService, StreamingService};
 use tonic_prost::ProstCodec;
 
 use super::{Server, wants_leader};
+use crate::metrics::Call;
 use crate::service::kv::RangeStream;
 use crate::service::lease::KeepAlive;
 use crate::status::{Code, Status};
@@ -65,16 +66,17 @@ impl<S: Rows + Send + Sync + 'static> StreamingService<pb::LeaseKeepAliveRequest
     fn call(&mut self, request: tonic::Request<Streaming<pb::LeaseKeepAliveRequest>>) -> Self::Future {
         let server = Arc::clone(&self.0);
         Box::pin(async move {
-            server.metrics.call_started(KEEP_ALIVE);
+            let counters = server.metrics.call(KEEP_ALIVE);
+            counters.started();
             server.check_leader(request.metadata())?;
             let wanted = wants_leader(request.metadata());
             let (sender, replies) = mpsc::channel(REPLIES_AHEAD);
             tokio::spawn(async move {
                 let end = tokio::select! {
-                    end = server.keep_alive(request.into_inner(), &sender) => end,
+                    end = server.keep_alive(request.into_inner(), &sender, &counters) => end,
                     () = server.leader_lost(wanted) => Err(Error::NoLeader.into()),
                 };
-                server.metrics.call_handled(KEEP_ALIVE, end.as_ref().map_or_else(|status| status.code, |()| Code::Ok));
+                counters.handled(end.as_ref().map_or_else(|status| status.code, |()| Code::Ok));
                 if let Err(status) = end {
                     let _ = sender.send(Err(status.into())).await; // The client may have gone.
                 }
@@ -94,7 +96,8 @@ impl<S: Rows + Send + Sync + 'static> ServerStreamingService<pb::RangeRequest> f
     fn call(&mut self, request: tonic::Request<pb::RangeRequest>) -> Self::Future {
         let server = Arc::clone(&self.0);
         Box::pin(async move {
-            server.metrics.call_started(RANGE_STREAM);
+            let counters = server.metrics.call(RANGE_STREAM);
+            counters.started();
             server.check_leader(request.metadata())?;
             let (ask, range) = RangeStream::start(request.into_inner(), &server.settings)?;
             if let Some(ask) = ask {
@@ -102,10 +105,8 @@ impl<S: Rows + Send + Sync + 'static> ServerStreamingService<pb::RangeRequest> f
             }
             let (sender, replies) = mpsc::channel(REPLIES_AHEAD);
             tokio::spawn(async move {
-                let end = server.range_stream(range, &sender).await;
-                server
-                    .metrics
-                    .call_handled(RANGE_STREAM, end.as_ref().map_or_else(|status| status.code, |()| Code::Ok));
+                let end = server.range_stream(range, &sender, &counters).await;
+                counters.handled(end.as_ref().map_or_else(|status| status.code, |()| Code::Ok));
                 if let Err(status) = end {
                     let _ = sender.send(Err(status.into())).await; // The client may have gone.
                 }
@@ -121,14 +122,15 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
         &self,
         mut requests: Streaming<pb::LeaseKeepAliveRequest>,
         replies: &mpsc::Sender<Result<pb::LeaseKeepAliveResponse, tonic::Status>>,
+        counters: &Call,
     ) -> Result<(), Status> {
         loop {
             let Ok(Some(request)) = requests.message().await else { return Ok(()) };
-            self.metrics.message_received(KEEP_ALIVE, request.encoded_len());
+            counters.received(request.encoded_len());
             let (ask, renewal) = KeepAlive::start(&request, &self.picture().local(&self.settings));
             let answer = self.ask(ask).await?;
             let reply = renewal.finish(answer, &self.picture().local(&self.settings));
-            self.metrics.message_sent(KEEP_ALIVE, reply.encoded_len());
+            counters.sent(reply.encoded_len());
             if replies.send(Ok(reply)).await.is_err() {
                 return Ok(());
             }
@@ -139,12 +141,13 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
         &self,
         mut range: RangeStream,
         replies: &mpsc::Sender<Result<pb::RangeStreamResponse, tonic::Status>>,
+        counters: &Call,
     ) -> Result<(), Status> {
         loop {
             let picture = self.picture();
             let next = tokio::task::block_in_place(|| range.next(&picture.local(&self.settings)))?;
             let Some(reply) = next else { return Ok(()) };
-            self.metrics.message_sent(RANGE_STREAM, reply.encoded_len());
+            counters.sent(reply.encoded_len());
             if replies.send(Ok(reply)).await.is_err() {
                 return Ok(());
             }

@@ -15,23 +15,25 @@ use tonic::server::Grpc;
 use tonic_prost::ProstCodec;
 
 use super::Server;
+use crate::metrics::Call;
 use crate::service::Method;
 use crate::status::{Code, Status};
 
 /// Adds the route of `M`.
 pub(super) fn route<M: Method, S: Rows + Send + Sync + 'static>(router: Router, server: &Arc<Server<S>>) -> Router {
     let server = Arc::clone(server);
+    let counters = server.metrics.call(M::PATH);
     let serve = move |request: Request| {
-        let server = Arc::clone(&server);
+        let (server, counters) = (Arc::clone(&server), Arc::clone(&counters));
         async move {
             let codec = ProstCodec::<M::Reply, M>::default();
             let mut grpc = Grpc::new(codec).max_decoding_message_size(server.message_bytes_max());
-            let metrics = Arc::clone(&server.metrics);
-            metrics.call_started(M::PATH);
-            let response = grpc.unary(Unary::<M, S>(server, PhantomData), request).await;
+            counters.started();
+            let unary = Unary::<M, S> { server, counters: Arc::clone(&counters), method: PhantomData };
+            let response = grpc.unary(unary, request).await;
             match too_large(&response) {
                 Some(status) => {
-                    metrics.call_handled(M::PATH, status.code);
+                    counters.handled(status.code);
                     tonic::Status::from(status).into_http::<axum::body::Body>()
                 }
                 None => response.into_response(),
@@ -41,30 +43,34 @@ pub(super) fn route<M: Method, S: Rows + Send + Sync + 'static>(router: Router, 
     router.route(M::PATH, post(serve))
 }
 
-struct Unary<M, S>(Arc<Server<S>>, PhantomData<fn(M)>);
+struct Unary<M, S> {
+    server: Arc<Server<S>>,
+    counters: Arc<Call>,
+    method: PhantomData<fn(M)>,
+}
 
 impl<M: Method, S: Rows + Send + Sync + 'static> tonic::server::UnaryService<M> for Unary<M, S> {
     type Response = M::Reply;
     type Future = Pin<Box<dyn Future<Output = Result<tonic::Response<M::Reply>, tonic::Status>> + Send>>;
 
     fn call(&mut self, request: tonic::Request<M>) -> Self::Future {
-        let server = Arc::clone(&self.0);
+        let (server, counters) = (Arc::clone(&self.server), Arc::clone(&self.counters));
         Box::pin(async move {
             let leader = server.check_leader(request.metadata());
             let request = request.into_inner();
-            server.metrics.message_received(M::PATH, request.encoded_len());
+            counters.received(request.encoded_len());
             let result = match leader {
                 Ok(()) => server.call(request).await,
                 Err(status) => Err(status),
             };
             match result {
                 Ok(reply) => {
-                    server.metrics.message_sent(M::PATH, reply.encoded_len());
-                    server.metrics.call_handled(M::PATH, Code::Ok);
+                    counters.sent(reply.encoded_len());
+                    counters.handled(Code::Ok);
                     Ok(tonic::Response::new(reply))
                 }
                 Err(status) => {
-                    server.metrics.call_handled(M::PATH, status.code);
+                    counters.handled(status.code);
                     Err(status.into())
                 }
             }

@@ -19,6 +19,7 @@ use tonic_prost::ProstCodec;
 
 use super::stream::{Opening, Replies};
 use super::{Server, wants_leader};
+use crate::metrics::Call;
 use crate::service::watch::{self, Encoder, WatchReply};
 use crate::status::{Code, Status};
 
@@ -47,7 +48,8 @@ impl<S: Rows + Send + Sync + 'static> StreamingService<pb::WatchRequest> for Wat
     fn call(&mut self, request: tonic::Request<Streaming<pb::WatchRequest>>) -> Self::Future {
         let server = Arc::clone(&self.0);
         Box::pin(async move {
-            server.metrics.call_started(WATCH);
+            let counters = server.metrics.call(WATCH);
+            counters.started();
             server.check_leader(request.metadata())?;
             if server.picture().local(&server.settings).is_learner() {
                 return Err(Status::from(Error::NotSupportedForLearner).into());
@@ -57,11 +59,11 @@ impl<S: Rows + Send + Sync + 'static> StreamingService<pb::WatchRequest> for Wat
             tokio::spawn(async move {
                 server.metrics.watch_streams.inc();
                 let end = tokio::select! {
-                    end = server.watch(request.into_inner(), &sender) => end,
+                    end = server.watch(request.into_inner(), &sender, &counters) => end,
                     () = server.leader_lost(wanted) => Error::NoLeader.into(),
                 };
                 server.metrics.watch_streams.dec();
-                server.metrics.call_handled(WATCH, end.code);
+                counters.handled(end.code);
                 let _ = sender.send(Err(end.into())).await; // The client may have gone.
             });
             Ok(tonic::Response::new(ReceiverStream::new(replies)))
@@ -76,6 +78,7 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
         &self,
         mut requests: Streaming<pb::WatchRequest>,
         replies: &mpsc::Sender<Result<WatchReply, tonic::Status>>,
+        counters: &Call,
     ) -> Status {
         let mut stream = self.member.watch();
         let mut encoder = Encoder::new(self.settings.responder, self.settings.limits);
@@ -86,7 +89,7 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
             tokio::select! {
                 request = requests.message(), if asking => match request {
                     Ok(Some(request)) => {
-                        self.metrics.message_received(WATCH, request.encoded_len());
+                        counters.received(request.encoded_len());
                         if let Some(input) = watch::input(stream.id, request) {
                             stream.send(input);
                         }
@@ -112,7 +115,7 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
                         return Status::new(Code::Cancelled, "etcdserver: watch canceled");
                     };
                     let reply = outbox.pop_front().expect("the outbox is not empty");
-                    self.metrics.message_sent(WATCH, reply.encoded_len());
+                    counters.sent(reply.encoded_len());
                     permit.send(Ok(reply));
                     if outbox.is_empty() {
                         stream.taken(std::mem::take(&mut outbox_bytes));
