@@ -90,6 +90,7 @@ enum Event {
     SnapshotSent { from: usize, to: usize, index: Option<LogIndex> },
     Start { member: usize },
     Wipe { member: usize },
+    Isolate { member: usize },
     Nemesis,
     Client,
 }
@@ -123,6 +124,8 @@ struct World {
     /// Longest ordinary delay of a message and of a sync.
     delay: u64,
     sync: u64,
+    /// Longest time between two faults.
+    nemesis: u64,
     /// `cut[from][to]`
     cut: Vec<Vec<bool>>,
     faults: bool,
@@ -148,9 +151,11 @@ impl World {
         let drawn = [1, 2, 3, 3, 3, 3, 4, 5, 5][rng.below(9) as usize];
         let count = count.unwrap_or(drawn);
         let pick = |rng: &mut Rng, from: &[u64]| from[rng.below(from.len() as u64) as usize];
+        // Half of the worlds are restless: terms are short, and something happens all the time.
+        let is_restless = count > 2 && rng.chance(1, 2);
         let config = Config {
-            heartbeat: Duration::from_millis(100),
-            election_timeout: Duration::from_millis(1000),
+            heartbeat: Duration::from_millis(if is_restless { 20 } else { 100 }),
+            election_timeout: Duration::from_millis(if is_restless { 150 } else { 1000 }),
             seed,
             append_bytes_max: pick(&mut rng, &[1, 100, 1 << 20]),
             inflight_messages_max: pick(&mut rng, &[1, 3, 256]),
@@ -168,8 +173,9 @@ impl World {
             loss: pick(&mut rng, &[0, 10, 50, 200]),
             duplicates: pick(&mut rng, &[0, 20, 200]),
             late: pick(&mut rng, &[0, 10, 50]),
-            delay: pick(&mut rng, &[1, 10, 80]) * MS,
-            sync: pick(&mut rng, &[1, 10, 300]) * MS,
+            delay: pick(&mut rng, if is_restless { &[1, 10, 30] } else { &[1, 10, 80] }) * MS,
+            sync: pick(&mut rng, if is_restless { &[1, 10, 50] } else { &[1, 10, 300] }) * MS,
+            nemesis: if is_restless { 150 * MS } else { 800 * MS },
             cut: vec![vec![false; count]; count],
             faults: true,
             wipes: count >= 3 && rng.chance(2, 3),
@@ -524,6 +530,11 @@ impl World {
                 self.start(member);
             }
             Event::Wipe { .. } => {}
+            Event::Isolate { member } => {
+                for other in (0..self.members.len()).filter(|other| *other != member) {
+                    (self.cut[member][other], self.cut[other][member]) = (true, true);
+                }
+            }
             Event::Nemesis => self.nemesis(),
             Event::Client => self.client(),
         }
@@ -551,11 +562,12 @@ impl World {
         if !self.faults {
             return;
         }
-        let delay = self.rng.below(800 * MS);
+        let delay = self.rng.below(self.nemesis);
         self.after(delay, Event::Nemesis);
         let count = self.members.len() as u64;
-        let member = self.rng.below(count) as usize;
-        match self.rng.below(12) {
+        let random = self.rng.below(count) as usize;
+        let member = self.leader().filter(|_| self.rng.chance(1, 3)).unwrap_or(random);
+        match self.rng.below(14) {
             0..=2 if self.members[member].raft.is_some() => {
                 self.crash(member);
                 if self.rng.chance(1, 2) {
@@ -572,6 +584,12 @@ impl World {
                 }
             }
             7 => self.step(member, Input::Transfer { to: None }),
+            // A change of leaders that the old one does not notice.
+            9 | 10 => {
+                self.step(member, Input::Transfer { to: None });
+                let delay = self.rng.below(5 * self.delay);
+                self.after(delay, Event::Isolate { member });
+            }
             8 => {
                 let to = NodeId(self.rng.below(count) + 1);
                 self.step(member, Input::Transfer { to: Some(to) });
@@ -595,8 +613,12 @@ impl World {
     fn client(&mut self) {
         let delay = self.rng.below(40 * MS);
         self.after(delay, Event::Client);
-        let leader = self.leader();
         let random = self.rng.below(self.members.len() as u64) as usize;
+        let is_leader = |m: &Member| m.raft.as_ref().is_some_and(|raft| raft.status().role == Role::Leader);
+        let leader = match self.rng.chance(1, 2) {
+            true => self.members.iter().position(is_leader),
+            false => self.members.iter().rposition(is_leader),
+        };
         let member = if self.rng.chance(1, 8) { random } else { leader.unwrap_or(random) };
         if self.members[member].raft.is_none() || self.members[member].paused {
             return;
@@ -658,7 +680,7 @@ fn show(input: &Input) -> String {
 fn run(seed: u64, totals: &mut Totals) {
     let mut world = World::new(seed, None);
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let until = 30_000 + world.rng.below(20_000);
+        let until = if world.nemesis < 200 * MS { 8_000 } else { 30_000 } + world.rng.below(10_000);
         world.run(until * MS);
         world.heal();
     }));
@@ -711,6 +733,7 @@ fn consensus_survives_random_faults_and_then_makes_progress() {
 fn a_dead_leader_is_replaced_within_three_election_timeouts() {
     for count in [3, 5] {
         let mut world = World::new(count as u64, Some(count));
+        (world.config.heartbeat, world.config.election_timeout) = (Duration::from_millis(100), Duration::from_secs(1));
         (world.faults, world.delay, world.sync) = (false, 5 * MS, 20 * MS);
         let mut slow = 0;
         for _ in 0..50 {
