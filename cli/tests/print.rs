@@ -82,13 +82,8 @@ fn keys_and_values() {
         header: header(),
         succeeded: true,
         responses: vec![
-            op(Response::ResponsePut(PutResponse { header: inner.clone(), prev_kv: None })),
-            op(Response::ResponseRange(RangeResponse {
-                header: inner.clone(),
-                count: 1,
-                kvs: vec![plain()],
-                more: false,
-            })),
+            op(Response::ResponsePut(PutResponse { header: inner, prev_kv: None })),
+            op(Response::ResponseRange(RangeResponse { header: inner, count: 1, kvs: vec![plain()], more: false })),
             op(Response::ResponseDeleteRange(DeleteRangeResponse { header: inner, ..Default::default() })),
         ],
     };
@@ -161,14 +156,13 @@ fn members() {
     let mut out = String::new();
     let members = vec![member(443_629_905_751_424_238, "n1", false), member(0xa1cc_6280_7fdc_4606, "", true)];
     let header = Some(ResponseHeader { revision: 0, ..header().unwrap() });
-    let list = MemberListResponse { header: header.clone(), members: members.clone() };
+    let list = MemberListResponse { header, members: members.clone() };
     show(&mut out, "member list", &list);
-    let response =
-        MemberAddResponse { header: header.clone(), member: Some(members[1].clone()), members: members.clone() };
+    let response = MemberAddResponse { header, member: Some(members[1].clone()), members: members.clone() };
     show(&mut out, "member add", &MemberAdded { name: "n2".to_owned(), response });
-    let response = MemberRemoveResponse { header: header.clone(), members: members[..1].to_vec() };
+    let response = MemberRemoveResponse { header, members: members[..1].to_vec() };
     show(&mut out, "member remove", &MemberRemoved { id: 0xa1cc_6280_7fdc_4606, response });
-    let response = MemberUpdateResponse { header: header.clone(), members: vec![] };
+    let response = MemberUpdateResponse { header, members: vec![] };
     show(&mut out, "member update", &MemberUpdated { id: 0x5, response });
     let response = MemberPromoteResponse { header, members: vec![] };
     show(&mut out, "member promote", &MemberPromoted { id: 0x5, response });
