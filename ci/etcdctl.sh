@@ -62,7 +62,8 @@ cleanup() {
 }
 trap cleanup EXIT
 
-port=${ETCDCTL_PORT:-23790}
+# Not always the same, so that two runs on one machine do not meet.
+port=${ETCDCTL_PORT:-$((20000 + RANDOM % 1000 * 10))}
 initial=m1=http://127.0.0.1:$((port + 1)),m2=http://127.0.0.1:$((port + 3)),m3=http://127.0.0.1:$((port + 5))
 for i in 1 2 3; do
   client=http://127.0.0.1:$((port + 2 * i - 2)) peer=http://127.0.0.1:$((port + 2 * i - 1))
@@ -135,8 +136,9 @@ shape() {
 
 echo "waiting for three members of $server"
 for i in $(seq 150); do
-  ctl endpoint health >/dev/null 2>&1 && break
-  if [ "$i" = 150 ]; then
+  ctl1 get ready >/dev/null 2>&1 && ctl2 get ready >/dev/null 2>&1 && ctl3 get ready >/dev/null 2>&1 && break
+  alive=$(kill -0 "${pids[@]}" 2>&1 && echo yes || echo no)
+  if [ "$i" = 150 ] || [ "$alive" != yes ]; then
     ctl endpoint health || true
     tail -n 20 "$tmp"/m*.log
     echo "the cluster does not become healthy"
