@@ -83,7 +83,8 @@ fn compare(
             return Err(Violation::new("watch", text));
         };
         if let Err(text) = same(change, event, wish.prev_kv, floor) {
-            return Err(Violation::new("watch", format!("{text}: {change:?} told as {event:?}")));
+            let text = format!("{text}: {change:?} told as {event:?}, next was {from}: {watcher:?}");
+            return Err(Violation::new("watch", text));
         }
     }
     match events.next() {

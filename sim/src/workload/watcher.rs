@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use quorate_api::{etcdserverpb as pb, mvccpb};
-use quorate_core::Revision;
 use quorate_core::request::KeyRange;
+use quorate_core::{Blob, Revision};
 
 use super::Generator;
 use crate::heap::{MILLI, Nanos, SECOND};
@@ -24,6 +24,17 @@ pub struct Wish {
     pub prev_kv: bool,
     /// Send progress when idle.
     pub progress_notify: bool,
+}
+
+impl Wish {
+    fn everything() -> Self {
+        let range = KeyRange::From(Blob::copy(&[0]));
+        Self { range, no_put: false, no_delete: false, prev_kv: true, progress_notify: false }
+    }
+
+    fn is_everything(&self) -> bool {
+        *self == Self::everything()
+    }
 }
 
 /// One thing a watcher was told, in order.
@@ -93,15 +104,19 @@ pub struct WatchClient {
     /// It reads one message at a time; a reading is under way.
     pub reading: bool,
     /// It reads slowly now and then.
-    pub slow: bool,
+    slow: bool,
+    /// One of its watchers always wants everything from the beginning: what it sees settles for the history what
+    /// operations of unknown outcome did.
+    audits: bool,
 }
 
 impl WatchClient {
     /// A client that begins with `member`.
     #[must_use]
-    pub fn new(generator: Generator, member: usize) -> Self {
+    pub fn new(generator: Generator, member: usize, audits: bool) -> Self {
         Self {
             generator,
+            audits,
             member,
             connection: 0,
             connected: false,
@@ -110,7 +125,7 @@ impl WatchClient {
             unread: VecDeque::new(),
             news: Vec::new(),
             reading: false,
-            slow: true,
+            slow: !audits,
         }
     }
 
@@ -122,6 +137,11 @@ impl WatchClient {
         self.on_stream.clear();
         self.unread.clear();
         self.reading = false;
+        if self.audits && self.watchers.iter().all(|watcher| watcher.finished || !watcher.wish.is_everything()) {
+            let from = self.watchers.iter().filter_map(Watcher::compacted_at).max();
+            let watcher = Watcher { next: from.or(Some(Revision(1))), ..Watcher::of(Wish::everything(), Vec::new()) };
+            self.watchers.push(watcher);
+        }
         while self.watchers.iter().filter(|watcher| !watcher.finished).count() < wanted {
             let watcher = self.draw(newest);
             self.watchers.push(watcher);
@@ -215,9 +235,16 @@ impl WatchClient {
         })
     }
 
-    /// Whether to go to another member for no reason.
+    /// Whether to go to another member, for no reason or to begin watching everything again.
     pub fn is_restless(&mut self) -> bool {
-        self.generator.chance(1, 20)
+        let blind =
+            self.audits && self.watchers.iter().all(|watcher| watcher.finished || !watcher.wish.is_everything());
+        self.generator.chance(1, 20) || blind
+    }
+
+    /// Reads slowly now and then, or not.
+    pub fn set_slow(&mut self, slow: bool) {
+        self.slow = slow && !self.audits;
     }
 
     /// How long until the next whim.
@@ -265,6 +292,10 @@ impl Watcher {
     #[must_use]
     pub fn is_live(&self) -> bool {
         self.live && !self.finished
+    }
+
+    fn compacted_at(&self) -> Option<Revision> {
+        self.told.iter().find_map(|told| if let Told::Compacted(at) = told { Some(*at) } else { None })
     }
 
     /// A watcher that was told this.

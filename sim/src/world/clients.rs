@@ -28,7 +28,7 @@ pub(super) fn draw(setup: &Setup) -> Vec<Client> {
 pub(super) fn draw_watchers(setup: &Setup) -> Vec<WatchClient> {
     let client = |n: usize| {
         let generator = Generator::new(stream(setup.seed, Stream::Watch, n), n, setup.keys);
-        WatchClient::new(generator, n % setup.members)
+        WatchClient::new(generator, n % setup.members, n == 0)
     };
     (0..WATCH_CLIENTS).map(client).collect()
 }
@@ -102,6 +102,8 @@ impl World {
             Step::Ask(op) => {
                 match &op {
                     Op::LeaseRevoke(id) | Op::LeaseGrant { id: Some(id), .. } => self.leases.meddled(*id),
+                    // Whatever is answered, it may take place.
+                    Op::Compact(revision) => self.floor = self.floor.max(*revision),
                     _ => {}
                 }
                 Subject::Op(self.history.invoke(number as u64, now, op.clone()), op)
@@ -211,7 +213,6 @@ impl World {
         self.clients[client].saw(response.revision());
         match (op, response) {
             (Op::Compact(revision), _) => {
-                self.floor = self.floor.max(*revision);
                 self.totals.compactions += 1;
                 for client in &mut self.clients {
                     client.known.compacted = client.known.compacted.max(*revision);
@@ -236,7 +237,7 @@ impl World {
         let newest = self.newest;
         let line = self.line_of_watcher(number);
         let client = &mut self.watchers[number];
-        client.slow = !begun;
+        client.set_slow(!begun);
         let old = Subscription { client: number, connection: client.connection };
         let member = client.member;
         if client.connected && !begun && client.is_restless() {

@@ -93,7 +93,9 @@ impl World {
             let members: Vec<String> = self
                 .machines
                 .iter()
-                .map(|machine| machine.process.as_ref().map_or("down".into(), |p| format!("{:?}", p.status())))
+                .map(|machine| {
+                    machine.process.as_ref().map_or("down".into(), |p| format!("{:?}", p.replica().raft().status()))
+                })
                 .collect();
             let text = format!(
                 "no progress on member {} within {} ms after {}:\n  {}",

@@ -125,22 +125,11 @@ impl World {
             return;
         }
         machine.paused = false;
-        // What waited comes in the order in which it arrived.
-        for (n, event) in std::mem::take(&mut machine.stash).into_iter().enumerate() {
-            let event = match event {
-                Event::Turn { member, epoch, .. } => {
-                    machine.next_turn = None;
-                    let at = now + n as u64;
-                    machine.next_turn = Some(at);
-                    Event::Turn { member, epoch, at }
-                }
-                Event::Apply { member, epoch, .. } => {
-                    let at = now + n as u64;
-                    machine.next_apply = Some(at);
-                    Event::Apply { member, epoch, at }
-                }
-                other => other,
-            };
+        // What waited comes in the order in which it arrived; turns are scheduled afresh.
+        (machine.next_turn, machine.next_apply) = (None, None);
+        let waited = std::mem::take(&mut machine.stash).into_iter();
+        let waited = waited.filter(|event| !matches!(event, Event::Turn { .. } | Event::Apply { .. }));
+        for (n, event) in waited.enumerate() {
             self.heap.push(now + n as u64, link::member(member, 5), event);
         }
         self.rouse(now, member);
