@@ -127,9 +127,10 @@ impl Progress {
         }
     }
 
-    /// The follower's log is durable and equal to ours up to `index`. `start` is where our log starts.
-    pub(super) fn accepted(&mut self, index: LogIndex, start: LogIndex) {
-        if index > self.matched {
+    /// The follower's log is durable and equal to ours up to `index`. Our log is that behind `start` through `last`.
+    pub(super) fn accepted(&mut self, index: LogIndex, start: LogIndex, last: LogIndex) {
+        let is_news = index > self.matched;
+        if is_news {
             self.matched = index;
             while self.inflight.front().is_some_and(|(last, _)| *last <= index) {
                 let (_, bytes) = self.inflight.pop_front().expect("just seen");
@@ -138,7 +139,11 @@ impl Progress {
         }
         self.next = self.next.max(self.matched.next());
         match self.pace {
-            Pace::Probe { .. } if index == self.matched => self.replicate(self.matched),
+            // A probe carries an entry if there is one, so an answer that tells nothing new is an old one. Taking it for the
+            // probe's would send the whole window again for every duplicate.
+            Pace::Probe { .. } if is_news || (index == self.matched && self.next > last) => {
+                self.replicate(self.matched);
+            }
             Pace::Snapshot if self.matched >= start && self.matched > LogIndex(0) => self.replicate(self.matched),
             _ => {}
         }

@@ -190,14 +190,14 @@ impl Raft {
             return;
         }
         match message.body {
-            Body::Accepted { matched } => progress.accepted(matched, start),
+            Body::Accepted { matched } => progress.accepted(matched, start, last),
             Body::Refused { prev_index, hint_index, hint_term } => {
                 progress.refused(prev_index, self.log.find_by_term(hint_index, hint_term));
             }
             Body::HeartbeatReply { round, received, matched } => {
                 progress.answered(round, commit);
                 if matched > progress.matched {
-                    progress.accepted(matched, start);
+                    progress.accepted(matched, start, last);
                 }
                 progress.received(round, received);
                 self.confirm_reads(out);
