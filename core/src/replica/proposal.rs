@@ -206,7 +206,14 @@ impl Replica {
     /// Tells the cluster this member's name and URLs, once, as soon as there is a leader. (etcd: publish)
     pub(super) fn publish(&mut self) {
         let due = self.proposals.publishing.is_none_or(|(_, retry)| self.now >= retry);
-        if !due || self.status.leader.is_none() {
+        if !due {
+            return;
+        }
+        if self.status.leader.is_none() {
+            // A deadline that has passed without anything to do would have this member spin.
+            if let Some((_, retry)) = &mut self.proposals.publishing {
+                *retry = self.now + self.config.raft.election_timeout;
+            }
             return;
         }
         let Some(member) = self.proposals.publish.clone() else { return };
