@@ -17,6 +17,7 @@ struct Member {
     args: Vec<String>,
     /// `host:port` for clients.
     endpoint: String,
+    data: PathBuf,
     log: PathBuf,
 }
 
@@ -41,9 +42,10 @@ impl Cluster {
         let initial: Vec<String> = (0..count).map(|i| format!("m{i}={}", peer(i))).collect();
         let members = (0..count).map(|i| {
             let endpoint = format!("127.0.0.1:{}", port + 2 * i as i64);
+            let data = dir.join(format!("m{i}"));
             let flags = [
                 ("name", format!("m{i}")),
-                ("data-dir", dir.join(format!("m{i}")).display().to_string()),
+                ("data-dir", data.display().to_string()),
                 ("listen-client-urls", format!("http://{endpoint}")),
                 ("advertise-client-urls", format!("http://{endpoint}")),
                 ("listen-peer-urls", peer(i)),
@@ -57,7 +59,7 @@ impl Cluster {
                 ("log-level", "warn".to_owned()),
             ];
             let args = flags.iter().map(|(name, value)| format!("--{name}={value}")).collect();
-            Member { child: None, args, endpoint, log: dir.join(format!("m{i}.log")) }
+            Member { child: None, args, endpoint, data, log: dir.join(format!("m{i}.log")) }
         });
         let mut cluster = Cluster { binary: PathBuf::from(binary), members: members.collect() };
         for member in 0..count {
@@ -90,6 +92,12 @@ impl Cluster {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// Deletes the data of a member that is down.
+    pub(crate) fn wipe(&self, member: usize) -> Result<(), Failure> {
+        let data = &self.members[member].data;
+        fs::remove_dir_all(data).map_err(|e| Failure::error(format!("{}: {e}", data.display())))
     }
 
     /// Waits until a linearizable read succeeds at `member`.

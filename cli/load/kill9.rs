@@ -28,7 +28,11 @@ pub(crate) async fn kill9(args: &Args) -> Result<(), Failure> {
         return Err(Failure::bad_args("give --quorate"));
     }
     let (mut passed, mut failed) = (0, 0);
+    let wipe = args.bool("wipe");
     for members in numbers(args, "members")? {
+        if wipe && members < 3 {
+            return Err(Failure::bad_args("--wipe: fewer than three members cannot do without one"));
+        }
         let dir = Path::new(args.string("dir")).join(format!("kill9-{members}"));
         match trial(args, binary, members, &dir).await {
             Ok(line) => {
@@ -50,7 +54,7 @@ pub(crate) async fn kill9(args: &Args) -> Result<(), Failure> {
 /// All rounds on one cluster. Gives the line that sums them up.
 async fn trial(args: &Args, binary: &str, members: usize, dir: &Path) -> Result<String, Failure> {
     let rounds = usize::try_from(args.int("rounds")).unwrap_or(0);
-    let election_ms = args.int("election-ms");
+    let (election_ms, wipe) = (args.int("election-ms"), args.bool("wipe"));
     let mut random = Random::new(args.int("seed").unsigned_abs() + members as u64);
     let mut cluster = Cluster::start(binary, members, args.int("port"), dir, election_ms).await?;
     let everyone: Vec<usize> = (0..members).collect();
@@ -71,6 +75,9 @@ async fn trial(args: &Args, binary: &str, members: usize, dir: &Path) -> Result<
         let killed = Instant::now();
         if members == 1 {
             cluster.restart(victim)?;
+        }
+        if wipe {
+            cluster.wipe(victim)?;
         }
         let others: Vec<usize> = everyone.iter().copied().filter(|&m| m != victim || members == 1).collect();
         let wait = answered(&cluster, &others, &format!("probe/{round}"), killed).await?;
@@ -100,7 +107,8 @@ async fn trial(args: &Args, binary: &str, members: usize, dir: &Path) -> Result<
             return Err(Failure::error(format!("m{member} lost {lost} of {all} acknowledged writes, {first:?} first")));
         }
     }
-    judge(members, &mut waits, leaders_killed, expected.len(), election_ms)
+    let line = judge(members, &mut waits, leaders_killed, expected.len(), election_ms)?;
+    Ok(if wipe { format!("{line}; each victim's disk was wiped") } else { line })
 }
 
 /// Writes one key after the other, and notes those acknowledged.

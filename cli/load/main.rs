@@ -26,6 +26,7 @@ const FLAGS: &[Flag] = &[
     Flag::int("runs", "5", "bench: how often to measure each server, taking turns"),
     Flag::int("seconds", "3", "bench: how long each measurement lasts"),
     Flag::int("seed", "1", "kill9: draws the victims and the pauses"),
+    Flag::bool("wipe", "kill9: delete the victim's data before it comes back under its old name"),
 ];
 
 const USAGE: &str = "usage: quorate-load bench|kill9 --dir DIR --quorate PATH [--etcd PATH] [flags]";
