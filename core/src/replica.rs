@@ -364,7 +364,7 @@ impl Replica {
     fn receive(&mut self, from: NodeId, message: PeerMessage, out: &mut Vec<Output>) {
         match message {
             PeerMessage::Raft(message) => self.consensus(raft::Input::Receive { from, message }, out),
-            PeerMessage::Forward { commands, hops } => self.forwarded(from, commands, hops, out),
+            PeerMessage::Forward { commands, hops } => self.forwarded(from, commands, hops),
             PeerMessage::ReadIndex { read, session } => self.read_asked(from, read, session, out),
             PeerMessage::ReadIndexReply { read, session, index } => self.read_answered(read, session, index, out),
             PeerMessage::Lease { question, session, ask } => self.lease_asked(from, question, session, ask, out),

@@ -2,13 +2,14 @@
 //!
 //! | thread | owns | hands to |
 //! |---|---|---|
-//! | driver | `Driver` | peers, log, applier, waiting clients |
 //! | log | `Wal` | driver |
 //! | applier | `Applier` | readers (published state), driver, watch streams, history |
 //! | history | nothing | applier |
+//! | timer | nothing | driver |
 //!
-//! A thread takes everything in its mailbox at once, so under load each does less per item, and nobody ever waits for
-//! more than one sync.
+//! The driver has no thread: whoever brings it something (a client's handler, a peer's stream, one of the threads above)
+//! gives it its turn, see [`combiner`]. It never waits, so its callers do not either. Everyone takes all that is waiting
+//! at once, so under load each item costs less, and no write waits for more than one sync.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,8 +31,10 @@ use crate::driver::{Driver, Effects, Event, Frame};
 use crate::service::MemberStatus;
 use crate::wal::Wal;
 
+mod combiner;
 mod mailbox;
 
+use combiner::{Combiner, Worker};
 use mailbox::Mailbox;
 
 /// Sends frames to other members: at once, dropping what cannot be sent. Called from the driver's thread.
@@ -93,12 +96,11 @@ impl<S> Clone for Member<S> {
 }
 
 struct Shared<S> {
-    driver: Mailbox<ToDriver>,
+    driver: Combiner<DriverWorker>,
     log: Mailbox<ToLog>,
     applier: Mailbox<applier::Input>,
     published: RwLock<Arc<Published<S>>>,
-    status: RwLock<raft::Status>,
-    status_changed: tokio::sync::watch::Sender<raft::Status>,
+    status: tokio::sync::watch::Receiver<raft::Status>,
     disk_bytes: AtomicU64,
     streams: Mutex<HashMap<StreamId, mpsc::UnboundedSender<watch::Response>>>,
     next_stream: AtomicU64,
@@ -128,24 +130,39 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
         O: Observer,
     {
         let Parts { replica, wal, applier, peers, observer, epoch } = parts;
+        let (status_changed, status) = tokio::sync::watch::channel(replica.status().clone());
+        let (log, to_applier, history) = (Mailbox::new(), Mailbox::new(), Mailbox::new());
+        let worker = DriverWorker {
+            driver: Driver::new(replica),
+            epoch,
+            peers: Box::new(peers),
+            observer: Arc::clone(&observer) as Arc<dyn Observer>,
+            log: log.clone(),
+            applier: to_applier.clone(),
+            status: status_changed,
+            waiting: HashMap::new(),
+            next: RequestId(0),
+            inbox: Vec::new(),
+            effects: Effects::default(),
+            writing: None,
+            stopped: false,
+        };
         let shared = Arc::new(Shared {
-            driver: Mailbox::new(),
-            log: Mailbox::new(),
-            applier: Mailbox::new(),
+            driver: Combiner::new(worker),
+            log,
+            applier: to_applier,
             published: RwLock::new(applier.published()),
-            status: RwLock::new(replica.status().clone()),
-            status_changed: tokio::sync::watch::Sender::new(replica.status().clone()),
+            status,
             disk_bytes: AtomicU64::new(applier.backend().disk_bytes()),
             streams: Mutex::new(HashMap::new()),
             next_stream: AtomicU64::new(1),
             compacted: tokio::sync::watch::Sender::new(Revision(-1)),
             threads: Mutex::new(Vec::new()),
         });
-        let history = Mailbox::new();
         let threads = [
-            spawn("quorate-driver", {
-                let (shared, observer) = (Arc::clone(&shared), Arc::clone(&observer));
-                move || run_driver(&shared, Driver::new(replica), peers, &*observer, epoch)
+            spawn("quorate-timer", {
+                let shared = Arc::clone(&shared);
+                move || shared.driver.keep_time()
             }),
             spawn("quorate-log", {
                 let (shared, observer) = (Arc::clone(&shared), Arc::clone(&observer));
@@ -170,13 +187,19 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
     /// etcd's; [`Error::Stopped`] if the member ends first: the outcome is unknown then.
     pub async fn request(&self, request: Request) -> Result<Response, Error> {
         let (answer, answered) = oneshot::channel();
-        self.shared.driver.send(ToDriver::Request(request, answer));
+        let patient = matches!(request, Request::Command(_));
+        let item = ToDriver::Request(request, answer);
+        if patient {
+            self.shared.driver.send_patient(item)
+        } else {
+            self.shared.driver.send([item])
+        }
         answered.await.unwrap_or(Err(Error::Stopped))
     }
 
     /// A frame of a peer arrived.
     pub fn received(&self, from: NodeId, frame: Bytes) {
-        self.shared.driver.send(ToDriver::Event(Event::Frame(from, frame)));
+        self.shared.driver.send([ToDriver::Event(Event::Frame(from, frame))]);
     }
 
     /// The state that readers see.
@@ -189,7 +212,7 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
     #[must_use]
     pub fn status(&self) -> MemberStatus {
         MemberStatus {
-            raft: self.shared.status.read().expect("no holder panics").clone(),
+            raft: self.shared.status.borrow().clone(),
             applied: self.published().applied,
             disk_bytes: self.shared.disk_bytes.load(Ordering::Relaxed),
         }
@@ -198,7 +221,7 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
     /// Follows role, term, leader and standing.
     #[must_use]
     pub fn status_changes(&self) -> tokio::sync::watch::Receiver<raft::Status> {
-        self.shared.status_changed.subscribe()
+        self.shared.status.clone()
     }
 
     /// Opens a watch stream.
@@ -221,15 +244,16 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
     /// synced. Later requests are answered [`Error::Stopped`].
     pub async fn stop(&self, patience: Duration) {
         let member = {
-            let status = self.shared.status.read().expect("no holder panics");
+            let status = self.shared.status.borrow();
             (status.role == raft::Role::Leader && status.config.voters.len() > 1).then_some(status.leader)
         };
         if let Some(this) = member {
             let mut changes = self.status_changes();
-            self.shared.driver.send(ToDriver::Event(Event::Input(replica::Input::StepDown)));
+            self.shared.driver.send([ToDriver::Event(Event::Input(replica::Input::StepDown))]);
             let other = changes.wait_for(|status| status.leader.is_some() && status.leader != this);
             let _ = tokio::time::timeout(patience, other).await;
         }
+        self.shared.driver.with(DriverWorker::stop);
         self.shared.driver.close();
         let threads = std::mem::take(&mut *self.shared.threads.lock().expect("no holder panics"));
         let _ = tokio::task::spawn_blocking(move || {
@@ -283,64 +307,102 @@ fn deadline(epoch: std::time::Instant, at: Instant) -> Option<std::time::Instant
     (at != Instant::FAR).then(|| epoch + Duration::from_nanos(at.0))
 }
 
-fn run_driver<S>(
-    shared: &Shared<S>,
-    mut driver: Driver,
-    mut peers: impl Peers,
-    observer: &impl Observer,
+/// The driver and whom it hands its effects.
+struct DriverWorker {
+    driver: Driver,
     epoch: std::time::Instant,
-) {
-    let mut items = Vec::new();
-    let mut inbox = Vec::new();
-    let mut effects = Effects::default();
-    let mut waiting: HashMap<RequestId, oneshot::Sender<Result<Response, Error>>> = HashMap::new();
-    let mut next = RequestId(0);
-    while shared.driver.receive(&mut items, deadline(epoch, driver.deadline())) {
-        inbox.extend(items.drain(..).map(|item| match item {
-            ToDriver::Event(event) => event,
-            ToDriver::Request(request, answer) => {
-                next = next.next();
-                waiting.insert(next, answer);
-                Event::Request(next, request)
+    peers: Box<dyn Peers>,
+    observer: Arc<dyn Observer>,
+    log: Mailbox<ToLog>,
+    applier: Mailbox<applier::Input>,
+    status: tokio::sync::watch::Sender<raft::Status>,
+    waiting: HashMap<RequestId, oneshot::Sender<Result<Response, Error>>>,
+    next: RequestId,
+    inbox: Vec<Event>,
+    effects: Effects,
+    /// The last write handed to the log, until it is persisted.
+    writing: Option<WriteId>,
+    stopped: bool,
+}
+
+impl Worker for DriverWorker {
+    type Item = ToDriver;
+
+    fn turn(&mut self, items: &mut Vec<ToDriver>) {
+        if self.stopped {
+            return items.clear(); // Clients learn it from their dropped answers.
+        }
+        for item in items.drain(..) {
+            let event = match item {
+                ToDriver::Event(event) => event,
+                ToDriver::Request(request, answer) => {
+                    self.next = self.next.next();
+                    self.waiting.insert(self.next, answer);
+                    Event::Request(self.next, request)
+                }
+            };
+            if let Event::Input(replica::Input::Persisted { write }) = &event
+                && self.writing.is_some_and(|writing| writing <= *write)
+            {
+                self.writing = None;
             }
-        }));
-        driver.turn(now(epoch), &mut inbox, &mut effects);
+            self.inbox.push(event);
+        }
+        self.driver.turn(now(self.epoch), &mut self.inbox, &mut self.effects);
+        self.carry_out();
+    }
+
+    fn deadline(&self) -> Option<std::time::Instant> {
+        if self.stopped { None } else { deadline(self.epoch, self.driver.deadline()) }
+    }
+
+    /// What is proposed now would wait for the log anyway: it makes a larger batch if it waits here.
+    fn is_busy(&self) -> bool {
+        self.writing.is_some() && !self.stopped
+    }
+}
+
+impl DriverWorker {
+    fn carry_out(&mut self) {
+        let effects = &mut self.effects;
         if !effects.frames.is_empty() {
-            peers.send(&mut effects.frames);
+            self.peers.send(&mut effects.frames);
             effects.frames.clear();
         }
         if let Some(through) = effects.persist_through.take() {
-            shared.log.send(ToLog::Write(std::mem::take(&mut effects.records), through));
+            self.writing = Some(through);
+            self.log.send(ToLog::Write(std::mem::take(&mut effects.records), through));
         }
         if !effects.applier.is_empty() {
-            shared.applier.send_all(effects.applier.drain(..));
+            self.applier.send_all(effects.applier.drain(..));
         }
         for (id, result) in effects.responses.drain(..) {
-            observer.answered(result.is_err());
-            if let Some(answer) = waiting.remove(&id) {
+            self.observer.answered(result.is_err());
+            if let Some(answer) = self.waiting.remove(&id) {
                 let _ = answer.send(result); // The client may have gone.
             }
         }
-        if let Some(status) = effects.changed.pop() {
-            for earlier in effects.changed.drain(..) {
-                observer.changed(&earlier);
-            }
-            observer.changed(&status);
-            *shared.status.write().expect("no holder panics") = status.clone();
-            shared.status_changed.send_replace(status);
+        for status in effects.changed.drain(..) {
+            self.observer.changed(&status);
+            self.status.send_replace(status);
         }
         for (from, error) in effects.malformed.drain(..) {
-            observer.malformed(from, &error.to_string());
+            self.observer.malformed(from, &error.to_string());
         }
         if let Some((index, ours, theirs)) = effects.diverged.take() {
-            observer.fatal(&format!(
+            self.observer.fatal(&format!(
                 "the applied state at index {index} has hash {ours:016x}, but a majority of members has {theirs:016x}: \
                  this member's state is wrong and must not be served"
             ));
         }
     }
-    shared.log.close();
-    shared.applier.close();
+
+    fn stop(&mut self) {
+        self.stopped = true;
+        self.waiting.clear();
+        self.log.close();
+        self.applier.close();
+    }
 }
 
 /// After so long without a write the log is marked, see [`Wal::mark`].
@@ -374,7 +436,7 @@ fn run_log<S, D: Disk>(shared: &Shared<S>, mut wal: Wal<D>, observer: &impl Obse
         }
         observer.synced(began.elapsed(), records.len());
         records.clear();
-        shared.driver.send(ToDriver::Event(Event::Input(replica::Input::Persisted { write })));
+        shared.driver.send([ToDriver::Event(Event::Input(replica::Input::Persisted { write }))]);
         if releases && let Err(error) = wal.release() {
             observer.fatal(&format!("the write-ahead log's old segments cannot be removed: {error}"));
         }
@@ -423,7 +485,7 @@ fn run_applier<S, B>(
         }
         if !effects.driver.is_empty() {
             let inputs = effects.driver.drain(..);
-            shared.driver.send_all(inputs.map(|input| ToDriver::Event(Event::Input(input))));
+            shared.driver.send(inputs.map(|input| ToDriver::Event(Event::Input(input))));
         }
         if !effects.history.is_empty() {
             history.send_all(effects.history.drain(..));

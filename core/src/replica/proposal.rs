@@ -18,6 +18,9 @@ const LEASE_TTL_MAX: Ttl = Ttl(9_000_000_000);
 /// Proposals are passed on by a member that is not the leader (any more) at most this often.
 const HOPS_MAX: u8 = 2;
 
+/// A batch of so many commands does not wait for the log.
+const BATCH_COMMANDS: usize = 1024;
+
 /// Bytes of commands in one forward message; a single command always fits.
 const FORWARD_BYTES_MAX: usize = 1 << 20;
 
@@ -173,9 +176,9 @@ impl Replica {
         !refused
     }
 
-    pub(super) fn forwarded(&mut self, from: NodeId, commands: Vec<Blob>, hops: u8, out: &mut Vec<Output>) {
+    pub(super) fn forwarded(&mut self, from: NodeId, commands: Vec<Blob>, hops: u8) {
         if self.leads() {
-            return self.consensus(raft::Input::Propose { commands }, out);
+            return self.proposals.held.extend(commands.into_iter().map(|command| (command, hops)));
         }
         if hops >= HOPS_MAX || self.status.leader == Some(from) || self.proposals.held.len() >= self.proposals.held_max
         {
@@ -185,6 +188,8 @@ impl Replica {
     }
 
     /// Hands held proposals to the leader, if there is one that takes them.
+    ///
+    /// A leader whose log is being written lets the next batch grow meanwhile: it would wait for that write anyway.
     pub(super) fn flush_proposals(&mut self, out: &mut Vec<Output>) {
         if self.proposals.held.is_empty() {
             return;
@@ -194,6 +199,9 @@ impl Replica {
             _ => self.proposals.blocked = None,
         }
         if self.leads() {
+            if self.raft.durable() < self.raft.status().last && self.proposals.held.len() < BATCH_COMMANDS {
+                return;
+            }
             let commands = self.proposals.held.drain(..).map(|(command, _)| command).collect();
             self.consensus(raft::Input::Propose { commands }, out);
         } else if let Some(to) = self.remote_leader() {
