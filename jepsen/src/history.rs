@@ -149,6 +149,13 @@ pub enum Sighting {
         /// The revision that removed it.
         revision: Revision,
     },
+    /// The revision changed so many keys and no more: seen by someone who sees everything.
+    Whole {
+        /// The revision.
+        revision: Revision,
+        /// Puts and deletes.
+        changes: u32,
+    },
 }
 
 impl Sighting {
@@ -157,7 +164,7 @@ impl Sighting {
     pub fn revision(&self) -> Revision {
         match self {
             Self::Put(kv) => kv.mod_revision,
-            Self::Revision(revision) | Self::Delete { revision, .. } => *revision,
+            Self::Revision(revision) | Self::Delete { revision, .. } | Self::Whole { revision, .. } => *revision,
         }
     }
 }

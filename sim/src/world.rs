@@ -9,8 +9,9 @@ use quorate_core::format::codec;
 use quorate_core::raft::Role;
 use quorate_core::replica::{self, PeerMessage};
 use quorate_core::rng::Rng;
+use quorate_core::store::RevisionEvents;
 use quorate_core::{LogIndex, Revision};
-use quorate_jepsen::history::History;
+use quorate_jepsen::history::{History, Sighting};
 use quorate_node::applier;
 use quorate_node::boot::Found;
 
@@ -111,11 +112,16 @@ pub struct World {
     /// The highest revision that any client saw, and the highest compaction anyone was told to have worked.
     newest: Revision,
     floor: Revision,
+    /// Revisions up to this one were applied somewhere.
+    seen: Revision,
     calm: bool,
 }
 
 /// Events of one simulated second at most.
 const BUSY_MAX: u64 = 500_000;
+
+/// However slow a disk is made, a sync ends after so long.
+const SYNC_MAX: Nanos = 3 * SECOND;
 
 /// Watch clients of every run.
 const WATCH_CLIENTS: usize = 3;
@@ -176,6 +182,7 @@ impl World {
             violation: None,
             newest: Revision(1),
             floor: Revision(-1),
+            seen: Revision(1),
             calm: false,
             setup,
         };
@@ -334,6 +341,7 @@ impl World {
             let records = process.write();
             let digest = machine.disk.digest();
             let took = machine.slowness * (MICRO + latencies.sync / 2 + tail(&mut machine.rng, latencies.sync));
+            let took = took.min(SYNC_MAX);
             self.trace.event(now, Kind::Disk, member, digest, &[], || format!("write {records} records, sync {took}"));
             self.heap.push(now + took, link::member(member, 1), Event::Synced { member, epoch });
         }
@@ -450,6 +458,7 @@ impl World {
             replica::Input::Applied { applied, .. } => {
                 self.trace.event(now, Kind::Backend, member, applied.hash, &[], || format!("state {}", applied.index));
                 self.consensus.applied(member, &applied)?;
+                self.see_revisions(now, member, applied.revision)?;
                 for change in &applied.leases {
                     self.leases.changed(change, now)?;
                 }
@@ -461,6 +470,43 @@ impl World {
             }
             _ => {}
         }
+        Ok(())
+    }
+
+    /// Tells the history what new revisions changed, as soon as the first member has applied them: it settles what
+    /// operations of unknown outcome did.
+    fn see_revisions(&mut self, now: Nanos, member: usize, revision: Revision) -> Verdict {
+        let Some(process) = &self.machines[member].process else { return Ok(()) };
+        let applier::Published { view, rows, .. } = process.published();
+        let from = self.seen.next().max(view.compacted());
+        if revision <= self.seen {
+            return Ok(());
+        }
+        let (revisions, through) = view
+            .history(rows, from, revision, u64::MAX)
+            .map_err(|error| Violation::new("history", format!("member {member} cannot read {from}: {error}")))?;
+        if through != revision {
+            let text =
+                format!("member {member} reads history through {through}, it was asked for all through {revision}");
+            return Err(Violation::new("history", text));
+        }
+        for RevisionEvents { revision, events } in revisions {
+            // The first one may have lost changes to a compaction in the same batch.
+            if revision > view.compacted() {
+                let changes = u32::try_from(events.len()).expect("small txns");
+                self.history.saw(now, Sighting::Whole { revision, changes });
+            }
+            for event in events {
+                self.history.saw(
+                    now,
+                    match event.deleted {
+                        true => Sighting::Delete { key: event.kv.key, revision },
+                        false => Sighting::Put(event.kv),
+                    },
+                );
+            }
+        }
+        self.seen = revision;
         Ok(())
     }
 

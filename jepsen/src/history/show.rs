@@ -77,6 +77,7 @@ impl Display for Sighting {
             Self::Revision(revision) => write!(f, "revision {revision} was seen"),
             Self::Put(kv) => write!(f, "the put {} was seen", show_kv(kv)),
             Self::Delete { key, revision } => write!(f, "the delete of {} at {revision} was seen", text(key)),
+            Self::Whole { revision, changes } => write!(f, "{changes} changes at {revision} were seen"),
         }
     }
 }

@@ -395,7 +395,7 @@ impl<'h> Replay<'h> {
     fn unexplained(&self, gap: &Gap) -> Conflict {
         let evidence = self.evidence.get(&gap.revision).map_or(&[][..], Vec::as_slice);
         let mut scope = Scope { all: evidence.is_empty(), ranges: Vec::new() };
-        scope.ranges.extend(evidence.iter().map(|seen| KeyRange::Key(seen.key().clone())));
+        scope.ranges.extend(evidence.iter().filter_map(Evidence::key).map(|key| KeyRange::Key(key.clone())));
         self.widen(gap, &mut scope);
         let mut what = format!("revision {} was made by nobody", gap.revision);
         for seen in evidence {

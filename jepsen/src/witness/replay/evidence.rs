@@ -18,6 +18,8 @@ pub(super) enum Evidence {
     Create(Blob),
     /// Removed the key.
     Delete(Blob),
+    /// Changed so many keys.
+    Whole(u32),
 }
 
 /// The evidence of all revisions that `wanted` names.
@@ -49,6 +51,7 @@ pub(super) fn gather(history: &History, wanted: impl Fn(Revision) -> bool) -> BT
     for sighting in history.sightings() {
         match sighting {
             Sighting::Delete { key, revision } if wanted(*revision) => note(*revision, Evidence::Delete(key.clone())),
+            Sighting::Whole { revision, changes } if wanted(*revision) => note(*revision, Evidence::Whole(*changes)),
             _ => {}
         }
     }
@@ -56,10 +59,11 @@ pub(super) fn gather(history: &History, wanted: impl Fn(Revision) -> bool) -> BT
 }
 
 impl Evidence {
-    pub(super) fn key(&self) -> &Blob {
+    pub(super) fn key(&self) -> Option<&Blob> {
         match self {
-            Self::Put(kv, _) => &kv.key,
-            Self::Create(key) | Self::Delete(key) => key,
+            Self::Put(kv, _) => Some(&kv.key),
+            Self::Create(key) | Self::Delete(key) => Some(key),
+            Self::Whole(_) => None,
         }
     }
 
@@ -75,12 +79,16 @@ impl Evidence {
             Self::Create(key) => puts(op, &mut |put| may |= put.key == *key),
             Self::Delete(_) if matches!(op, Op::LeaseRevoke(_)) => may = true,
             Self::Delete(key) => deletes(op, &mut |range| may |= range.contains(key)),
+            Self::Whole(_) => may = true,
         }
         may
     }
 
     /// Whether these changes did it.
     pub(super) fn agrees(&self, changes: &[Change]) -> bool {
+        if let Self::Whole(count) = self {
+            return changes.len() == *count as usize;
+        }
         changes.iter().any(|change| match (self, change) {
             (Self::Put(seen, true), Change::Put { kv, .. }) => seen == kv,
             (Self::Put(seen, false), Change::Put { kv, .. }) => {
@@ -99,6 +107,7 @@ impl fmt::Display for Evidence {
             Self::Put(kv, _) => write!(f, "put {}", show_kv(kv)),
             Self::Create(key) => write!(f, "created {}", text(key)),
             Self::Delete(key) => write!(f, "deleted {}", text(key)),
+            Self::Whole(changes) => write!(f, "{changes} changes"),
         }
     }
 }

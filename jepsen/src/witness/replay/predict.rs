@@ -114,9 +114,12 @@ pub(super) fn sighting(history: &History, witness: &Witness, sighting: &Sighting
     let changes = witness.kv.changes(revision);
     let (key, right) = match sighting {
         Sighting::Revision(_) => return Ok(()),
-        Sighting::Put(seen) => (&seen.key, changes.iter().any(|c| matches!(c, Change::Put { kv, .. } if kv == seen))),
+        Sighting::Whole { changes: count, .. } => (None, changes.len() == *count as usize),
+        Sighting::Put(seen) => {
+            (Some(&seen.key), changes.iter().any(|c| matches!(c, Change::Put { kv, .. } if kv == seen)))
+        }
         Sighting::Delete { key, .. } => {
-            (key, changes.iter().any(|c| matches!(c, Change::Delete { prev, .. } if prev.key == *key)))
+            (Some(key), changes.iter().any(|c| matches!(c, Change::Delete { prev, .. } if prev.key == *key)))
         }
     };
     if right {
@@ -127,7 +130,7 @@ pub(super) fn sighting(history: &History, witness: &Witness, sighting: &Sighting
         Some(Author::Expiry(_)) | None => Vec::new(),
     };
     let what = format!("{sighting}, but revision {revision} did {changes:?}");
-    let scope = Scope { all: false, ranges: vec![KeyRange::Key(key.clone())] };
+    let scope = Scope { all: key.is_none(), ranges: key.map(|key| KeyRange::Key(key.clone())).into_iter().collect() };
     Err(Conflict { violation: Violation::new(history, Rule::Sighting, &author, &what), scope })
 }
 
