@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use quorate_api::etcdserverpb::kv_client::KvClient;
@@ -20,9 +21,17 @@ pub(crate) struct Node {
     process: Option<Child>,
 }
 
-/// A port that was free a moment ago.
+/// A port that nobody listens on. It is below those the system gives to outgoing connections, or one of these might take
+/// it before the member does; and processes start at different places, since tests run side by side.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let n = std::process::id().wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(10_000 + n % 20_000).expect("below 30,000");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Members of one cluster, not yet started.
