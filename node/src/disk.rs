@@ -41,3 +41,33 @@ pub trait Disk {
     /// Removes file `name`.
     fn remove(&mut self, name: &str) -> io::Result<()>;
 }
+
+impl<D: Disk> Disk for &mut D {
+    fn list(&mut self) -> io::Result<Vec<String>> {
+        (**self).list()
+    }
+    fn read(&mut self, name: &str) -> io::Result<Vec<u8>> {
+        (**self).read(name)
+    }
+    fn create(&mut self, name: &str, bytes: u64) -> io::Result<()> {
+        (**self).create(name, bytes)
+    }
+    fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        (**self).write_at(name, offset, bytes)
+    }
+    fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()> {
+        (**self).truncate(name, bytes)
+    }
+    fn sync(&mut self, name: &str) -> io::Result<()> {
+        (**self).sync(name)
+    }
+    fn sync_dir(&mut self) -> io::Result<()> {
+        (**self).sync_dir()
+    }
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        (**self).rename(from, to)
+    }
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        (**self).remove(name)
+    }
+}
