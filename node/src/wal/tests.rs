@@ -356,13 +356,16 @@ proptest! {
     }
 }
 
+/// Room for the records of the tests below.
+const SMALL: Options = Options { segment_bytes: 4_096 };
+
 fn entry(index: u64) -> Record {
     Record::Entry(Entry { term: Term(1), index: LogIndex(index), payload: Payload::Command("some command".into()) })
 }
 
 #[test]
 fn damage_names_file_and_offset() {
-    let mut wal = create(CrashDisk::default(), Options::default());
+    let mut wal = create(CrashDisk::default(), SMALL);
     let mut offsets = Vec::new();
     for index in 1..=3 {
         offsets.push(wal.segment.end() as usize);
@@ -371,12 +374,12 @@ fn damage_names_file_and_offset() {
     }
     let mut disk = wal.into_disk();
     disk.file("0000000000000001.wal").unwrap().bytes[offsets[1] + 20] ^= 1;
-    let error = Wal::open(disk.clone(), Options::default()).unwrap_err();
+    let error = Wal::open(disk.clone(), SMALL).unwrap_err();
     let expected = format!("file 0000000000000001.wal: damaged record at byte offset {}", offsets[1]);
     assert!(error.to_string().contains(&expected), "{error}");
 
     assert_eq!(move_aside(&mut disk).unwrap(), 1);
-    let mut disk = create(disk, Options::default()).into_disk();
+    let mut disk = create(disk, SMALL).into_disk();
     assert_eq!(move_aside(&mut disk).unwrap(), 2);
     assert!(disk.names.contains_key("0000000000000001.wal.damaged-1"));
     assert!(disk.names.contains_key("0000000000000001.wal.damaged-2"));
@@ -418,7 +421,7 @@ fn segments_below_a_compaction_go_and_the_log_stays() {
 
 #[test]
 fn after_a_failed_sync_nothing_is_written_any_more() {
-    let mut wal = create(CrashDisk::default(), Options::default());
+    let mut wal = create(CrashDisk::default(), SMALL);
     wal.append(&[entry(1)]).unwrap();
     wal.disk.fuse = 2;
     assert!(wal.sync().is_err());
@@ -429,7 +432,7 @@ fn after_a_failed_sync_nothing_is_written_any_more() {
 
 /// A log of one segment with two entries of equal length, and the offsets of their frames.
 fn two_entries(first: u64) -> (CrashDisk, [usize; 2]) {
-    let mut wal = create(CrashDisk::default(), Options::default());
+    let mut wal = create(CrashDisk::default(), SMALL);
     if first > 1 {
         let record = Record::Snapshot {
             index: LogIndex(first - 1),
@@ -454,7 +457,7 @@ fn a_frame_in_anothers_place_is_no_frame() {
     let (mut disk, [first, second]) = two_entries(1);
     let bytes = &mut disk.file("0000000000000001.wal").unwrap().bytes;
     bytes.copy_within(first..second, second);
-    assert!(matches!(Wal::open(disk, Options::default()), Err(WalError::Damage(Damage::Record { .. }))));
+    assert!(matches!(Wal::open(disk, SMALL), Err(WalError::Damage(Damage::Record { .. }))));
 }
 
 #[test]
