@@ -128,7 +128,9 @@ impl Run {
     }
 
     fn propose(&mut self, member: u64, command: &Command) {
-        let origin = Origin { member: NodeId(member), incarnation: Incarnation(9), sequence: self.sent.len() as u64 };
+        let sequence = self.sent.len() as u64;
+        // A new life now and then, more than are kept apart.
+        let origin = Origin { member: NodeId(member), incarnation: Incarnation(sequence / 4), sequence };
         let payload = Payload::Command(codec::encode(&Envelope { origin, command: command.clone() }));
         self.sent.push(payload.clone());
         let (revision, expected) = (self.model.revision(), self.model.apply(command));

@@ -78,7 +78,7 @@ impl Builder<'_> {
         if let Payload::Command(bytes) = &entry.payload {
             let Envelope { origin, command } = codec::decode(bytes.0.clone())
                 .unwrap_or_else(|error| panic!("entry {} is not known to this build: {error}", entry.index));
-            if self.store.dedup.admit(origin) {
+            if self.store.dedup.admit(origin, entry.index) {
                 let outcome = self.command(command);
                 self.finish_revision();
                 if let Err(error) = &outcome {
@@ -273,9 +273,7 @@ impl Builder<'_> {
     /// Writes where the state stands after the batch.
     fn totals(&mut self) {
         let store = &mut *self.store;
-        for (member, lives) in store.dedup.take_changed() {
-            self.writes.push(rows::write(rows::dedup(member), codec::encode(lives)));
-        }
+        store.dedup.take_writes(&mut self.writes);
         store.view.logical_bytes = store.ledger.kept();
         let totals = Totals {
             index: store.applied.0,

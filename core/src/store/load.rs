@@ -55,9 +55,14 @@ fn load_rows(member: NodeId, rows: &dyn Rows) -> Result<Store, String> {
     }
     leases(&mut store, rows)?;
     members(&mut store, rows)?;
-    each(rows, Kind::Dedup, |key, row| {
-        let id = rows::parse_id(key).ok_or("a dedup row's key is damaged")?;
-        store.dedup.restore(NodeId(id), decode("a dedup row", &row)?);
+    each(rows, Kind::Lives, |key, row| {
+        let (member, incarnation) = rows::parse_life(key).ok_or("a life row's key is damaged")?;
+        store.dedup.restore(member, incarnation, decode("a life", &row)?);
+        Ok(())
+    })?;
+    each(rows, Kind::Retired, |key, row| {
+        let member = NodeId(rows::parse_id(key).ok_or("a row key of retired lives is damaged")?);
+        store.dedup.restore_retired(member, decode("retired lives", &row)?);
         Ok(())
     })?;
     records(&mut store, rows)?;

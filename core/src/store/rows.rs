@@ -6,7 +6,8 @@
 //! | `02` | [`Cleaned`]: how far this member has removed rows below the floor |
 //! | `03` lease ID | a [`LeaseRow`] |
 //! | `04` member ID | a `request::Member` |
-//! | `05` member ID | the commands applied for it, see [`super::dedup`] |
+//! | `05` member ID, incarnation | a [`super::dedup::Life`]: which proposals of it were applied |
+//! | `06` member ID | [`super::dedup::Retired`] |
 //! | `10` main sub | a [`Record`]: one change of one key without its value |
 //! | `20` key main sub | the value a put stored, for keys that fit |
 //! | `21` main sub | the value a put stored, for longer keys |
@@ -23,13 +24,14 @@ use bytes::{Buf, Bytes};
 use super::index::Meta;
 use crate::blob::Source;
 use crate::rows::{ROW_KEY_BYTES_MAX, RowWrite, Rows};
-use crate::{Blob, FeatureLevel, LeaseId, LogIndex, NodeId, Revision, Term, Ttl};
+use crate::{Blob, FeatureLevel, Incarnation, LeaseId, LogIndex, NodeId, Revision, Term, Ttl};
 
 const TOTALS: u8 = 0x01;
 const CLEANED: u8 = 0x02;
 const LEASE: u8 = 0x03;
 const MEMBER: u8 = 0x04;
-const DEDUP: u8 = 0x05;
+const LIFE: u8 = 0x05;
+const RETIRED: u8 = 0x06;
 const RECORD: u8 = 0x10;
 const VALUE: u8 = 0x20;
 const LONG_VALUE: u8 = 0x21;
@@ -183,8 +185,15 @@ pub(super) fn member(id: NodeId) -> Blob {
     tagged(MEMBER, &id.0.to_be_bytes())
 }
 
-pub(super) fn dedup(id: NodeId) -> Blob {
-    tagged(DEDUP, &id.0.to_be_bytes())
+pub(super) fn life(id: NodeId, incarnation: Incarnation) -> Blob {
+    let mut rest = [0; 16];
+    rest[..8].copy_from_slice(&id.0.to_be_bytes());
+    rest[8..].copy_from_slice(&incarnation.0.to_be_bytes());
+    tagged(LIFE, &rest)
+}
+
+pub(super) fn retired(id: NodeId) -> Blob {
+    tagged(RETIRED, &id.0.to_be_bytes())
 }
 
 pub(super) fn record(main: Revision, sub: u32) -> Blob {
@@ -246,7 +255,8 @@ fn tagged(tag: u8, rest: &[u8]) -> Blob {
 pub(super) enum Kind {
     Leases,
     Members,
-    Dedup,
+    Lives,
+    Retired,
     Records,
     Any,
 }
@@ -256,7 +266,8 @@ pub(super) fn all(rows: &dyn Rows, kind: Kind, mut visit: impl FnMut(&[u8], Blob
     let (from, to) = match kind {
         Kind::Leases => (LEASE, LEASE + 1),
         Kind::Members => (MEMBER, MEMBER + 1),
-        Kind::Dedup => (DEDUP, DEDUP + 1),
+        Kind::Lives => (LIFE, LIFE + 1),
+        Kind::Retired => (RETIRED, RETIRED + 1),
         Kind::Records => (RECORD, RECORD + 1),
         Kind::Any => (0, 0xff),
     };
@@ -269,7 +280,13 @@ pub(super) fn parse_record(key: &[u8]) -> Option<(Revision, u32)> {
     Some((Revision(i64::from_be_bytes(*main)), u32::from_be_bytes(sub.try_into().ok()?)))
 }
 
-/// The number in a lease, member or dedup row's key without its first byte.
+/// The member and the incarnation in a life row's key without its first byte.
+pub(super) fn parse_life(key: &[u8]) -> Option<(NodeId, Incarnation)> {
+    let (id, incarnation) = key.split_first_chunk::<8>()?;
+    Some((NodeId(u64::from_be_bytes(*id)), Incarnation(parse_id(incarnation)?)))
+}
+
+/// The number in a lease, member or retired row's key without its first byte.
 pub(super) fn parse_id(key: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(key.try_into().ok()?))
 }
@@ -346,7 +363,8 @@ mod tests {
             (lease(LeaseId(7)), "03 0000000000000007"),
             (lease(LeaseId(-7)), "03 fffffffffffffff9"),
             (member(NodeId(1)), "04 0000000000000001"),
-            (dedup(NodeId(1)), "05 0000000000000001"),
+            (life(NodeId(1), Incarnation(2)), "05 0000000000000001 0000000000000002"),
+            (retired(NodeId(1)), "06 0000000000000001"),
             (record(Revision(258), 3), "10 0000000000000102 00000003"),
             (value(b"a\0b", Revision(258), 3), "20 61 00ff 62 0000 0000000000000102 00000003"),
             (value(&vec![b'x'; 65_521], Revision(258), 3), "21 0000000000000102 00000003"),
