@@ -281,6 +281,12 @@ impl<S: Send + Sync + 'static> WatchStream<S> {
         self.responses.try_recv().ok()
     }
 
+    /// Responses that wait for [`WatchStream::next`].
+    #[must_use]
+    pub fn backlog(&self) -> usize {
+        self.responses.len()
+    }
+
     /// So many bytes of responses were handed to the client.
     pub fn taken(&self, bytes: u64) {
         self.send(watch::Input::Taken(self.id, bytes));

@@ -28,6 +28,10 @@ pub(super) const WATCH: &str = "/etcdserverpb.Watch/Watch";
 /// Replies that may wait in front of the connection.
 const REPLIES_AHEAD: usize = 16;
 
+/// Responses that may wait before the client's next request is taken: answers to its own requests are never held back,
+/// so a client that asks without reading would fill the memory.
+const BACKLOG_MAX: usize = 1024;
+
 pub(super) fn route<S: Rows + Send + Sync + 'static>(router: Router, server: &Arc<Server<S>>) -> Router {
     let server = Arc::clone(server);
     let serve = move |request: Request| async move {
@@ -72,8 +76,8 @@ impl<S: Rows + Send + Sync + 'static> StreamingService<pb::WatchRequest> for Wat
 }
 
 impl<S: Rows + Send + Sync + 'static> Server<S> {
-    /// Serves one stream until the client goes or the member stops. Requests are taken however slow the client is at
-    /// taking replies.
+    /// Serves one stream until the client goes or the member stops. Requests are taken while the client is slow at
+    /// taking replies too, up to [`BACKLOG_MAX`].
     async fn watch(
         &self,
         mut requests: Streaming<pb::WatchRequest>,
@@ -87,7 +91,7 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
         let mut asking = true;
         loop {
             tokio::select! {
-                request = requests.message(), if asking => match request {
+                request = requests.message(), if asking && stream.backlog() < BACKLOG_MAX => match request {
                     Ok(Some(request)) => {
                         counters.received(request.encoded_len());
                         if let Some(input) = watch::input(stream.id, request) {
