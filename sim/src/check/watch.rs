@@ -2,13 +2,14 @@
 
 use quorate_api::mvccpb;
 use quorate_core::Revision;
-use quorate_jepsen::model::{Change, Kv};
+use quorate_jepsen::model::Kv;
+use quorate_jepsen::watch;
 
 use super::{Verdict, Violation};
 use crate::wire;
 use crate::workload::watcher::{Told, Watcher};
 
-/// Compares everything that `watcher` was told with what happened.
+/// Compares everything that `watcher` was told, over all its connections, with what happened.
 ///
 /// `final_revision` is one that the watcher must have been told everything up to, if it is still alive; `floor` is the
 /// highest revision that was ever compacted.
@@ -16,125 +17,68 @@ use crate::workload::watcher::{Told, Watcher};
 /// # Errors
 /// The first difference.
 pub fn check(watcher: &Watcher, kv: &Kv, final_revision: Option<Revision>, floor: Revision) -> Verdict {
-    let mut cursor = Revision(1);
-    for told in &watcher.told {
-        match told {
-            Told::Created { from, header } => cursor = from.unwrap_or(header.next()),
-            Told::Events { header, events } => {
-                let last = events.iter().map(revision).max().expect("a response has events");
-                if last > *header {
-                    return Err(Violation::new("watch", format!("event of {last} in a response at {header}")));
-                }
-                if let Some(early) = events.iter().map(revision).find(|revision| *revision < cursor) {
-                    let text = format!("event of {early}, nothing below {cursor} was due: {watcher:?}");
-                    return Err(Violation::new("watch", text));
-                }
-                compare(watcher, kv, cursor, last, events, floor)?;
-                cursor = last.next();
-            }
-            Told::Progress(revision) => {
-                compare(watcher, kv, cursor, *revision, &[], floor)?;
-                cursor = cursor.max(revision.next());
-            }
-            Told::Compacted(at) => {
-                if cursor >= *at || *at > floor {
-                    let text = format!("canceled by a compaction at {at}, next was {cursor}, floor {floor}");
-                    return Err(Violation::new("watch", text));
-                }
-                return Ok(());
-            }
+    let mut checker = watch::Watcher::new(kv, floor, request(watcher, None));
+    for (number, told) in watcher.told.iter().enumerate() {
+        if let Told::Created { from, .. } = told {
+            checker = watch::Watcher::new(kv, floor, request(watcher, *from));
         }
+        checker.receive(&response(told)).map_err(|violation| {
+            let recent = &watcher.told[number.saturating_sub(3)..=number];
+            let recent: Vec<String> = recent.iter().map(brief).collect();
+            Violation::new("watch", format!("{}\n  before: {}", violation.text, recent.join("; ")))
+        })?;
     }
     match final_revision {
-        Some(last) if !watcher.finished => compare(watcher, kv, cursor, last, &[], floor),
+        Some(last) if !watcher.finished => {
+            checker.must_have(last).map_err(|violation| Violation::new("watch", violation.text))
+        }
         _ => Ok(()),
     }
 }
 
-fn revision(event: &mvccpb::Event) -> Revision {
-    Revision(event.kv.as_ref().map_or(0, |kv| kv.mod_revision))
-}
-
-/// Whether `events` are exactly what the watcher wants of `from..=through`.
-fn compare(
-    watcher: &Watcher,
-    kv: &Kv,
-    from: Revision,
-    through: Revision,
-    events: &[mvccpb::Event],
-    floor: Revision,
-) -> Verdict {
-    if through > kv.revision() {
-        let text = format!("told of revision {through}, the last one is {}", kv.revision());
-        return Err(Violation::new("watch", text));
-    }
+fn request(watcher: &Watcher, start: Option<Revision>) -> watch::Request {
     let wish = &watcher.wish;
-    let wanted = (from.0..=through.0).flat_map(|revision| kv.changes(Revision(revision))).filter(|change| {
-        let filtered = match change {
-            Change::Put { .. } => wish.no_put,
-            Change::Delete { .. } => wish.no_delete,
-        };
-        !filtered && wish.range.contains(change.key())
-    });
-    let mut events = events.iter();
-    for change in wanted {
-        let Some(event) = events.next() else {
-            let text = format!("not told of {change:?} between {from} and {through}: {watcher:?}");
-            return Err(Violation::new("watch", text));
-        };
-        if let Err(text) = same(change, event, wish.prev_kv, floor) {
-            let text = format!("{text}: {change:?} told as {event:?}, next was {from}: {watcher:?}");
-            return Err(Violation::new("watch", text));
+    let (no_put, no_delete) = (wish.no_put, wish.no_delete);
+    watch::Request { range: wish.range.clone(), start, prev_kv: wish.prev_kv, no_put, no_delete }
+}
+
+fn response(told: &Told) -> watch::Response {
+    let none = watch::Response::default();
+    match told {
+        Told::Created { header, .. } => watch::Response { revision: *header, created: true, ..none },
+        Told::Events { header, events } => {
+            watch::Response { revision: *header, events: events.iter().map(event).collect(), ..none }
         }
-    }
-    match events.next() {
-        Some(event) => Err(Violation::new("watch", format!("told of {event:?}, which did not happen: {watcher:?}"))),
-        None => Ok(()),
+        Told::Progress(revision) => watch::Response { revision: *revision, ..none },
+        Told::Compacted(at) => watch::Response { canceled: true, compact_revision: Some(*at), ..none },
     }
 }
 
-fn same(change: &Change, event: &mvccpb::Event, wants_previous: bool, floor: Revision) -> Result<(), &'static str> {
-    let told = event.kv.clone().map(wire::key_value).ok_or("an event without a key")?;
-    let (deleted, before, at) = match change {
-        Change::Put { kv, prev } => {
-            if *kv != told {
-                return Err("another put");
-            }
-            (false, prev.as_ref(), kv.mod_revision)
-        }
-        Change::Delete { revision, prev } => {
-            let only_key = quorate_core::request::KeyValue {
-                key: prev.key.clone(),
-                create_revision: Revision(0),
-                mod_revision: *revision,
-                version: 0,
-                value: quorate_core::Blob::EMPTY,
-                lease: None,
-            };
-            if only_key != told {
-                return Err("another delete");
-            }
-            (true, Some(prev), *revision)
-        }
-    };
-    if deleted != (event.r#type == mvccpb::event::EventType::Delete as i32) {
-        return Err("a put and a delete confused");
+fn event(event: &mvccpb::Event) -> watch::Event {
+    watch::Event {
+        kv: wire::key_value(event.kv.clone().unwrap_or_default()),
+        delete: event.r#type == mvccpb::event::EventType::Delete as i32,
+        prev_kv: event.prev_kv.clone().map(wire::key_value),
     }
-    match (&event.prev_kv, before) {
-        (None, None) => Ok(()),
-        (None, Some(_)) if !wants_previous => Ok(()),
-        // Compaction may have removed the state before.
-        (None, Some(_)) if at.0 - 1 < floor.0 => Ok(()),
-        (None, Some(_)) => Err("the previous state is missing"),
-        (Some(_), _) if !wants_previous => Err("a previous state nobody asked for"),
-        (Some(told), Some(before)) if wire::key_value(told.clone()) == *before => Ok(()),
-        (Some(_), _) => Err("another previous state"),
+}
+
+/// One response without keys and values.
+fn brief(told: &Told) -> String {
+    match told {
+        Told::Created { from, header } => format!("created at {header}, from {from:?}"),
+        Told::Events { header, events } => {
+            let revisions: Vec<i64> = events.iter().filter_map(|e| Some(e.kv.as_ref()?.mod_revision)).collect();
+            format!("events of {revisions:?} at {header}")
+        }
+        Told::Progress(revision) => format!("progress {revision}"),
+        Told::Compacted(at) => format!("compacted {at}"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use quorate_core::request::{KeyRange, PutRequest};
+    use quorate_jepsen::model::Change;
 
     use super::*;
     use crate::workload::watcher::Wish;
