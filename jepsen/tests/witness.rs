@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use quorate_core::error::Error;
 use quorate_core::request::*;
 use quorate_core::{Blob, LeaseId, Revision, Ttl};
-use quorate_jepsen::history::{End, History, Op, OpId, Response};
-use quorate_jepsen::witness::{Failure, Rule, Violation, check};
+use quorate_jepsen::history::{End, History, Op, OpId, Response, Sighting};
+use quorate_jepsen::witness::{Author, Failure, Rule, Violation, check};
 use support::{BUSY, Shape, World, history};
 
 /// Nothing is ambiguous: every answer arrived, and no lease runs out.
@@ -302,6 +302,41 @@ fn compacted_history_is_gone() {
     let empty = RangeResult { revision: Revision(3), kvs: Vec::new(), more: false, count: 0 };
     let read = script.did(Op::Range(request), Response::Range(empty));
     assert_eq!((script.violation().rule, script.violation().operations), (Rule::Compaction, vec![read]));
+}
+
+#[test]
+fn only_a_read_that_may_be_old_is_refused_what_is_known_already() {
+    for serializable in [true, false] {
+        let mut script = Script(History::new(), 0);
+        script.put("a", None, 2);
+        script.put("a", None, 3);
+        let mut range = RangeRequest::new(KeyRange::Key(Blob::from("a")));
+        (range.revision, range.serializable) = (Some(Revision(3)), serializable);
+        let txn = TxnRequest { success: vec![RequestOp::Range(range)], ..TxnRequest::default() };
+        let refused = script.0.invoke(1, 10, Op::Txn(txn));
+        script.0.refuse(refused, 11, Error::FutureRevision);
+        assert_eq!(check(&script.0).is_ok(), serializable);
+    }
+}
+
+#[test]
+fn a_whole_revision_seen_rules_out_every_write_that_does_more_or_less() {
+    for (changes, right) in [(1, true), (0, false), (2, false)] {
+        let mut script = Script(History::new(), 0);
+        script.put("a", None, 2);
+        script.0.saw(10, Sighting::Whole { revision: Revision(2), changes });
+        assert_eq!(check(&script.0).is_ok(), right, "{changes}");
+    }
+    // Two deletes may have made revision 4; the smaller one has.
+    let mut script = Script(History::new(), 0);
+    script.put("a", None, 2);
+    script.put("b", None, 3);
+    let delete = |range| Op::DeleteRange(DeleteRangeRequest { range, prev_kv: false });
+    script.0.invoke(1, 10, delete(KeyRange::From(Blob::from("a"))));
+    let only = script.0.invoke(2, 11, delete(KeyRange::Key(Blob::from("a"))));
+    script.0.saw(12, Sighting::Delete { key: Blob::from("a"), revision: Revision(4) });
+    script.0.saw(13, Sighting::Whole { revision: Revision(4), changes: 1 });
+    assert_eq!(check(&script.0).unwrap().authors[2], Author::Op(only));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use quorate_core::request::{RangeRequest, RequestOp, ResponseOp, TxnRequest, Txn
 use quorate_core::{LeaseId, Revision};
 
 use super::leases::Lives;
-use super::times::Times;
+use super::times::{Times, serializable};
 use super::{Author, Rule, Violation, Witness};
 use crate::history::{End, History, Op, OpId, Operation, Turn};
 use crate::model::Kv;
@@ -38,7 +38,9 @@ pub(super) fn check(history: &History, times: &Times, lives: Lives, witness: &Wi
             End::Refused(error) => {
                 let ended = operation.ended.map_or(u32::MAX, |ended| ended.turn);
                 let newest = ceilings.partition_point(|invoked| *invoked < ended) as i64 + 1;
-                let window = times.floor(id)..=Revision(newest);
+                // A member that lags may be asked for what it does not know yet.
+                let oldest = if serializable(&operation.op) { Revision(1) } else { times.floor(id) };
+                let window = oldest..=Revision(newest);
                 let turns = (operation.invoked.turn, ended);
                 let states = States { kv: &witness.kv, lives, window, turns, floors };
                 if !states.may_refuse(&operation.op, error) {
@@ -80,7 +82,7 @@ impl States<'_> {
             (Op::Put(put), Error::KeyNotFound) => self.any(|now| self.kv.check_put(put, now).is_err()),
             (Op::Txn(txn), error) => self.any(|now| self.txn_may_be_refused(txn, now, error)),
             (Op::Range(range), Error::FutureRevision) => {
-                range.revision.is_some_and(|revision| revision > floor || range.serializable)
+                range.revision.is_some_and(|revision| revision > floor)
             }
             (Op::Range(RangeRequest { revision: Some(at), .. }), Error::Compacted { .. })
             | (Op::Compact(at), Error::Compacted { .. }) => {

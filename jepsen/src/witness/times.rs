@@ -51,7 +51,7 @@ pub(super) fn check(history: &History) -> Result<Times, Violation> {
 }
 
 /// Whether the operation may be answered from the past.
-fn serializable(op: &Op) -> bool {
+pub(super) fn serializable(op: &Op) -> bool {
     match op {
         Op::Range(range) => range.serializable,
         Op::Txn(txn) => serializable_txn(txn),
