@@ -431,7 +431,7 @@ impl Replica {
             if before.leader.is_some() && status.leader != before.leader {
                 self.waits.leader_lost(self.now);
             }
-            self.proposals.unblock();
+            self.proposals.leader_changed(status.leader);
             self.reads.leader_changed();
             self.leases.leader_changed();
             if let (Some((id, to)), Some(leader)) = (self.transfer, status.leader) {

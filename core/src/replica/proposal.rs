@@ -33,11 +33,14 @@ pub(super) struct Proposals {
     /// Lease IDs are drawn from here.
     rng: Rng,
     ttl_min: Ttl,
-    /// Own proposals that a client waits for, by sequence.
-    waiting: BTreeMap<u64, RequestId>,
+    /// Own proposals that a client waits for, by sequence: offered again to every new leader, since the one before may
+    /// have taken them with it. The store applies each once.
+    waiting: BTreeMap<u64, (RequestId, Blob)>,
     sequences: BTreeMap<RequestId, u64>,
     /// Commands on their way to the leader, with how often they were passed on.
     held: VecDeque<(Blob, u8)>,
+    /// While the leader proposes for itself: whether that was refused.
+    refused: Option<bool>,
     /// The leader refused proposals: nothing is offered to it before this.
     blocked: Option<Instant>,
     publish: Option<Member>,
@@ -57,6 +60,7 @@ impl Proposals {
             waiting: BTreeMap::new(),
             sequences: BTreeMap::new(),
             held: VecDeque::new(),
+            refused: None,
             blocked: None,
             publish: config.publish.clone(),
             publishing: None,
@@ -79,7 +83,7 @@ impl Proposals {
             self.publishing = None;
             self.publish = None;
         }
-        let id = self.waiting.remove(&origin.sequence)?;
+        let (id, _) = self.waiting.remove(&origin.sequence)?;
         self.sequences.remove(&id);
         Some(id)
     }
@@ -93,13 +97,21 @@ impl Proposals {
     /// Consensus did not take these: they wait for a leader that does.
     pub(super) fn rejected(&mut self, commands: Vec<Blob>, retry: Instant) {
         self.blocked = Some(retry);
+        if let Some(refused) = &mut self.refused {
+            *refused = true;
+            return;
+        }
         for command in commands.into_iter().rev() {
             self.held.push_front((command, 1));
         }
     }
 
-    pub(super) fn unblock(&mut self) {
+    /// There is a new leader, or none.
+    pub(super) fn leader_changed(&mut self, leader: Option<NodeId>) {
         self.blocked = None;
+        if leader.is_some() {
+            self.held = self.waiting.values().map(|(_, command)| (command.clone(), 0)).collect();
+        }
     }
 
     pub(super) fn deadline(&self) -> Instant {
@@ -152,7 +164,7 @@ impl Replica {
             return self.respond(id, Err(Error::TooManyRequests), out);
         }
         let (sequence, bytes) = self.proposals.encode(command);
-        self.proposals.waiting.insert(sequence, id);
+        self.proposals.waiting.insert(sequence, (id, bytes.clone()));
         self.proposals.sequences.insert(id, sequence);
         self.proposals.held.push_back((bytes, 0));
     }
@@ -167,13 +179,9 @@ impl Replica {
     pub(super) fn propose_here(&mut self, command: Command, out: &mut Vec<Output>) -> bool {
         assert!(self.leads(), "only a leader proposes for itself");
         let (_, bytes) = self.proposals.encode(command);
-        let held = core::mem::take(&mut self.proposals.held);
-        let blocked = self.proposals.blocked.take();
+        self.proposals.refused = Some(false);
         self.consensus(raft::Input::Propose { commands: alloc::vec![bytes] }, out);
-        let refused = self.proposals.blocked.is_some();
-        self.proposals.held = held;
-        self.proposals.blocked = self.proposals.blocked.take().or(blocked);
-        !refused
+        self.proposals.refused.take() != Some(true)
     }
 
     pub(super) fn forwarded(&mut self, from: NodeId, commands: Vec<Blob>, hops: u8) {
