@@ -81,9 +81,7 @@ impl States<'_> {
             (Op::Put(put), Error::LeaseNotFound) => put.lease.is_some_and(|lease| self.missing(lease)),
             (Op::Put(put), Error::KeyNotFound) => self.any(|now| self.kv.check_put(put, now).is_err()),
             (Op::Txn(txn), error) => self.any(|now| self.txn_may_be_refused(txn, now, error)),
-            (Op::Range(range), Error::FutureRevision) => {
-                range.revision.is_some_and(|revision| revision > floor)
-            }
+            (Op::Range(range), Error::FutureRevision) => range.revision.is_some_and(|revision| revision > floor),
             (Op::Range(RangeRequest { revision: Some(at), .. }), Error::Compacted { .. })
             | (Op::Compact(at), Error::Compacted { .. }) => {
                 let equal = matches!(op, Op::Compact(_)) && *at == self.floors.possible;

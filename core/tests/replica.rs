@@ -1,0 +1,330 @@
+//! Whole replicas with real stores, over a network and disks that the test controls: routing, waiting, giving up.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use quorate_core::command::{Command, Outcome};
+use quorate_core::entry::{Configuration, HardState, Identity, Recovered, Standing};
+use quorate_core::error::Error;
+use quorate_core::raft::{self, Role};
+use quorate_core::replica::{Config, Input, Output, PeerMessage, Replica, Request, Response};
+use quorate_core::request::{KeyRange, Lease, PutRequest, RangeRequest};
+use quorate_core::rows::MemRows;
+use quorate_core::store::Store;
+use quorate_core::{
+    Blob, ClusterId, Generation, Incarnation, Instant, LeaseId, LogIndex, NodeId, RequestId, Term, Ttl, WriteId,
+};
+
+const MILLI: Duration = Duration::from_millis(1);
+
+/// One member: its replica, its applied state, and what its disk has not finished.
+struct Member {
+    replica: Replica,
+    store: Store,
+    rows: MemRows,
+    /// Writes under way; persisted at once unless `slow_disk`.
+    writes: VecDeque<WriteId>,
+    slow_disk: bool,
+    responses: BTreeMap<RequestId, Result<Response, Error>>,
+}
+
+struct Cluster {
+    now: Instant,
+    members: BTreeMap<NodeId, Member>,
+    mail: VecDeque<(NodeId, NodeId, PeerMessage)>,
+    cut_off: BTreeSet<NodeId>,
+    next: RequestId,
+    /// Steps taken at the present instant, to notice one that never ends.
+    steps: u32,
+}
+
+fn config(member: u64) -> Config {
+    Config {
+        raft: raft::Config {
+            heartbeat: 100 * MILLI,
+            election_timeout: 1000 * MILLI,
+            seed: member,
+            append_bytes_max: 1 << 20,
+            inflight_messages_max: 64,
+            inflight_bytes_max: 1 << 20,
+            catchup_entries: 1000,
+            catchup_bytes: 1 << 20,
+        },
+        session: Incarnation(1000 + member),
+        request_timeout: 7000 * MILLI,
+        read_retry: 500 * MILLI,
+        apply_lag_max: 5000,
+        held_max: 10_000,
+        lease_checkpoint: Duration::from_secs(300),
+        publish: None,
+    }
+}
+
+impl Cluster {
+    /// `count` members that know each other's disks.
+    fn new(count: u64) -> Self {
+        let voters: BTreeMap<NodeId, Incarnation> = (1..=count).map(|id| (NodeId(id), Incarnation(id))).collect();
+        let member = |(&id, &incarnation): (&NodeId, &Incarnation)| {
+            let recovered = Recovered {
+                identity: Identity { cluster: ClusterId(1), member: id, incarnation, standing: Standing::Trusted },
+                hard_state: HardState::default(),
+                start_index: LogIndex(0),
+                start_term: Term(0),
+                config: Configuration { voters: voters.clone(), ..Configuration::default() },
+                entries: Vec::new(),
+                generation: Generation(0),
+            };
+            let replica = Replica::new(config(id.0), recovered, LogIndex(0), &[], Instant(0));
+            let rows = MemRows::default();
+            let store = Store::load(id, &rows).expect("no rows are an empty store");
+            let (writes, responses) = (VecDeque::new(), BTreeMap::new());
+            (id, Member { replica, store, rows, writes, slow_disk: false, responses })
+        };
+        let members = voters.iter().map(member).collect();
+        let (mail, cut_off) = (VecDeque::new(), BTreeSet::new());
+        Self { now: Instant(0), members, mail, cut_off, next: RequestId(0), steps: 0 }
+    }
+
+    fn step(&mut self, at: NodeId, input: Input) {
+        self.steps += 1;
+        assert!(self.steps < 100_000, "member {at} goes on and on at {:?}", self.now);
+        let mut outputs = Vec::new();
+        self.members.get_mut(&at).expect("a member").replica.step(self.now, input, &mut outputs);
+        for output in outputs {
+            let member = self.members.get_mut(&at).expect("a member");
+            match output {
+                Output::Send { to, message } => self.mail.push_back((at, to, message)),
+                Output::Persist { write, .. } => {
+                    member.writes.push_back(write);
+                    self.write(at);
+                }
+                Output::Apply { entries } => {
+                    let batch = member.store.apply(&entries, &member.rows);
+                    member.rows.write(&batch.writes);
+                    let durable = batch.applied.index;
+                    self.step(at, Input::Applied { applied: batch.applied, durable });
+                }
+                Output::Respond { id, result } => {
+                    assert!(member.responses.insert(id, result).is_none(), "{id} was answered twice");
+                }
+                Output::Changed(_) => {}
+                other => panic!("nothing here asks for {other:?}"),
+            }
+        }
+    }
+
+    /// Finishes the writes of a member whose disk is not slow.
+    fn write(&mut self, at: NodeId) {
+        let member = self.members.get_mut(&at).expect("a member");
+        if member.slow_disk {
+            return;
+        }
+        if let Some(write) = member.writes.drain(..).last() {
+            self.step(at, Input::Persisted { write });
+        }
+    }
+
+    /// Delivers all mail; what comes from or goes to a member that is cut off is lost.
+    fn deliver(&mut self) {
+        while let Some((from, to, message)) = self.mail.pop_front() {
+            if !self.cut_off.contains(&from) && !self.cut_off.contains(&to) {
+                self.step(to, Input::Receive { from, message });
+            }
+        }
+    }
+
+    /// Lets time pass, waking members when they ask for it.
+    fn run(&mut self, span: Duration) {
+        let end = self.now + span;
+        loop {
+            self.deliver();
+            let (&at, deadline) =
+                self.members.iter().map(|(id, it)| (id, it.replica.deadline())).min_by_key(|it| it.1).expect("members");
+            if deadline > end {
+                break;
+            }
+            if deadline > self.now {
+                (self.now, self.steps) = (deadline, 0);
+            }
+            self.step(at, Input::Wake);
+        }
+        (self.now, self.steps) = (end, 0);
+    }
+
+    fn leader(&self) -> NodeId {
+        let leads = |(id, member): (&NodeId, &Member)| {
+            (member.replica.status().role == Role::Leader && !self.cut_off.contains(id)).then_some(*id)
+        };
+        self.members.iter().find_map(leads).expect("there is a leader")
+    }
+
+    fn follower(&self) -> NodeId {
+        let leader = self.leader();
+        *self.members.keys().find(|id| **id != leader && !self.cut_off.contains(id)).expect("there is a follower")
+    }
+
+    fn ask(&mut self, at: NodeId, request: Request) -> RequestId {
+        self.next = self.next.next();
+        let id = self.next;
+        self.step(at, Input::Requests(vec![(id, request)]));
+        id
+    }
+
+    fn answer(&self, at: NodeId, id: RequestId) -> Option<&Result<Response, Error>> {
+        self.members[&at].responses.get(&id)
+    }
+
+    fn value(&self, at: NodeId, key: &'static str) -> Option<Blob> {
+        let member = &self.members[&at];
+        let request = RangeRequest::new(KeyRange::Key(key.into()));
+        let range = member.store.view().range(&member.rows, &request).expect("the newest revision");
+        range.kvs.first().map(|kv| kv.value.clone())
+    }
+}
+
+fn put(key: &'static str, value: &'static str) -> Request {
+    Request::Command(Command::Put(PutRequest {
+        key: key.into(),
+        value: value.into(),
+        lease: None,
+        prev_kv: false,
+        ignore_value: false,
+        ignore_lease: false,
+    }))
+}
+
+fn elected(count: u64) -> Cluster {
+    let mut cluster = Cluster::new(count);
+    cluster.run(5000 * MILLI);
+    cluster
+}
+
+#[test]
+fn a_put_is_answered_by_the_member_that_was_asked() {
+    let mut cluster = elected(3);
+    for at in [cluster.leader(), cluster.follower()] {
+        let id = cluster.ask(at, put("k", "v"));
+        cluster.run(200 * MILLI);
+        assert!(matches!(cluster.answer(at, id), Some(Ok(Response::Outcome(Outcome::Put(_))))), "asked at {at}");
+        assert_eq!(cluster.value(at, "k"), Some("v".into()));
+    }
+}
+
+#[test]
+fn a_put_forwarded_to_a_leader_that_dies_is_offered_to_the_next_one_and_applied_once() {
+    let mut cluster = elected(3);
+    let (leader, follower) = (cluster.leader(), cluster.follower());
+    cluster.cut_off.insert(leader);
+    let id = cluster.ask(follower, put("k", "v"));
+    cluster.run(4000 * MILLI);
+    assert!(matches!(cluster.answer(follower, id), Some(Ok(Response::Outcome(Outcome::Put(_))))));
+    assert_eq!(cluster.members[&follower].store.view().revision().0, 2, "one put, one revision");
+}
+
+#[test]
+fn a_put_that_the_old_leader_did_commit_is_not_applied_again() {
+    let mut cluster = elected(3);
+    let (leader, follower) = (cluster.leader(), cluster.follower());
+    let id = cluster.ask(follower, put("k", "v"));
+    // The proposal reaches the leader and is committed; nobody hears of that before the leader is gone.
+    while let Some((from, to, message)) = cluster.mail.pop_front() {
+        if from == leader && cluster.members[&leader].replica.raft().status().commit.0 > 2 {
+            continue;
+        }
+        cluster.step(to, Input::Receive { from, message });
+    }
+    cluster.cut_off.insert(leader);
+    cluster.run(5000 * MILLI);
+    assert!(matches!(cluster.answer(follower, id), Some(Ok(_))));
+    assert_eq!(cluster.members[&follower].store.view().revision().0, 2, "one put, one revision");
+}
+
+#[test]
+fn proposals_gather_while_the_log_is_written() {
+    let mut cluster = elected(1);
+    let only = NodeId(1);
+    cluster.members.get_mut(&only).expect("it").slow_disk = true;
+    let ids: Vec<RequestId> = (0..50).map(|_| cluster.ask(only, put("k", "v"))).collect();
+    let writes = cluster.members[&only].writes.len();
+    assert_eq!(writes, 1, "one write under way, the rest waits for it");
+    cluster.members.get_mut(&only).expect("it").slow_disk = false;
+    cluster.write(only);
+    assert!(ids.iter().all(|id| matches!(cluster.answer(only, *id), Some(Ok(_)))));
+}
+
+#[test]
+fn without_a_quorum_requests_are_given_up_and_reads_are_not_answered() {
+    let mut cluster = elected(3);
+    let leader = cluster.leader();
+    cluster.cut_off.extend(cluster.members.keys().copied().filter(|id| *id != leader).collect::<Vec<_>>());
+    let (write, read) = (cluster.ask(leader, put("k", "v")), cluster.ask(leader, Request::ReadIndex));
+    cluster.run(6900 * MILLI);
+    assert_eq!((cluster.answer(leader, write), cluster.answer(leader, read)), (None, None));
+    cluster.run(200 * MILLI);
+    for id in [write, read] {
+        let answer = cluster.answer(leader, id);
+        assert!(matches!(answer, Some(Err(Error::Timeout | Error::TimeoutLeaderFailed))), "{answer:?}");
+    }
+}
+
+#[test]
+fn a_read_that_meets_a_change_of_leader_is_asked_again() {
+    let mut cluster = elected(3);
+    let (leader, follower) = (cluster.leader(), cluster.follower());
+    cluster.cut_off.insert(leader);
+    let id = cluster.ask(follower, Request::ReadIndex);
+    cluster.run(4000 * MILLI);
+    assert_eq!(cluster.answer(follower, id), Some(&Ok(Response::Readable)));
+}
+
+#[test]
+fn a_lease_is_kept_alive_through_any_member_and_expires_after_that() {
+    let mut cluster = elected(3);
+    let follower = cluster.follower();
+    let lease = Lease { id: LeaseId(7), ttl: Ttl(2) };
+    let granted = cluster.ask(follower, Request::Command(Command::LeaseGrant(lease)));
+    cluster.run(100 * MILLI);
+    assert!(matches!(cluster.answer(follower, granted), Some(Ok(Response::Outcome(Outcome::LeaseGrant(..))))));
+    for _ in 0..4 {
+        cluster.run(1500 * MILLI);
+        let id = cluster.ask(follower, Request::KeepAlive(lease.id));
+        cluster.run(100 * MILLI);
+        assert_eq!(cluster.answer(follower, id), Some(&Ok(Response::KeptAlive(Some(Ttl(2))))));
+    }
+    let left = cluster.ask(follower, Request::TimeToLive(lease.id));
+    cluster.run(2500 * MILLI);
+    assert_eq!(cluster.answer(follower, left), Some(&Ok(Response::TimeToLive(Some((Ttl(2), Ttl(1)))))));
+    let gone = cluster.ask(follower, Request::KeepAlive(lease.id));
+    cluster.run(100 * MILLI);
+    assert_eq!(cluster.answer(follower, gone), Some(&Ok(Response::KeptAlive(None))));
+}
+
+#[test]
+fn a_short_ttl_is_raised_and_a_long_one_refused() {
+    let mut cluster = elected(1);
+    let short = Command::LeaseGrant(Lease { id: LeaseId(0), ttl: Ttl(-3) });
+    let long = Command::LeaseGrant(Lease { id: LeaseId(0), ttl: Ttl(9_000_000_001) });
+    let (short, long) =
+        (cluster.ask(NodeId(1), Request::Command(short)), cluster.ask(NodeId(1), Request::Command(long)));
+    cluster.run(100 * MILLI);
+    let Some(Ok(Response::Outcome(Outcome::LeaseGrant(lease, _)))) = cluster.answer(NodeId(1), short) else {
+        panic!("{:?}", cluster.answer(NodeId(1), short))
+    };
+    assert_eq!(lease.ttl, Ttl(2), "one and a half election timeouts in whole seconds");
+    assert!(lease.id.0 > 0);
+    assert_eq!(cluster.answer(NodeId(1), long), Some(&Err(Error::LeaseTtlTooLarge)));
+}
+
+#[test]
+fn leadership_moves_on_request_and_only_from_the_leader() {
+    let mut cluster = elected(3);
+    let (leader, follower) = (cluster.leader(), cluster.follower());
+    let wrong = cluster.ask(follower, Request::Transfer(follower));
+    let unknown = cluster.ask(leader, Request::Transfer(NodeId(9)));
+    let right = cluster.ask(leader, Request::Transfer(follower));
+    cluster.run(1000 * MILLI);
+    assert_eq!(cluster.answer(follower, wrong), Some(&Err(Error::NotLeader)));
+    assert_eq!(cluster.answer(leader, unknown), Some(&Err(Error::BadLeaderTransferee)));
+    assert_eq!(cluster.answer(leader, right), Some(&Ok(Response::Transferred)));
+    assert_eq!(cluster.leader(), follower);
+}
