@@ -173,7 +173,9 @@ impl Open {
             clean(path).map_err(failed)?;
         }
         let database = Database::builder(path)
-            .worker_threads(2)
+            // Not two: the first of several hands a compaction back to the queue as long as another one runs, and
+            // keeps a core busy with that. (fjall 3.1.13, worker_pool.rs)
+            .worker_threads(1)
             .cache_size(options.cache_bytes)
             .manual_journal_persist(true)
             .open()
