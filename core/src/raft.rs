@@ -551,7 +551,12 @@ impl Raft {
         self.log.persisted(write);
         for (after, output) in core::mem::take(&mut self.held) {
             if after <= write {
-                out.push(output);
+                // A candidacy that ended before it was durable is not announced: the log it speaks of may be gone.
+                let is_void = matches!(&output, Output::Send { message: Message { term, body: Body::Vote { .. }, .. }, .. }
+                    if self.role != Role::Candidate || *term != self.term);
+                if !is_void {
+                    out.push(output);
+                }
             } else {
                 self.held.push((after, output));
             }
