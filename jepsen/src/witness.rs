@@ -119,7 +119,7 @@ pub fn check(history: &History) -> Result<Witness, Failure> {
         let witness = replay.witness();
         match refusals::check(history, &times, replay.lives(), witness) {
             Ok(()) => return Ok(replay.into_witness()),
-            Err(violation) => replay.revise(violation)?,
+            Err(doubt) => replay.revise(doubt)?,
         }
     }
 }

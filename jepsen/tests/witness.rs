@@ -16,7 +16,7 @@ const CLEAR: Shape = Shape { unknown_percent: 0, leases: false, compaction: fals
 const EVERYTHING_SEEN: Shape = Shape { unique_values: true, seen_percent: 100, unknown_percent: 20, ..BUSY };
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn correct_histories_pass(seed: u64, clients in 1..12_u64, unknown_percent in 0..12_u64) {
@@ -42,8 +42,11 @@ proptest! {
                 forgetful = forgetful.with_end(id, End::Open);
             }
         }
-        let verdict = check(&forgetful);
-        prop_assert!(verdict.is_ok(), "{}", verdict.unwrap_err());
+        match check(&forgetful) {
+            Ok(_) => {}
+            Err(Failure::Undecided(_)) => prop_assert!(percent > 20),
+            Err(failure) => prop_assert!(false, "{failure}"),
+        }
     }
 }
 

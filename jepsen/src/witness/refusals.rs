@@ -19,10 +19,29 @@ struct Floors {
     possible: Revision,
 }
 
+/// A violation, if the replay is right.
+#[derive(Debug)]
+pub(super) struct Doubt {
+    pub(super) violation: Violation,
+    pub(super) bearing: Bearing,
+}
+
+/// Which revisions may have to be made otherwise for a violation to go away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bearing {
+    /// None: it is one in any case.
+    Nothing,
+    /// Those up to this one, as far as they touch the keys of this operation.
+    Keys(OpId, Revision),
+    /// All.
+    Everything,
+}
+
 const NEVER: Revision = Revision(-1);
 
-pub(super) fn check(history: &History, times: &Times, lives: Lives, witness: &Witness) -> Result<(), Violation> {
-    compactions_ascend(history)?;
+pub(super) fn check(history: &History, times: &Times, lives: Lives, witness: &Witness) -> Result<(), Doubt> {
+    let certain = |violation| Doubt { violation, bearing: Bearing::Nothing };
+    compactions_ascend(history).map_err(certain)?;
     let lives = &lives.with_uses(history, witness);
     let floors = floors(history);
     let ceilings = ceilings(history, witness);
@@ -32,7 +51,7 @@ pub(super) fn check(history: &History, times: &Times, lives: Lives, witness: &Wi
                 let oldest = oldest_read(operation);
                 if oldest.is_some_and(|oldest| oldest < floors.certain) {
                     let what = format!("history below revision {} had been compacted", floors.certain);
-                    return Err(Violation::new(history, Rule::Compaction, &[id], &what));
+                    return Err(certain(Violation::new(history, Rule::Compaction, &[id], &what)));
                 }
             }
             End::Refused(error) => {
@@ -45,7 +64,13 @@ pub(super) fn check(history: &History, times: &Times, lives: Lives, witness: &Wi
                 let states = States { kv: &witness.kv, lives, window, turns, floors };
                 if !states.may_refuse(&operation.op, error) {
                     let what = "nothing that the request can have met is a reason to refuse it";
-                    return Err(Violation::new(history, Rule::Refusal, &[id], what));
+                    let violation = Violation::new(history, Rule::Refusal, &[id], what);
+                    // The revision after the window bears on it, too: it may be what ends the window.
+                    let bearing = match error {
+                        Error::LeaseNotFound => Bearing::Everything,
+                        _ => Bearing::Keys(id, Revision(newest + 1)),
+                    };
+                    return Err(Doubt { violation, bearing });
                 }
             }
             End::Open | End::Failed => {}

@@ -11,6 +11,7 @@ use quorate_core::{LeaseId, Revision};
 
 use super::footprint::{changed, may_write, overlap, ranges, revisions, seen, writes};
 use super::leases::Lives;
+use super::refusals::{Bearing, Doubt};
 use super::times::Times;
 use super::{Author, Failure, Rule, Violation, Witness};
 use crate::history::{End, History, Op, OpId, Operation, Response, Sighting, show_kv, text};
@@ -86,7 +87,7 @@ impl<'h> Replay<'h> {
             gaps: Vec::new(),
             used: BTreeSet::new(),
             deepest: None,
-            budget: 100_000 + 20 * history.turns().len() as u64,
+            budget: 20_000 + 20 * history.turns().len() as u64,
         };
         let mut possible = 1;
         for (id, operation) in history.operations() {
@@ -137,7 +138,7 @@ impl<'h> Replay<'h> {
         }
         while self.witness.kv.revision() < self.times.last {
             let revision = Revision(self.witness.kv.revision().0 + 1);
-            self.spend()?;
+            self.spend(1)?;
             if let Err(conflict) = self.step(revision) {
                 self.back(revision, conflict)?;
             }
@@ -146,9 +147,16 @@ impl<'h> Replay<'h> {
     }
 
     /// Finds another way after the whole replay turned out to contradict something else.
-    pub(super) fn revise(&mut self, violation: Violation) -> Result<(), Failure> {
-        let conflict = Conflict { violation, scope: Scope { all: true, ranges: Vec::new() } };
-        self.back(Revision(i64::MAX), conflict)
+    pub(super) fn revise(&mut self, doubt: Doubt) -> Result<(), Failure> {
+        let Doubt { violation, bearing } = doubt;
+        let (scope, through) = match bearing {
+            Bearing::Nothing => return Err(Failure::Violated(violation)),
+            Bearing::Keys(id, through) => (Scope::of(&self.history.get(id).op), through),
+            Bearing::Everything => (Scope { all: true, ranges: Vec::new() }, self.times.last),
+        };
+        // Looking at all refusals is the work of many steps.
+        self.spend(1 + self.history.turns().len() as u64 / 16)?;
+        self.back(through, Conflict { violation, scope })
     }
 
     fn check_claims(&self, possible: i64) -> Result<(), Violation> {
@@ -335,16 +343,16 @@ impl<'h> Replay<'h> {
         }
     }
 
-    /// Goes back to the newest gap that bears on the contradiction and can be filled otherwise.
+    /// Goes back to the newest gap up to `revision` that bears on the contradiction there and can be filled otherwise.
     fn back(&mut self, revision: Revision, conflict: Conflict) -> Result<(), Failure> {
         if self.deepest.as_ref().is_none_or(|(deepest, _)| *deepest < revision) {
             self.deepest = Some((revision, conflict.violation));
         }
         let mut scope = conflict.scope;
         while let Some(mut gap) = self.gaps.pop() {
-            self.spend()?;
+            self.spend(1)?;
             self.undo(&gap);
-            if !self.bears(&gap, &scope) {
+            if gap.revision > revision || !self.bears(&gap, &scope) {
                 continue;
             }
             if self.choose(&mut gap) {
@@ -416,13 +424,13 @@ impl<'h> Replay<'h> {
         Conflict { violation: Violation::new(self.history, Rule::Unexplained, &failed, &what), scope }
     }
 
-    fn spend(&mut self) -> Result<(), Failure> {
-        if self.budget == 0 {
+    fn spend(&mut self, steps: u64) -> Result<(), Failure> {
+        if self.budget < steps {
             let last = self.deepest.take().map(|(_, violation)| violation);
             let none = || Violation::new(self.history, Rule::Unexplained, &[], "the history is too long");
             return Err(Failure::Undecided(last.unwrap_or_else(none)));
         }
-        self.budget -= 1;
+        self.budget -= steps;
         Ok(())
     }
 }
