@@ -16,7 +16,7 @@ step "lints"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 
 step "documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+RUSTDOCFLAGS="-D warnings --cfg madsim" cargo doc --workspace --no-deps --locked
 
 # fence PACKAGE NAMES [FLAGS]: none of NAMES is built into PACKAGE.
 fence() {
