@@ -292,7 +292,6 @@ impl Process {
     }
 
     /// Runs the second half of a call on the state published by now.
-    #[must_use]
     pub fn finish(&self, due: Due) -> (CallId, Result<Bytes, Status>) {
         let answer = match due.answer {
             Some(Err(error)) => Err(error.into()),

@@ -23,7 +23,10 @@ fn catch_panics() {
         panic::set_hook(Box::new(move |info| {
             if QUIET.with_borrow(|quiet| *quiet) {
                 let place = info.location().map_or(String::new(), |at| format!("{}:{}", at.file(), at.line()));
-                let said = info.payload_as_str().unwrap_or("a panic without words");
+                let payload = info.payload();
+                let text = payload.downcast_ref::<&str>().copied();
+                let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+                let said = text.unwrap_or("a panic without words");
                 let trace = std::backtrace::Backtrace::capture();
                 let trace = if trace.status() == std::backtrace::BacktraceStatus::Captured {
                     format!("\n{trace}")

@@ -121,7 +121,7 @@ impl World {
             }
             return Ok(());
         }
-        let op = if step % 2 == 0 {
+        let op = if step.is_multiple_of(2) {
             Op::Put(PutRequest {
                 key: "k000".into(),
                 value: format!("probe {step}").into_bytes().into(),
