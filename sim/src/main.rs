@@ -97,6 +97,7 @@ fn one(arguments: &Arguments, seed: u64) -> anyhow::Result<bool> {
         }
         return Ok(true);
     }
+    #[expect(clippy::disallowed_types, reason = "how long the user waited is no part of a simulation")]
     let began = std::time::SystemTime::now();
     let report = run(setup.clone(), arguments.log || arguments.check);
     let took = began.elapsed().unwrap_or_default();
