@@ -119,7 +119,7 @@ impl Cluster {
         if member.slow_disk {
             return;
         }
-        if let Some(write) = member.writes.drain(..).last() {
+        if let Some(write) = member.writes.drain(..).next_back() {
             self.step(at, Input::Persisted { write });
         }
     }
