@@ -119,7 +119,9 @@ impl Cluster {
         if member.slow_disk {
             return;
         }
-        if let Some(write) = member.writes.drain(..).next_back() {
+        let last = member.writes.back().copied();
+        member.writes.clear();
+        if let Some(write) = last {
             self.step(at, Input::Persisted { write });
         }
     }
