@@ -86,6 +86,13 @@ pub enum Fault {
         /// Parts per million too fast.
         ppm: i64,
     },
+    /// Whoever becomes leader is struck soon after: cut off, paused, killed, or others with it.
+    Harass {
+        /// Up to so long after its election.
+        after: Nanos,
+        /// How long.
+        span: Nanos,
+    },
     /// Someone asks the leader to hand over to `member`.
     Transfer {
         /// The next leader.
@@ -132,6 +139,7 @@ impl fmt::Display for Strike {
                 write!(f, "slow-disk member={member} factor={factor} span={}", Span(span))
             }
             Fault::ClockRate { member, ppm } => write!(f, "clock-rate member={member} ppm={ppm}"),
+            Fault::Harass { after, span } => write!(f, "harass after={} span={}", Span(after), Span(span)),
             Fault::Transfer { member } => write!(f, "transfer member={member}"),
         }
     }
@@ -199,6 +207,7 @@ impl FromStr for Strike {
                 span: fields.span("span")?,
             },
             "clock-rate" => Fault::ClockRate { member: fields.get("member")?, ppm: fields.get("ppm")? },
+            "harass" => Fault::Harass { after: fields.span("after")?, span: fields.span("span")? },
             "transfer" => Fault::Transfer { member: fields.get("member")? },
             other => return Err(ParseError(format!("unknown fault {other}"))),
         };
@@ -221,7 +230,7 @@ mod tests {
                 assert_eq!(line.parse(), Ok(strike), "{line}");
             }
         }
-        assert_eq!(kinds.len(), 11, "the swarm draws every kind of fault: {kinds:?}");
+        assert_eq!(kinds.len(), 12, "the swarm draws every kind of fault: {kinds:?}");
     }
 
     #[test]

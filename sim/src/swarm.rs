@@ -48,6 +48,7 @@ pub struct Classes {
     pub slow_disk: bool,
     pub clock: bool,
     pub transfer: bool,
+    pub harass: bool,
 }
 
 /// Settings of the members that change how often rare paths are taken.
@@ -155,7 +156,7 @@ impl Setup {
                 apply: pick(rng, &[(3, 100), (1, 2_000), (1, 20_000)]) * MICRO,
                 client: pick(rng, &[(2, 100), (1, 2_000)]) * MICRO,
             },
-            network: draw_network(rng),
+            network: draw_network(rng, election),
             clocks,
             schedule: Vec::new(),
         };
@@ -178,7 +179,7 @@ impl Setup {
                 | Fault::ClockRate { member, .. }
                 | Fault::Transfer { member } => member,
                 Fault::Cut { from, to, .. } => from.max(to),
-                Fault::Blackout { .. } | Fault::Partition { .. } | Fault::Storm { .. } => 0,
+                Fault::Blackout { .. } | Fault::Partition { .. } | Fault::Storm { .. } | Fault::Harass { .. } => 0,
             };
             if named >= self.members {
                 return Err(format!("{strike}: there are {} members", self.members));
@@ -229,6 +230,7 @@ fn draw_classes(rng: &mut Rng, members: usize) -> Classes {
         slow_disk: rng.chance(1, 3),
         clock: rng.chance(1, 2),
         transfer: rng.chance(1, 3) && members >= 2,
+        harass: rng.chance(1, 3) && members >= 2,
     }
 }
 
@@ -250,10 +252,11 @@ fn draw_knobs(rng: &mut Rng, election: Nanos) -> Knobs {
     }
 }
 
-fn draw_network(rng: &mut Rng) -> Quality {
+fn draw_network(rng: &mut Rng, election: Nanos) -> Quality {
     Quality {
         delay_min: pick(rng, &[(1, 20), (2, 200), (1, 5_000)]) * MICRO,
-        delay_tail: pick(rng, &[(1, 20), (2, 200), (1, 10_000)]) * MICRO,
+        // Up to what an election can live with.
+        delay_tail: pick(rng, &[(2, 20 * MICRO), (4, 200 * MICRO), (2, 10 * MILLI), (1, election / 20)]),
         bandwidth: pick(rng, &[(3, 0), (1, 1 << 20)]),
         ..Quality::CALM
     }
@@ -304,6 +307,10 @@ fn draw_schedule(setup: &Setup) -> Vec<Strike> {
         span: down(rng),
     });
     class(10, classes.clock, 5 * SECOND, &|rng| Fault::ClockRate { member: member(rng), ppm: ppm(rng) });
+    class(12, classes.harass, 4 * SECOND, &|rng| Fault::Harass {
+        after: pick(rng, &[(2, 5), (2, 100), (1, 3_000)]) * MILLI,
+        span: 2 * SECOND + 8 * down(rng),
+    });
     class(11, classes.transfer, 3 * SECOND, &|rng| Fault::Transfer { member: member(rng) });
     schedule.sort_by_key(|strike| strike.at);
     schedule
@@ -320,6 +327,10 @@ fn whole_micros(mut fault: Fault) -> Fault {
         | Fault::Partition { span, .. }
         | Fault::Cut { span, .. }
         | Fault::SlowDisk { span, .. } => round(span),
+        Fault::Harass { after, span } => {
+            round(after);
+            round(span);
+        }
         Fault::Storm { straggle_max, span, .. } => {
             round(straggle_max);
             round(span);

@@ -57,6 +57,7 @@ enum Event {
     Whim { client: usize },
     Strike(usize),
     Relief(nemesis::Relief),
+    Hit { leader: usize, epoch: u64 },
     Start { member: usize, epoch: u64 },
     Finale,
 }
@@ -109,6 +110,7 @@ pub struct World {
     pub totals: Totals,
     actions: Actions,
     violation: Option<Violation>,
+    harassment: nemesis::Harassment,
     /// The highest revision that any client saw, and the highest compaction anyone was told to have worked.
     newest: Revision,
     floor: Revision,
@@ -180,6 +182,7 @@ impl World {
             totals: Totals::default(),
             actions: Actions::default(),
             violation: None,
+            harassment: nemesis::Harassment::new(stream(seed, Stream::Schedule, 99)),
             newest: Revision(1),
             floor: Revision(-1),
             seen: Revision(1),
@@ -276,6 +279,7 @@ impl World {
             Event::Whim { client } => self.whim(now, client),
             Event::Strike(strike) => self.strike(now, strike),
             Event::Relief(relief) => self.relieve(now, relief),
+            Event::Hit { leader, epoch } => self.hit(now, leader, epoch),
             Event::Start { member, epoch } => self.start(now, member, epoch)?,
             Event::Finale => self.advance_finale(now)?,
         }
@@ -407,6 +411,9 @@ impl World {
         for status in actions.changed.drain(..) {
             self.trace.event(now, Kind::Member, member, status.term.0, &[status.role as u8], || format!("{status:?}"));
             self.consensus.changed(member, &status)?;
+            if status.role == Role::Leader {
+                self.harass(now, member, status.term);
+            }
             let machine = &mut self.machines[member];
             if status.standing == Standing::Trusted && !machine.trusted {
                 machine.trusted = true;

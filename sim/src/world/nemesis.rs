@@ -1,10 +1,13 @@
 //! Carries out the schedule of faults.
 
+use quorate_core::Term;
+use quorate_core::rng::Rng;
+
 use super::{Event, World, link};
 use crate::call::CallError;
 use crate::clock::Clock;
 use crate::heap::{MILLI, Nanos};
-use crate::member::id;
+use crate::member::{Process, id};
 use crate::network::Quality;
 use crate::schedule::{Fault, Strike};
 use crate::trace::Kind;
@@ -22,6 +25,22 @@ pub(super) enum Relief {
     Pause(usize, u64),
     /// The disk is as fast as before.
     SlowDisk(usize, u64),
+}
+
+/// Who strikes new leaders.
+#[derive(Debug)]
+pub(super) struct Harassment {
+    rng: Rng,
+    after: Nanos,
+    until: Nanos,
+    /// The last term whose leader was struck.
+    term: Term,
+}
+
+impl Harassment {
+    pub(super) fn new(rng: Rng) -> Self {
+        Self { rng, after: 0, until: 0, term: Term(0) }
+    }
 }
 
 /// How a process ends.
@@ -52,14 +71,7 @@ impl World {
             Fault::Wipe { member, down } if self.may_wipe(member) => self.kill(now, member, down, Death::Disk),
             Fault::Wipe { .. } => {}
             Fault::Blackout { down } => self.blackout(now, down),
-            Fault::Pause { member, span } => {
-                let machine = &mut self.machines[member];
-                if machine.process.is_some() && !machine.paused {
-                    machine.paused = true;
-                    let epoch = machine.epoch;
-                    later(self, span, Relief::Pause(member, epoch));
-                }
-            }
+            Fault::Pause { member, span } => self.pause(now, member, span),
             Fault::Partition { side, span } => {
                 self.each_crossing(side, |network, from, to| network.cut(from, to));
                 later(self, span, Relief::Partition(side));
@@ -80,6 +92,9 @@ impl World {
                 self.machines[member].clock.set_rate(now, ppm);
                 self.rouse_again(now, member);
             }
+            Fault::Harass { after, span } => {
+                (self.harassment.after, self.harassment.until) = (after, now + span);
+            }
             Fault::Transfer { member } => {
                 if let Some(leader) = self.leader()
                     && let Some(process) = &mut self.machines[leader].process
@@ -88,6 +103,71 @@ impl World {
                     self.rouse(now, leader);
                 }
             }
+        }
+    }
+
+    /// A member leads: while there is harassment it will not for long.
+    pub(super) fn harass(&mut self, now: Nanos, leader: usize, term: Term) {
+        let Harassment { rng, after, until, term: struck } = &mut self.harassment;
+        if now < *until && term > *struck {
+            *struck = term;
+            let at = now + 1 + rng.below((*after).max(1));
+            let epoch = self.machines[leader].epoch;
+            self.heap.push(at, link::NEMESIS, Event::Hit { leader, epoch });
+        }
+    }
+
+    /// Strikes a leader, or it and others: most mistakes of consensus need a change of leaders at the wrong moment.
+    pub(super) fn hit(&mut self, now: Nanos, leader: usize, epoch: u64) {
+        if self.calm || self.machines[leader].epoch != epoch {
+            return;
+        }
+        let (election, members) = (self.setup.knobs.election, self.machines.len());
+        let rng = &mut self.harassment.rng;
+        let span = election / 10 * (1 + rng.below(40));
+        let down = if rng.chance(1, 2) { MILLI * (1 + rng.below(20)) } else { span };
+        let other = (leader + 1 + usize::try_from(rng.below(members as u64 - 1)).expect("few members")) % members;
+        let way = rng.below(7);
+        self.trace.event(now, Kind::Fault, leader, way, &[], || format!("leader {leader} is struck, way {way}"));
+        match way {
+            0 => self.isolate(now, leader, span),
+            1 => self.pause(now, leader, span),
+            2 => self.kill(now, leader, down, Death::Power),
+            3 => {
+                self.isolate(now, leader, span);
+                self.kill(now, other, down, Death::Power);
+            }
+            4 => {
+                self.isolate(now, other, span);
+                self.kill(now, leader, down, Death::Power);
+            }
+            5 => {
+                self.isolate(now, leader, span);
+                for other in (0..members).filter(|other| *other != leader) {
+                    self.kill(now, other, down, Death::Power);
+                }
+            }
+            _ => {
+                for member in 0..members {
+                    self.machines[member].slowness *= 20;
+                    self.heap.push(now + span, link::NEMESIS, Event::Relief(Relief::SlowDisk(member, 20)));
+                }
+            }
+        }
+    }
+
+    fn isolate(&mut self, now: Nanos, member: usize, span: Nanos) {
+        let side = 1 << member;
+        self.each_crossing(side, |network, from, to| network.cut(from, to));
+        self.heap.push(now + span, link::NEMESIS, Event::Relief(Relief::Partition(side)));
+    }
+
+    fn pause(&mut self, now: Nanos, member: usize, span: Nanos) {
+        let machine = &mut self.machines[member];
+        if machine.process.is_some() && !machine.paused {
+            machine.paused = true;
+            let epoch = machine.epoch;
+            self.heap.push(now + span, link::NEMESIS, Event::Relief(Relief::Pause(member, epoch)));
         }
     }
 
@@ -229,5 +309,3 @@ impl World {
         self.rouse(now, member);
     }
 }
-
-use crate::member::Process;
