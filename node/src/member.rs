@@ -8,7 +8,7 @@
 //! | timer | nothing | driver |
 //!
 //! The driver has no thread: whoever brings it something (a client's handler, a peer's stream, one of the threads above)
-//! gives it its turn, see [`combiner`]. It never waits, so its callers do not either. Everyone takes all that is waiting
+//! gives it its turn, see `combiner`. It never waits, so its callers do not either. Everyone takes all that is waiting
 //! at once, so under load each item costs less, and no write waits for more than one sync.
 
 use std::collections::{HashMap, VecDeque};

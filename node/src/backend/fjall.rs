@@ -34,7 +34,7 @@ const KEYSPACE: &str = "rows";
 /// Memory and disk use of one generation.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// A memtable of this size is sealed and written out; up to [`SEALED_MAX`] more may wait for that.
+    /// A memtable of this size is sealed and written out; up to `SEALED_MAX` more may wait for that.
     pub memtable_bytes: u64,
     /// Blocks of tables kept in memory.
     pub cache_bytes: u64,
