@@ -38,8 +38,20 @@ impl Generator {
         Self { rng, keys, client, written: 0 }
     }
 
+    /// Whether this client does nothing but linearizable reads. A client that also writes soon waits for a write when its
+    /// member is cut off, and no longer reads there what may be old.
+    #[must_use]
+    pub fn only_reads(&self) -> bool {
+        self.client % 4 == 1
+    }
+
     /// The next operation on keys.
     pub fn operation(&mut self, known: Known) -> Op {
+        if self.only_reads() {
+            let mut range = self.range(known);
+            (range.serializable, range.revision) = (false, None);
+            return Op::Range(range);
+        }
         match self.rng.below(100) {
             0..35 => Op::Put(self.put(known)),
             35..60 => Op::Range(self.range(known)),

@@ -79,7 +79,7 @@ impl Client {
 
     /// Draws what to do next.
     pub fn step(&mut self) -> Step {
-        let leases = self.generator.below(100);
+        let leases = if self.generator.only_reads() { 99 } else { self.generator.below(100) };
         match (leases, self.held) {
             (0..8, None) => {
                 let id = self.generator.chance(1, 3).then(|| LeaseId(1 + self.generator.below(20) as i64));
