@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 
+use quorate_core::format::wal;
 use quorate_core::rng::Rng;
 use quorate_node::disk::Disk;
 
@@ -32,6 +33,10 @@ struct File {
     durable: Vec<u8>,
     /// `current` is `durable` after these.
     pending: Vec<Change>,
+    /// Bytes up to here were written and synced...
+    synced: usize,
+    /// ...and up to here they were so when something was written after them.
+    followed: usize,
 }
 
 impl File {
@@ -56,6 +61,9 @@ impl File {
 
     fn sync(&mut self) {
         for change in self.pending.drain(..) {
+            if let Change::Write { offset, bytes } = &change {
+                self.synced = self.synced.max(offset + bytes.len());
+            }
             Self::apply(&mut self.durable, &change);
         }
     }
@@ -117,7 +125,8 @@ impl File {
         }
         let lost = self.current.len().abs_diff(image.len())
             + self.current.iter().zip(&image).filter(|(before, after)| before != after).count();
-        *self = Self { current: image.clone(), durable: image, pending: Vec::new() };
+        // What was written last may be gone, and with it the proof that what came before had been synced.
+        *self = Self { current: image.clone(), durable: image, synced: self.synced, ..Self::default() };
         lost as u64
     }
 
@@ -247,15 +256,31 @@ impl SimDisk {
         !platter.namings.is_empty() || platter.files.values().any(|file| !file.pending.is_empty())
     }
 
-    /// Flips one bit of a file, as a disk that rots at rest does.
-    ///
-    /// # Panics
-    /// If there is no such byte.
-    pub fn flip(&self, name: &str, offset: usize, bit: u32) {
+    /// A bit rots: one that was synced before something else was written behind it, so that its loss can be proven. False
+    /// if there is none.
+    pub fn rot(&self, rng: &mut Rng) -> bool {
+        let platter = self.0.borrow();
+        // Of the newest segment: older ones may be needed no more.
+        let segments = platter.names.keys().filter(|name| wal::sequence(name).is_some());
+        let Some(name) = segments.max_by_key(|name| wal::sequence(name)).cloned() else { return false };
+        let followed = platter.files[&platter.names[&name]].followed;
+        drop(platter);
+        if followed < 64 {
+            return false;
+        }
+        // Bits rot at rest: what was in the cache has long been written.
         let platter = &mut *self.0.borrow_mut();
-        let file = platter.file(name).expect("the file to damage exists");
-        file.current[offset] ^= 1 << bit;
-        file.durable[offset] ^= 1 << bit;
+        platter.files.values_mut().for_each(File::sync);
+        platter.durable_names.clone_from(&platter.names);
+        platter.namings.clear();
+        // Behind the version, which would be that of a newer build; and not in the padding of a frame to 8 bytes, which
+        // says nothing.
+        let offset = 16 + 8 * usize::try_from(rng.below(followed as u64 / 8 - 2)).expect("a file fits into memory");
+        let bit = 1_u8 << rng.below(8);
+        let file = platter.file(&name).expect("just seen");
+        file.current[offset] ^= bit;
+        file.durable[offset] ^= bit;
+        true
     }
 }
 
@@ -285,7 +310,11 @@ impl Disk for SimDisk {
         let platter = &mut *self.0.borrow_mut();
         platter.digest.text(name).number(offset).bytes(bytes);
         let offset = usize::try_from(offset).expect("a file fits into memory");
-        platter.file(name)?.change(Change::Write { offset, bytes: bytes.to_vec() });
+        let file = platter.file(name)?;
+        if offset >= file.synced {
+            file.followed = file.synced;
+        }
+        file.change(Change::Write { offset, bytes: bytes.to_vec() });
         Ok(())
     }
 
@@ -317,7 +346,9 @@ impl Disk for SimDisk {
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
         let platter = &mut *self.0.borrow_mut();
-        platter.file(from)?;
+        let renamed = platter.file(from)?;
+        // A file that is used again holds remains of its former use.
+        (renamed.synced, renamed.followed) = (0, 0);
         let file = platter.names[from];
         platter.digest.text(from).text(to);
         platter.name(Naming::Rename { from: from.to_owned(), to: to.to_owned(), file });
@@ -405,6 +436,20 @@ mod tests {
         drop(disk);
         assert_eq!(reopened.read("a").unwrap(), b"new");
         assert!(reopened.is_dirty());
+    }
+
+    #[test]
+    fn a_bit_rots_only_where_its_loss_can_be_proven() {
+        let mut disk = SimDisk::new();
+        let name = wal::file_name(1);
+        disk.create(&name, 0).unwrap();
+        disk.write_at(&name, 0, &[7; 100]).unwrap();
+        disk.sync(&name).unwrap();
+        assert!(!disk.rot(&mut Rng::new(1)), "nothing was written behind it");
+        disk.write_at(&name, 100, &[7; 100]).unwrap();
+        assert!(disk.rot(&mut Rng::new(1)));
+        let wrong: Vec<usize> = (0..200).filter(|at| disk.read(&name).unwrap()[*at] != 7).collect();
+        assert!(wrong.len() == 1 && wrong[0] < 100, "{wrong:?}");
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub struct Totals {
     pub power_cuts: u64,
     pub power_cuts_with_loss: u64,
     pub wipes: u64,
+    pub rots: u64,
     pub readmissions: u64,
     pub snapshot_installs: u64,
     pub compactions: u64,
@@ -33,7 +34,7 @@ pub struct Totals {
 impl Totals {
     /// Every figure and its name.
     #[must_use]
-    pub fn figures(&self) -> [(&'static str, u64); 19] {
+    pub fn figures(&self) -> [(&'static str, u64); 20] {
         [
             ("simulated seconds", self.simulated_nanos / SECOND),
             ("operations", self.operations),
@@ -46,6 +47,7 @@ impl Totals {
             ("power cuts", self.power_cuts),
             ("power cuts that lost bytes", self.power_cuts_with_loss),
             ("wiped disks", self.wipes),
+            ("logs damaged at rest", self.rots),
             ("amnesiac returns", self.readmissions),
             ("snapshot installs", self.snapshot_installs),
             ("compactions", self.compactions),
@@ -82,6 +84,7 @@ impl Totals {
         self.power_cuts += other.power_cuts;
         self.power_cuts_with_loss += other.power_cuts_with_loss;
         self.wipes += other.wipes;
+        self.rots += other.rots;
         self.readmissions += other.readmissions;
         self.snapshot_installs += other.snapshot_installs;
         self.compactions += other.compactions;

@@ -29,6 +29,13 @@ pub enum Fault {
         /// How long it is away.
         down: Nanos,
     },
+    /// The process dies and one bit of its log that must not be lost is damaged. Skipped as a wipe is.
+    Rot {
+        /// Which member.
+        member: usize,
+        /// How long it is away.
+        down: Nanos,
+    },
     /// All members lose power at once.
     Blackout {
         /// How long they are away; each a little longer than the one before.
@@ -125,6 +132,7 @@ impl fmt::Display for Strike {
             Fault::Kill { member, down } => write!(f, "kill member={member} down={}", Span(down)),
             Fault::Power { member, down } => write!(f, "power member={member} down={}", Span(down)),
             Fault::Wipe { member, down } => write!(f, "wipe member={member} down={}", Span(down)),
+            Fault::Rot { member, down } => write!(f, "rot member={member} down={}", Span(down)),
             Fault::Blackout { down } => write!(f, "blackout down={}", Span(down)),
             Fault::Pause { member, span } => write!(f, "pause member={member} span={}", Span(span)),
             Fault::Partition { side, span } => write!(f, "partition side={side} span={}", Span(span)),
@@ -190,6 +198,7 @@ impl FromStr for Strike {
             "kill" => Fault::Kill { member: fields.get("member")?, down: fields.span("down")? },
             "power" => Fault::Power { member: fields.get("member")?, down: fields.span("down")? },
             "wipe" => Fault::Wipe { member: fields.get("member")?, down: fields.span("down")? },
+            "rot" => Fault::Rot { member: fields.get("member")?, down: fields.span("down")? },
             "blackout" => Fault::Blackout { down: fields.span("down")? },
             "pause" => Fault::Pause { member: fields.get("member")?, span: fields.span("span")? },
             "partition" => Fault::Partition { side: fields.get("side")?, span: fields.span("span")? },
@@ -230,7 +239,7 @@ mod tests {
                 assert_eq!(line.parse(), Ok(strike), "{line}");
             }
         }
-        assert_eq!(kinds.len(), 12, "the swarm draws every kind of fault: {kinds:?}");
+        assert_eq!(kinds.len(), 13, "the swarm draws every kind of fault: {kinds:?}");
     }
 
     #[test]

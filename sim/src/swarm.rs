@@ -49,6 +49,7 @@ pub struct Classes {
     pub clock: bool,
     pub transfer: bool,
     pub harass: bool,
+    pub rot: bool,
 }
 
 /// Settings of the members that change how often rare paths are taken.
@@ -174,6 +175,7 @@ impl Setup {
                 Fault::Kill { member, .. }
                 | Fault::Power { member, .. }
                 | Fault::Wipe { member, .. }
+                | Fault::Rot { member, .. }
                 | Fault::Pause { member, .. }
                 | Fault::SlowDisk { member, .. }
                 | Fault::ClockRate { member, .. }
@@ -231,6 +233,7 @@ fn draw_classes(rng: &mut Rng, members: usize) -> Classes {
         clock: rng.chance(1, 2),
         transfer: rng.chance(1, 3) && members >= 2,
         harass: rng.chance(1, 3) && members >= 2,
+        rot: rng.chance(1, 3) && members >= 3,
     }
 }
 
@@ -283,6 +286,7 @@ fn draw_schedule(setup: &Setup) -> Vec<Strike> {
     class(1, classes.kill, 3 * SECOND, &|rng| Fault::Kill { member: member(rng), down: down(rng) });
     class(2, classes.power, 3 * SECOND, &|rng| Fault::Power { member: member(rng), down: down(rng) });
     class(3, classes.wipe, 6 * SECOND, &|rng| Fault::Wipe { member: member(rng), down: down(rng) });
+    class(13, classes.rot, 8 * SECOND, &|rng| Fault::Rot { member: member(rng), down: down(rng) });
     class(4, classes.power, 12 * SECOND, &|rng| Fault::Blackout { down: down(rng) });
     class(5, classes.pause, 3 * SECOND, &|rng| Fault::Pause { member: member(rng), span: down(rng) });
     class(6, classes.partition, 4 * SECOND, &|rng| Fault::Partition {
@@ -320,9 +324,11 @@ fn draw_schedule(setup: &Setup) -> Vec<Strike> {
 fn whole_micros(mut fault: Fault) -> Fault {
     let round = |span: &mut Nanos| *span = *span / MICRO * MICRO;
     match &mut fault {
-        Fault::Kill { down, .. } | Fault::Power { down, .. } | Fault::Wipe { down, .. } | Fault::Blackout { down } => {
-            round(down);
-        }
+        Fault::Kill { down, .. }
+        | Fault::Power { down, .. }
+        | Fault::Wipe { down, .. }
+        | Fault::Rot { down, .. }
+        | Fault::Blackout { down } => round(down),
         Fault::Pause { span, .. }
         | Fault::Partition { span, .. }
         | Fault::Cut { span, .. }

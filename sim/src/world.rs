@@ -75,6 +75,8 @@ struct Machine {
     stash: Vec<Event>,
     /// It has votes and log that count, as far as the nemesis knows.
     trusted: bool,
+    /// Its log has been damaged since it ran last.
+    rotten: bool,
     next_turn: Option<Nanos>,
     next_apply: Option<Nanos>,
     /// Syncs take so many times as long.
@@ -158,6 +160,7 @@ impl World {
                 paused: false,
                 stash: Vec::new(),
                 trusted: false,
+                rotten: false,
                 next_turn: None,
                 next_apply: None,
                 slowness: 1,
@@ -574,9 +577,17 @@ impl World {
         let start = Start { member, members: self.setup.members, knobs: &self.setup.knobs, now: local };
         let process = Process::start(&start, &machine.disk, &machine.backends, &mut rng)
             .map_err(|error| Violation::new("recovery", format!("member {member} does not start: {error:?}")))?;
-        if let Found::Damaged { damage, .. } = &process.found {
-            let text = format!("member {member} takes its log for damaged: {damage}");
-            return Err(Violation::new("recovery", text));
+        let rotten = std::mem::take(&mut machine.rotten);
+        match &process.found {
+            Found::Damaged { damage, .. } if !rotten => {
+                let text = format!("member {member} takes its log for damaged: {damage}");
+                return Err(Violation::new("recovery", text));
+            }
+            Found::Nothing | Found::Log if rotten => {
+                let text = format!("member {member} does not notice that its log is damaged");
+                return Err(Violation::new("recovery", text));
+            }
+            _ => {}
         }
         let (applied, hash) = (process.published().applied, process.published().hash);
         let status = process.status().clone();

@@ -52,6 +52,8 @@ enum Death {
     Power,
     /// Everything is lost.
     Disk,
+    /// A bit of the log flips while nobody looks.
+    Rot,
 }
 
 impl World {
@@ -69,7 +71,8 @@ impl World {
             Fault::Kill { member, down } => self.kill(now, member, down, Death::Process),
             Fault::Power { member, down } => self.kill(now, member, down, Death::Power),
             Fault::Wipe { member, down } if self.may_wipe(member) => self.kill(now, member, down, Death::Disk),
-            Fault::Wipe { .. } => {}
+            Fault::Rot { member, down } if self.may_wipe(member) => self.kill(now, member, down, Death::Rot),
+            Fault::Wipe { .. } | Fault::Rot { .. } => {}
             Fault::Blackout { down } => self.blackout(now, down),
             Fault::Pause { member, span } => self.pause(now, member, span),
             Fault::Partition { side, span } => {
@@ -234,11 +237,16 @@ impl World {
         machine.backends.crash();
         let lost = match death {
             Death::Process => 0,
+            Death::Rot => {
+                machine.rotten |= machine.disk.rot(&mut machine.rng);
+                machine.trusted &= !machine.rotten;
+                u64::from(machine.rotten)
+            }
             Death::Power => machine.disk.power_cut(&mut machine.rng),
             Death::Disk => {
                 machine.disk.wipe();
                 machine.backends.wipe();
-                machine.trusted = false;
+                (machine.trusted, machine.rotten) = (false, false);
                 0
             }
         };
@@ -255,6 +263,7 @@ impl World {
                 self.totals.power_cuts_with_loss += u64::from(lost > 0);
             }
             Death::Disk => self.totals.wipes += 1,
+            Death::Rot => self.totals.rots += lost,
         }
         for call in calls {
             self.reply(now, call, Err(CallError::Broken));
