@@ -14,10 +14,12 @@
 //! - `settle [M...]`: delivers and persists everything between these members until nothing is left; messages and writes
 //!   are not shown. `status M`.
 
+#[path = "support/scenario.rs"]
+mod scenario;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::time::Duration;
-use std::{env, fs};
 
 use quorate_core::entry::{Configuration, HardState, Identity, Record, Recovered, Standing};
 use quorate_core::raft::{Config, Input, Message, Output, Raft};
@@ -25,20 +27,7 @@ use quorate_core::{Blob, ClusterId, Generation, Incarnation, Instant, LogIndex, 
 
 #[test]
 fn raft_scenarios_happen_as_written() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/raft");
-    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
-    assert!(!paths.is_empty());
-    for path in paths {
-        eprintln!("{}", path.display());
-        let text = fs::read_to_string(&path).unwrap();
-        let happened = run(&text);
-        if env::var_os("UPDATE").is_some() {
-            fs::write(&path, happened).unwrap();
-        } else {
-            assert_eq!(happened, text, "{}", path.display());
-        }
-    }
+    scenario::happen_as_written("raft", run);
 }
 
 /// The scenario with what really happened in place of what was written.

@@ -3,8 +3,10 @@
 #[path = "store_scenarios/language.rs"]
 mod language;
 
+#[path = "support/scenario.rs"]
+mod scenario;
+
 use std::fmt::Write as _;
-use std::{env, fs};
 
 use language::*;
 use quorate_core::command::{Envelope, Origin};
@@ -16,21 +18,8 @@ use quorate_core::{Incarnation, LeaseId, LogIndex, NodeId, Revision, Term};
 
 #[test]
 fn store_scenarios_happen_as_written() {
-    for folder in ["kv", "lease"] {
-        let folder = format!("{}/testdata/{folder}", env!("CARGO_MANIFEST_DIR"));
-        let mut paths: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-        paths.sort();
-        assert!(!paths.is_empty(), "{folder}");
-        for path in paths {
-            let text = fs::read_to_string(&path).unwrap();
-            let happened = run(&text);
-            if env::var_os("UPDATE").is_some() {
-                fs::write(&path, happened).unwrap();
-            } else {
-                assert_eq!(happened, text, "{}", path.display());
-            }
-        }
-    }
+    scenario::happen_as_written("kv", run);
+    scenario::happen_as_written("lease", run);
 }
 
 /// The scenario with what really happened in place of what was written.

@@ -1,9 +1,11 @@
 //! Runs `testdata/watch/*.txt`: a command, `----`, what happened. `UPDATE=1` rewrites what happened.
 
+#[path = "support/scenario.rs"]
+mod scenario;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
-use std::{env, fs};
 
 use quorate_core::request::KeyRange;
 use quorate_core::store::RevisionEvents;
@@ -24,19 +26,7 @@ struct World {
 
 #[test]
 fn watch_scenarios_happen_as_written() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/watch");
-    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
-    assert!(!paths.is_empty());
-    for path in paths {
-        let text = fs::read_to_string(&path).unwrap();
-        let happened = run(&text);
-        if env::var_os("UPDATE").is_some() {
-            fs::write(&path, happened).unwrap();
-        } else {
-            assert_eq!(happened, text, "{}", path.display());
-        }
-    }
+    scenario::happen_as_written("watch", run);
 }
 
 /// The scenario with what really happened in place of what was written.
