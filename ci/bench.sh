@@ -15,7 +15,7 @@ if [ "${BENCH_ONLY:-}" != etcd ]; then
 fi
 if [ "${BENCH_ONLY:-}" != quorate ]; then
   etcd=$(ci/etcd.sh)
-  "$etcd/etcd" --version | head -1
+  "$etcd/etcd" --version | sed -n 1p
   servers+=(--etcd "$etcd/etcd")
 fi
 mkdir -p "${BENCH_DIR:-$target}"

@@ -15,7 +15,8 @@ target=${CARGO_TARGET_DIR:-target}
 case $target in /*) ;; *) target=$PWD/$target ;; esac
 
 # --- one etcdctl, or each in turn ------------------------------------------------------------------------------------
-is() { [ -n "$2" ] && "$2" version 2>/dev/null | grep -q "^etcdctl version: $1\."; }
+# The output is taken whole before it is looked at: a reader that left early would kill etcdctl by its second line.
+is() { [ -n "$2" ] && [[ $("$2" version 2>/dev/null) == "etcdctl version: $1."* ]]; }
 if [ -z "${ETCDCTL:-}" ]; then
   may_fetch=
   if [ "${QUORATE_CI:-}" = 1 ] || [ "${CI:-}" = true ]; then may_fetch=1; fi
