@@ -55,6 +55,8 @@ pub enum Input {
         /// The caller's name for the question.
         read: u64,
     },
+    /// Bring the configuration to this, step by step, for as long as this member leads. Ignored unless it does.
+    Target(Target),
     /// Hand leadership to `to` (or, if `None`, to the most up-to-date voter). Nothing happens unless this member leads.
     Transfer {
         /// The next leader.
@@ -193,10 +195,12 @@ pub mod message;
 mod progress;
 mod quorum;
 mod read_index;
+mod reconfigure;
 mod replication;
 mod snapshot;
 
 pub use message::{Body, Message};
+pub use reconfigure::{Target, UNKNOWN};
 
 use log::Log;
 use membership::Greetings;
@@ -263,8 +267,12 @@ pub struct Raft {
 /// What only a leader has.
 #[derive(Clone, Debug)]
 struct Leader {
-    /// Every other member of the latest configuration.
+    /// Every other member of the latest configuration, and those who have just left it.
     peers: BTreeMap<NodeId, Progress>,
+    /// Those of `peers` who are no members any more, and until when they are told.
+    departing: BTreeMap<NodeId, Instant>,
+    /// Who should take part, as long as that is not reached.
+    target: Option<Target>,
     /// The first entry of this leadership.
     term_start: LogIndex,
     heartbeat_deadline: Instant,
@@ -405,6 +413,7 @@ impl Raft {
             Input::Receive { from, message } => self.receive(from, message, out),
             Input::Propose { commands } => self.propose(commands, out),
             Input::ReadIndex { read } => self.read_index(read, out),
+            Input::Target(target) => self.set_target(target),
             Input::Transfer { to } => self.transfer(to),
             Input::Persisted { write } => self.persisted(write, out),
             Input::Applied { index, durable } => self.applied(index, durable),
@@ -412,9 +421,11 @@ impl Raft {
             Input::SnapshotSent { to, index } => self.snapshot_sent(to, index),
             Input::Wake => {}
         }
+        self.reconfigure();
         self.start_waiting_reads(out);
         self.pump(out);
         self.hand_over(out);
+        self.retire(out);
         self.recognise();
         self.give(out);
         self.write(out);
@@ -655,7 +666,9 @@ impl Raft {
         assert!(self.received <= last, "received {} > last {last}", self.received);
         assert!(self.log.last_term() <= self.term, "last term {} > term {}", self.log.last_term(), self.term);
         assert!((self.role == Role::Leader) == self.leader.is_some(), "{:?} with the wrong state", self.role);
-        assert!(self.role == Role::Follower || self.is_promotable(), "a {:?} that may not lead", self.role);
+        let may_lead =
+            self.is_promotable() || (self.role == Role::Leader && !self.log.config().voters.contains_key(&self.id()));
+        assert!(self.role == Role::Follower || may_lead, "a {:?} that may not lead", self.role);
         assert!(self.promised < self.next_write, "promised by write {}", self.promised);
         assert!(self.records.is_empty(), "{} records not handed out", self.records.len());
     }

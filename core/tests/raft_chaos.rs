@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use quorate_core::entry::{Configuration, Entry, HardState, Identity, Payload, Record, Recovered, Standing};
-use quorate_core::raft::{Body, Config, Input, Message, Output, Raft, Role};
+use quorate_core::raft::{Body, Config, Input, Message, Output, Raft, Role, Target};
 use quorate_core::rng::Rng;
 use quorate_core::{Blob, ClusterId, Generation, Incarnation, Instant, LogIndex, NodeId, Term, WriteId};
 
@@ -75,6 +75,12 @@ struct World {
     /// Between faults, at most.
     fault_gap: u64,
     wipes: bool,
+    /// Members come and go.
+    churn: bool,
+    /// The founding members: 1 up to this.
+    size: u64,
+    /// Who should take part. IDs are never used again.
+    target: Target,
     /// Wiped and not trusted again yet.
     wiped: BTreeSet<NodeId>,
     blocked: BTreeSet<(NodeId, NodeId)>,
@@ -174,6 +180,9 @@ impl World {
             sluggish: pick(&mut rng, &[1, 10, 40]),
             fault_gap: pick(&mut rng, &[300, 1_500, 4_000]) * MILLI,
             wipes: size >= 3 && rng.chance(2, 3),
+            churn: rng.chance(1, 2),
+            size,
+            target: Target { voters: (1..=size).map(NodeId).collect(), ..Target::default() },
             wiped: BTreeSet::new(),
             blocked: BTreeSet::new(),
             leaders: BTreeMap::new(),
@@ -188,26 +197,7 @@ impl World {
             rng,
         };
         for id in (1..=size).map(NodeId) {
-            let drift = world.rng.below(7);
-            let member = Member {
-                disk: Disk { log: no_log(), states: BTreeMap::new() },
-                pending: VecDeque::new(),
-                raft: None,
-                boot: 0,
-                booted: 0,
-                rate: 97 + drift,
-                applied: Vec::new(),
-                generation: Generation(0),
-                was_leader: false,
-                commit: LogIndex(0),
-                paused_until: 0,
-            };
-            world.members.insert(id, member);
-        }
-        for id in (1..=size).map(NodeId) {
-            world.wipe(id);
-            let delay = world.rng.below(3_000) * MILLI;
-            world.after(delay, Event::Boot(id));
+            world.create(id);
         }
         world.after(10 * MILLI, Event::Client);
         world.after(100 * MILLI, Event::Fault);
@@ -223,12 +213,37 @@ impl World {
         *self.stats.entry(what).or_default() += 1;
     }
 
+    fn create(&mut self, id: NodeId) {
+        let drift = self.rng.below(7);
+        let member = Member {
+            disk: Disk { log: no_log(), states: BTreeMap::new() },
+            pending: VecDeque::new(),
+            raft: None,
+            boot: 0,
+            booted: 0,
+            rate: 97 + drift,
+            applied: Vec::new(),
+            generation: Generation(0),
+            was_leader: false,
+            commit: LogIndex(0),
+            paused_until: 0,
+        };
+        self.members.insert(id, member);
+        self.wipe(id);
+        let delay = self.rng.below(3_000) * MILLI;
+        self.after(delay, Event::Boot(id));
+    }
+
     /// A new, empty disk: the member's next life.
     fn wipe(&mut self, id: NodeId) {
         let incarnation = Incarnation(self.rng.next_u64() | 1);
         let slot = |other: &NodeId| if *other == id { incarnation } else { Incarnation(0) };
-        let voters = self.members.keys().chain([&id]).map(|other| (*other, slot(other))).collect();
+        let founders = (1..=self.size).map(NodeId);
+        let voters = founders.map(|other| (other, slot(&other))).collect();
         let mut log = no_log();
+        if id.0 > self.size {
+            log.identity.standing = Standing::Amnesiac; // It joins: whatever it is, it has no past.
+        }
         (log.identity.member, log.identity.incarnation, log.config.voters) = (id, incarnation, voters);
         self.members.get_mut(&id).unwrap().disk = Disk { log, states: BTreeMap::from([(Generation(0), Vec::new())]) };
     }
@@ -454,7 +469,10 @@ impl World {
             }
             if !self.committed.contains_key(&entry.index) {
                 let holders = self.holders.get(&(entry.index, entry.term)).map_or(0, BTreeSet::len);
-                assert!(holders > size / 2, "{id} commits {entry}, which {holders} of {size} have durably");
+                assert!(
+                    self.churn || holders > size / 2,
+                    "{id} commits {entry}, which {holders} of {size} have durably"
+                );
             }
             let (agreed, _) = self.committed.entry(entry.index).or_insert_with(|| (entry.clone(), term));
             assert_eq!(*agreed, entry, "{id} commits another entry at {}", entry.index);
@@ -573,9 +591,89 @@ impl World {
         *self.members.keys().nth(usize::try_from(at).unwrap()).unwrap()
     }
 
+    /// One member more, or one less, or a vote for a learner: as the replicated records would say it.
+    fn change_target(&mut self) {
+        let wiped = self.members.iter().any(|(id, member)| {
+            self.is_wanted(*id) && member.disk.log.identity.standing != Standing::Trusted && id.0 <= self.size
+        });
+        // A disk that is lost while a smaller set of voters takes over may be one too many.
+        if wiped || self.calm || self.committed.is_empty() {
+            return;
+        }
+        let members = self.target.voters.len() + self.target.learners.len();
+        let next = NodeId(self.members.len() as u64 + 1);
+        let which = |rng: &mut Rng, set: &BTreeSet<NodeId>| {
+            (!set.is_empty()).then(|| *set.iter().nth(rng.below(set.len() as u64) as usize).unwrap())
+        };
+        match self.rng.below(5) {
+            0 if members < 7 => {
+                self.target.voters.insert(next);
+                self.create(next);
+                self.count("voters added");
+            }
+            1 if self.target.learners.len() < 2 => {
+                self.target.learners.insert(next);
+                self.create(next);
+                self.count("learners added");
+            }
+            2 => {
+                let Some(id) = which(&mut self.rng, &self.target.learners) else { return };
+                self.target.learners.remove(&id);
+                self.target.voters.insert(id);
+                self.count("promotions");
+            }
+            3 => {
+                let Some(id) = which(&mut self.rng, &self.target.learners) else { return };
+                self.target.learners.remove(&id);
+                self.target.removed.insert(id);
+                self.count("learners removed");
+            }
+            _ if self.target.voters.len() > 1 => {
+                let id = which(&mut self.rng, &self.target.voters).unwrap();
+                self.target.voters.remove(&id);
+                self.target.removed.insert(id);
+                self.count("voters removed");
+            }
+            _ => {}
+        }
+    }
+
+    fn is_wanted(&self, id: NodeId) -> bool {
+        self.target.voters.contains(&id) || self.target.learners.contains(&id)
+    }
+
+    /// Some leader has committed the configuration that is aimed at, and everyone in it is trusted.
+    fn is_target_reached(&self) -> bool {
+        let reached = |member: &Member| {
+            let Some(raft) = member.raft.as_ref().filter(|raft| raft.is_config_settled()) else { return false };
+            let config = &raft.status().config;
+            raft.status().role == Role::Leader
+                && config.voters.keys().eq(&self.target.voters)
+                && config.learners.keys().eq(&self.target.learners)
+        };
+        let is_trusted = |member: &Member| member.disk.log.identity.standing == Standing::Trusted;
+        self.members.values().any(reached)
+            && self.members.iter().all(|(id, member)| !self.is_wanted(*id) || is_trusted(member))
+    }
+
     fn client(&mut self) {
         let delay = self.rng.below(60 * MILLI);
         self.after(delay, Event::Client);
+        if self.churn {
+            if self.rng.chance(1, 60) {
+                self.change_target();
+            }
+            let leads = |member: &&Member| member.was_leader;
+            let leaders: Vec<NodeId> =
+                self.members.iter().filter(|(_, member)| leads(member)).map(|(id, _)| *id).collect();
+            for id in leaders {
+                if self.rng.chance(1, 10) {
+                    let target = self.target.clone();
+                    let delay = self.rng.below(20 * MILLI);
+                    self.after(delay, Event::Ask(id, Input::Target(target)));
+                }
+            }
+        }
         let leaders: Vec<NodeId> =
             self.members.iter().filter(|(_, member)| member.was_leader).map(|(id, _)| *id).collect();
         for id in leaders {
@@ -653,6 +751,16 @@ impl World {
     /// The promise is for a minority of disks lost at a time, from the first moment on. One that has not joined yet
     /// counts as lost once others have.
     fn may_wipe(&mut self, id: NodeId) -> bool {
+        if self.churn && (self.members.len() as u64 > self.size || !self.target.removed.is_empty()) {
+            // Disks are lost between changes, not during one: the next set of voters may have no quorum left.
+            let voters = self.target.voters.len();
+            let allowed = self.is_target_reached() && voters >= 3 && self.is_wanted(id);
+            if allowed {
+                self.wiped.insert(id);
+                self.count("wipes between changes");
+            }
+            return allowed;
+        }
         let members = &self.members;
         let is_trusted = |other: &NodeId| members[other].disk.log.identity.standing == Standing::Trusted;
         let others = || members.keys().filter(|other| **other != id);
@@ -681,7 +789,16 @@ impl World {
         let before = self.committed.len() as u64;
         self.run(until + CALM / 2);
         let seed = self.seed;
+        if self.trace {
+            for (id, member) in &self.members {
+                println!("in the end {id}: {:?}", member.raft.as_ref().map(Raft::status));
+            }
+            println!("aimed at: {:?}", self.target);
+        }
         for id in ids {
+            if !self.is_wanted(id) {
+                continue;
+            }
             let member = &self.members[&id];
             let status = member.raft.as_ref().expect("all are up").status();
             assert!(
@@ -691,6 +808,7 @@ impl World {
             );
             assert_eq!(status.standing, Standing::Trusted, "seed {seed}: {id} is not trusted again");
         }
+        assert!(!self.churn || self.is_target_reached(), "seed {seed}: the membership is not {:?}", self.target);
     }
 }
 

@@ -5,6 +5,7 @@
 //! - `campaign M`, `tick M`: M's clock jumps to its deadline. `wait M [MS]`: M's clock moves, short of its
 //!   deadline: by then it has lost patience with a silent leader.
 //! - `pass M n`: n times, `tick M` and `settle`; messages and writes are not shown.
+//! - `target M v1,2 l3 r4`: M is told who should vote, learn, leave. `join M`: M starts as an amnesiac without a log.
 //! - `propose M text...`, `read M number`, `transfer M [to]`, `applied M index [durable]`.
 //! - `persisted M [write]`: all of M's writes, or up to one, are durable.
 //! - `deliver FROM TO [n]`: all messages under way on that link, or the first n. `drop FROM TO` loses them.
@@ -22,7 +23,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use quorate_core::entry::{Configuration, HardState, Identity, Record, Recovered, Standing};
-use quorate_core::raft::{Config, Input, Message, Output, Raft};
+use quorate_core::raft::{Config, Input, Message, Output, Raft, Target};
 use quorate_core::{Blob, ClusterId, Generation, Incarnation, Instant, LogIndex, NodeId, Term, WriteId};
 
 #[test]
@@ -93,6 +94,26 @@ impl World {
                 self.step(member, Input::Propose { commands });
             }
             "read" => self.step(member, Input::ReadIndex { read: number(2).unwrap() }),
+            "target" => {
+                let mut target = Target::default();
+                for word in &words[2..] {
+                    let ids = word[1..].split(',').map(|id| NodeId(id.parse().unwrap())).collect();
+                    match &word[..1] {
+                        "v" => target.voters = ids,
+                        "l" => target.learners = ids,
+                        _ => target.removed = ids,
+                    }
+                }
+                self.step(member, Input::Target(target));
+            }
+            "join" => {
+                let initial: Vec<NodeId> = self.members.keys().copied().collect();
+                let log = recovered(member, 1, &initial, Standing::Amnesiac);
+                let (pending, given) = (VecDeque::new(), LogIndex(0));
+                let now = self.members.values().map(|m| m.now).max().unwrap();
+                self.members.insert(member, Member { raft: None, now, life: 1, log, pending, given });
+                self.start(member);
+            }
             "transfer" => self.step(member, Input::Transfer { to: number(2).map(NodeId) }),
             "applied" => {
                 let index = LogIndex(number(2).unwrap());
@@ -194,7 +215,7 @@ impl World {
     }
 
     fn step(&mut self, id: NodeId, input: Input) {
-        let Some(m) = self.members.get_mut(&id) else { panic!("no member {id}") };
+        let Some(m) = self.members.get_mut(&id) else { return }; // Not started yet: nobody listens there.
         let Some(raft) = &mut m.raft else { return };
         let mut out = Vec::new();
         raft.step(m.now, input, &mut out);

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use super::quorum::is_quorum;
 use super::{Body, Leader, Message, Output, Raft, Role, Transfer};
-use crate::entry::{Payload, Standing};
+use crate::entry::{Configuration, Payload, Standing};
 use crate::{Incarnation, Instant, LogIndex, NodeId, Term};
 
 impl Raft {
@@ -36,7 +36,9 @@ impl Raft {
             return;
         }
         leader.heartbeat_deadline = self.now + self.config.heartbeat;
-        if self.now >= leader.quorum_deadline && !self.has_heard_quorum() {
+        let is_checked = self.now >= leader.quorum_deadline;
+        self.dismiss();
+        if is_checked && !self.has_heard_quorum() {
             // Check quorum: a leader that few can hear must not keep clients waiting. (thesis §6.2)
             self.follow(self.term, None, out);
             return;
@@ -51,11 +53,16 @@ impl Raft {
         })
     }
 
-    /// Whether this member may lead: it votes and counts by the latest configuration.
+    /// Whether this member may lead: it votes and counts by the latest configuration, or did by the one before that is
+    /// not known to be committed. (A member that alone holds the entry which removes it must still spread that entry:
+    /// nobody with a shorter log can win. Thesis §4.2.2)
     pub(super) fn is_promotable(&self) -> bool {
-        let config = self.log.config();
-        let sets = [&config.voters, &config.outgoing];
-        let is_voter = sets.iter().any(|set| set.get(&self.id()).is_some_and(|life| *life == self.incarnation()));
+        let names_us = |config: &Configuration| {
+            let sets = [&config.voters, &config.outgoing];
+            sets.iter().any(|set| set.get(&self.id()).is_some_and(|life| *life == self.incarnation()))
+        };
+        let is_voter = names_us(self.log.config())
+            || (self.log.config_index() > self.commit && names_us(&self.log.config_at(self.commit).1));
         is_voter && self.standing() == Standing::Trusted
     }
 
@@ -122,6 +129,8 @@ impl Raft {
         self.votes.clear();
         self.leader = Some(Box::new(Leader {
             peers: BTreeMap::new(),
+            departing: BTreeMap::new(),
+            target: None,
             term_start: self.log.last().next(),
             heartbeat_deadline: self.now + self.config.heartbeat,
             quorum_deadline: self.now + self.config.election_timeout,
@@ -234,10 +243,7 @@ impl Raft {
     pub(super) fn transfer(&mut self, to: Option<NodeId>) {
         let Some(leader) = &self.leader else { return };
         let config = self.log.config();
-        let is_voter = |id: NodeId| {
-            let lives = [config.voters.get(&id), config.outgoing.get(&id)];
-            lives.into_iter().flatten().any(|life| self.counted(id, *life).is_some())
-        };
+        let is_voter = |id: NodeId| config.voters.get(&id).is_some_and(|life| self.counted(id, *life).is_some());
         let is_alive = |id: NodeId| self.now < leader.peers[&id].heard + self.config.election_timeout;
         let candidates = leader.peers.keys().copied().filter(|id| is_voter(*id) && is_alive(*id));
         let to = match to {

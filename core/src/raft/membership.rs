@@ -62,6 +62,27 @@
 //! Readmissions are ordered by the log, one at a time and only after an entry of the leader's own term is committed,
 //! so the argument repeats for each in turn. With two voters a lost disk is never readmitted: its partner alone is no
 //! quorum. That is intended; the member's status shows it.
+//!
+//! # Changes of membership
+//!
+//! ([`super::reconfigure`]) Let `c1, c2, ...` be the configurations in the order of the log. Each is appended only when
+//! the one before is committed, by a leader that has committed an entry of its own term. Raft's induction (§6) needs one
+//! thing of any two neighbours: *a quorum of the one and a quorum of the other share a life that has not forgotten*.
+//! - *Learners come, go or are named*: the voters and their lives are the same; any two quorums share one.
+//! - *`c` becomes joint*: its outgoing voters are those of `c` with the same lives, and a quorum of the joint one holds
+//!   a majority of them.
+//! - *The joint one is left*: the same of its incoming voters.
+//! - *A life is readmitted*: the claim above. It is never done in a joint configuration, so both sides have one set.
+//!
+//! A life enters the voters in two places only. A readmission is one; the other is step 3 of a change, which takes over
+//! the life that a readmission has named for the learner, so the word of a life nobody has named counts nowhere: not
+//! while it is [`super::UNKNOWN`], since no disk has that life, and not when the learner's disk is lost between being
+//! named and being promoted, since then the named life is silent and its successor an amnesiac like any other. As a
+//! learner it is Trusted too early for nothing: whoever is named gives away its vote of that term, as above, and what it
+//! promises later it keeps. It starts as an amnesiac, without genesis: the cluster has a past, and it has none in it.
+//!
+//! A member's ID is never used again, so a removed one, whatever it believes and however late its messages are, appears
+//! in no later configuration; and as it can win no pre-vote while a leader is heard, it does not disturb one.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;

@@ -41,8 +41,10 @@ pub(super) struct Progress {
     pub(super) mark: Option<(u64, LogIndex)>,
     /// The commit index it was last told.
     pub(super) told_commit: LogIndex,
-    /// When it was last heard.
+    /// When it was last heard; before it has been, when this leadership (or its membership) began.
     pub(super) heard: Instant,
+    /// It was heard of in this leadership.
+    pub(super) is_heard: bool,
     /// The snapshot lane is open: no other is asked for.
     pub(super) lane: bool,
     /// Log entries after this index are kept, to be sent after the snapshot.
@@ -74,6 +76,7 @@ impl Progress {
             mark: None,
             told_commit: LogIndex(0),
             heard: now,
+            is_heard: false,
             lane: false,
             kept: None,
             is_configured: true,
@@ -115,6 +118,7 @@ impl Progress {
         }
         self.trusted |= trusted;
         self.heard = now;
+        self.is_heard = true;
         true
     }
 

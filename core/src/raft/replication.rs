@@ -36,19 +36,6 @@ impl Raft {
         self.log.append(entry, self.next_write);
     }
 
-    /// One [`Progress`] for every member of the latest configuration but this one.
-    pub(super) fn sync_peers(&mut self) {
-        let own = self.id();
-        let leader = self.leader.as_mut().expect("only leaders have peers");
-        let config = self.log.config();
-        let members = || config.voters.iter().chain(&config.outgoing).chain(&config.learners);
-        leader.peers.retain(|id, _| members().any(|(member, _)| member == id));
-        for (id, incarnation) in members().filter(|(id, _)| **id != own) {
-            let next = self.log.last().next();
-            leader.peers.entry(*id).or_insert_with(|| Progress::new(*incarnation, next, self.now));
-        }
-    }
-
     /// Sends each follower what it lacks, as far as its budget goes.
     pub(super) fn pump(&mut self, out: &mut Vec<Output>) {
         let header = self.header();
@@ -71,7 +58,9 @@ impl Raft {
                 let prev_index = LogIndex(progress.next.0 - 1);
                 let Some(prev_term) = self.log.term(prev_index) else {
                     // Not to one that may be gone: it would keep the lane, and log behind it, for nothing.
-                    if self.now < progress.heard + config.election_timeout && progress.snapshot(self.log.applied()) {
+                    let is_alive = self.now < progress.heard + config.election_timeout;
+                    let is_wanted = is_alive && !leader.departing.contains_key(to);
+                    if is_wanted && progress.snapshot(self.log.applied()) {
                         out.push(Output::NeedsSnapshot { to: *to });
                     }
                     break;
