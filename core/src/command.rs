@@ -6,7 +6,7 @@ use bincode::{Decode, Encode};
 
 use crate::blob::Source;
 use crate::request::{
-    DeleteRangeRequest, DeleteRangeResult, Lease, Member, PutRequest, PutResult, TxnRequest, TxnResult,
+    Alarm, DeleteRangeRequest, DeleteRangeResult, Lease, Member, PutRequest, PutResult, TxnRequest, TxnResult,
 };
 use crate::{FeatureLevel, Incarnation, LeaseId, NodeId, Revision, Ttl};
 
@@ -58,6 +58,10 @@ pub enum Command {
     Publish(Member),
     /// Every member understands entries up to this level from here on; never lowered.
     RaiseFeatureLevel(FeatureLevel),
+    /// (etcd: Alarm, ACTIVATE) Raising it again changes nothing.
+    RaiseAlarm(Alarm),
+    /// (etcd: Alarm, DEACTIVATE) Clearing CORRUPT also clears that the member is fenced.
+    ClearAlarm(Alarm),
 }
 
 /// The answer to a [`Command`].
@@ -78,4 +82,6 @@ pub enum Outcome {
     LeaseRevoke(Revision),
     /// To commands that members propose for themselves.
     Done,
+    /// To `RaiseAlarm`: the alarm. To `ClearAlarm`: those that were cleared.
+    Alarms(Vec<Alarm>),
 }

@@ -304,6 +304,27 @@ pub struct Member {
     pub is_learner: bool,
 }
 
+/// What is wrong. (etcd: AlarmType)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub enum AlarmKind {
+    /// The quota is used up: nothing more is written anywhere.
+    NoSpace,
+    /// Members' states differ and nobody can tell whose is right: nothing at all is changed any more.
+    Corrupt,
+    /// The member's state differs from the majority's: it does not serve until it has been rebuilt. The others do.
+    /// Clients see it as CORRUPT.
+    Fenced,
+}
+
+/// Something is wrong with a member. (etcd: AlarmMember)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+#[allow(missing_docs)]
+pub struct Alarm {
+    pub kind: AlarmKind,
+    /// As whoever raised it named it; 0 if nobody in particular.
+    pub member: NodeId,
+}
+
 /// A lease as asked for or as answered: ID and time to live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 #[allow(missing_docs)]

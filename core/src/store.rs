@@ -7,6 +7,7 @@
 //! so that a [`View`] is O(1) and never changes; values are only in the backend's rows (`store::rows`). A put reads nothing
 //! back and writes two rows: its record, by revision, and its value, by key.
 
+mod alarm;
 mod apply;
 mod compact;
 mod dedup;
@@ -24,14 +25,14 @@ mod txn;
 mod values;
 mod view;
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::command::{Origin, Outcome};
 use crate::entry::Entry;
 use crate::error::Error;
-use crate::request::{KeyValue, Lease, Member};
+use crate::request::{Alarm, KeyValue, Lease, Member};
 use crate::rows::{RowWrite, Rows};
 use crate::{Blob, FeatureLevel, LeaseId, LogIndex, NodeId, Revision, Term, Ttl};
 
@@ -68,6 +69,8 @@ pub enum LeaseChange {
     Revoked(LeaseId),
     /// The leader wrote down how much is left; `None`: it was renewed, the full TTL counts again.
     Checkpointed(LeaseId, Option<Ttl>),
+    /// Its expiry was refused, since the CORRUPT alarm is on: it lives on.
+    Kept(LeaseId),
 }
 
 /// A lease as the store keeps it.
@@ -152,6 +155,7 @@ pub struct View {
     index: index::Index,
     leases: lease::Leases,
     members: Arc<BTreeMap<NodeId, Member>>,
+    alarms: Arc<BTreeSet<Alarm>>,
     revision: Revision,
     /// -1 <= floor <= revision; -1 before the first compaction.
     floor: Revision,
@@ -181,6 +185,7 @@ impl Store {
             index: index::Index::default(),
             leases: lease::Leases::default(),
             members: Arc::default(),
+            alarms: Arc::default(),
             revision: Revision(1),
             floor: Revision(-1),
             logical_bytes: 0,

@@ -115,6 +115,8 @@ fn some_commands() -> Vec<Envelope> {
         Command::LeaseCheckpoint(vec![(LeaseId(1), Some(Ttl(3))), (LeaseId(2), None)]),
         Command::Publish(member),
         Command::RaiseFeatureLevel(FeatureLevel(1)),
+        Command::RaiseAlarm(Alarm { kind: AlarmKind::NoSpace, member: NodeId(1) }),
+        Command::ClearAlarm(Alarm { kind: AlarmKind::Corrupt, member: NodeId(1) }),
     ]
     .map(|command| Envelope {
         origin: Origin { member: NodeId(1), incarnation: Incarnation(1 << 60), sequence: 1 },

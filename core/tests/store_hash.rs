@@ -66,6 +66,10 @@ fn histories_with_different_effects_have_different_hashes() {
         "checkpoint 1 31",
         "checkpoint 1 -",
         "checkpoint 2 30",
+        "raise nospace 1",
+        "raise nospace 2",
+        "raise corrupt 1",
+        "raise fenced 1",
     ];
     let mut seen = BTreeMap::new();
     for text in texts {

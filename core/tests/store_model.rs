@@ -226,6 +226,7 @@ fn key_in_record(row: &[u8]) -> usize {
 fn state(Kept { view, model, .. }: &Kept, store: &Store) {
     assert_eq!((view.revision().0, view.compacted().0), (model.revision(), model.floor));
     assert_eq!(view.logical_bytes(), model.logical_bytes());
+    assert!(view.alarms().eq(model.alarms.iter().copied()));
     let leases: Vec<_> = store.leases().into_iter().map(|l| (l.lease.id.0, (l.lease.ttl, l.remaining))).collect();
     assert_eq!(leases, model.leases.clone().into_iter().collect::<Vec<_>>());
     assert_eq!(view.lease_ids().len(), leases.len());

@@ -1,4 +1,4 @@
-//! Runs `testdata/{kv,lease}/*.txt`: a command, `----`, what happened. `UPDATE=1` rewrites what happened.
+//! Runs `testdata/{kv,lease,alarm}/*.txt`: a command, `----`, what happened. `UPDATE=1` rewrites what happened.
 
 #[path = "store_scenarios/language.rs"]
 mod language;
@@ -20,6 +20,7 @@ use quorate_core::{Incarnation, LeaseId, LogIndex, NodeId, Revision, Term};
 fn store_scenarios_happen_as_written() {
     scenario::happen_as_written("kv", run);
     scenario::happen_as_written("lease", run);
+    scenario::happen_as_written("alarm", run);
 }
 
 /// The scenario with what really happened in place of what was written.
@@ -96,6 +97,7 @@ impl Member {
                 self.store = Store::load(NodeId(1), &self.rows).unwrap();
                 return;
             }
+            "alarms" => format!("{:?}", view.alarms().collect::<Vec<_>>()),
             "bytes" => format!("{} bytes", view.logical_bytes()),
             _ => self.apply(text),
         };
@@ -114,6 +116,7 @@ impl Member {
                 let _ = match change {
                     LeaseChange::Granted(lease) => write!(line, "\ngranted {}", lease.id),
                     LeaseChange::Revoked(id) => write!(line, "\nrevoked {id}"),
+                    LeaseChange::Kept(id) => write!(line, "\nkept {id}"),
                     LeaseChange::Checkpointed(id, ttl) => {
                         write!(line, "\ncheckpointed {id} {}", ttl.map_or("-".into(), |ttl| ttl.to_string()))
                     }

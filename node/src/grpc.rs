@@ -24,7 +24,7 @@ use tonic::metadata::MetadataMap;
 use crate::applier::Published;
 use crate::member::Member;
 use crate::metrics::Metrics;
-use crate::service::{Local, MemberStatus, Method, Settings, admit};
+use crate::service::{self, Begun, Local, MemberStatus, Method, Settings};
 use crate::status::{Code, Status};
 use crate::wire::GRPC_OVERHEAD_BYTES;
 
@@ -112,18 +112,19 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
     /// etcd's status.
     pub async fn call<M: Method>(&self, request: M) -> Result<M::Reply, Status> {
         let picture = self.picture();
-        admit::<M>(&picture.local(&self.settings))?;
-        let (ask, rest) = request.start(&self.settings)?;
+        let Begun { ask, rest } = service::begin(request, &picture.local(&self.settings))?;
         let (answer, picture) = match ask {
             // The state is taken after consensus has answered: that is what the answer promises.
-            Some(ask) => (Some(self.ask(ask).await?), self.picture()),
+            Some(ask) => (Some(self.ask(ask).await), self.picture()),
             None => (None, picture),
         };
-        if let Some(floor) = M::waits_for_compaction(&rest) {
+        if let (Ok(rest), None | Some(Ok(_))) = (&rest, &answer)
+            && let Some(floor) = M::waits_for_compaction(rest)
+        {
             self.member.compacted(floor).await;
         }
-        let long = M::is_long(&rest);
-        let finish = || M::finish(rest, answer, &picture.local(&self.settings));
+        let long = rest.as_ref().is_ok_and(M::is_long);
+        let finish = || Begun::<M>::finish(rest, answer, &picture.local(&self.settings));
         if long { tokio::task::block_in_place(finish) } else { finish() }
     }
 

@@ -20,6 +20,7 @@ use tracing::warn;
 
 use crate::grpc::{self, Server};
 use crate::metrics::Metrics;
+use crate::service::maintenance::{alarms, own_alarms};
 use crate::service::{CLUSTER_VERSION, ETCD_VERSION};
 
 /// The version of Quorate itself.
@@ -143,6 +144,11 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
         metrics.compact_revision.set(local.view.compacted().0);
         metrics.db_bytes.set(signed(local.db_bytes()));
         metrics.db_bytes_in_use.set(signed(local.view.logical_bytes()));
+        metrics.alarms.reset();
+        for alarm in alarms(local.view.alarms()) {
+            let server = format!("{:x}", alarm.member_id);
+            metrics.alarms.with_label_values(&[&server, alarm.alarm().as_str_name()]).set(1);
+        }
         metrics.quota_bytes.set(self.settings.quota_bytes.map_or(0, signed));
     }
 
@@ -159,7 +165,14 @@ async fn health<S: Rows + Send + Sync + 'static>(server: &Server<S>, method: &Me
         return (StatusCode::METHOD_NOT_ALLOWED, allow, "Method Not Allowed\n").into_response();
     }
     let serializable = query(uri).any(|(name, value)| name == "serializable" && value == "true");
-    let reason = if !serializable && server.member.status().raft.leader.is_none() {
+    let excluded: Vec<&str> = query(uri).filter(|(name, _)| *name == "exclude").map(|(_, value)| value).collect();
+    let alarm = {
+        let picture = server.picture();
+        own_alarms(&picture.local(&server.settings)).map(|alarm| alarm.as_str_name()).find(|it| !excluded.contains(it))
+    };
+    let reason = if let Some(alarm) = alarm {
+        Some(format!("ALARM {alarm}"))
+    } else if !serializable && server.member.status().raft.leader.is_none() {
         Some("RAFT NO LEADER".to_owned())
     } else {
         server.probe(serializable).await.err().map(|error| format!("RANGE ERROR:{error}"))
@@ -202,8 +215,11 @@ impl Check {
 
     async fn run<S: Rows + Send + Sync + 'static>(self, server: &Server<S>) -> Result<(), String> {
         match self {
-            // A member whose state differs from the majority's does not run any more.
-            Self::DataCorruption => Ok(()),
+            Self::DataCorruption => {
+                let picture = server.picture();
+                let corrupt = own_alarms(&picture.local(&server.settings)).any(|it| it == pb::AlarmType::Corrupt);
+                if corrupt { Err("alarm activated: CORRUPT".to_owned()) } else { Ok(()) }
+            }
             Self::SerializableRead => server.probe(true).await,
             Self::LinearizableRead => server.probe(false).await,
             Self::NonLearner if server.picture().local(&server.settings).is_learner() => {

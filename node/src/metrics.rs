@@ -54,6 +54,8 @@ pub struct Metrics {
     pub db_bytes_in_use: IntGauge,
     /// The quota.
     pub quota_bytes: IntGauge,
+    /// Alarms that are on.
+    pub alarms: IntGaugeVec,
     /// Open watch streams.
     pub watch_streams: IntGauge,
     /// Events given to watch streams.
@@ -163,6 +165,7 @@ impl Metrics {
             db_bytes: new.gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of the backend on disk."),
             db_bytes_in_use: new.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Logical bytes of history."),
             quota_bytes: new.gauge("etcd_server_quota_backend_bytes", "The quota."),
+            alarms: new.gauges("etcd_debugging_server_alarms", "Alarms that are on.", &["server_id", "alarm_type"]),
             watch_streams: new.gauge("etcd_debugging_mvcc_watch_stream_total", "Open watch streams."),
             events: new.counter("etcd_debugging_mvcc_events_total", "Events given to watch streams."),
             peer_received_bytes: new.counters(

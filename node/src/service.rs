@@ -14,8 +14,10 @@ pub mod watch;
 use std::time::Duration;
 
 use quorate_api::etcdserverpb as pb;
+use quorate_core::command::Command;
+use quorate_core::error::Error;
 use quorate_core::replica::{Request, Response};
-use quorate_core::request::Member;
+use quorate_core::request::{Alarm, AlarmKind, Member};
 use quorate_core::rows::Rows;
 use quorate_core::store::View;
 use quorate_core::{LogIndex, Revision, Term, raft};
@@ -99,6 +101,13 @@ impl Local<'_> {
         self.status.disk_bytes.max(self.view.logical_bytes())
     }
 
+    /// Whether `cost` more bytes of state are more than the quota allows. It is decided on logical bytes, which are the
+    /// same on every member and shrink at once when history is compacted.
+    fn is_beyond_quota(&self, cost: u64) -> bool {
+        let quota = self.settings.quota_bytes.unwrap_or(u64::MAX);
+        cost > 0 && self.view.logical_bytes().saturating_add(cost) >= quota
+    }
+
     /// Whether this member is a learner.
     #[must_use]
     pub fn is_learner(&self) -> bool {
@@ -129,6 +138,11 @@ pub trait Method: prost::Message + Default + 'static {
         None
     }
 
+    /// Bytes that the request may add to the state, as the quota counts them. (etcd: quota.Cost)
+    fn cost(&self) -> u64 {
+        0
+    }
+
     /// Checks the request; says what to ask of consensus before [`Method::finish`].
     ///
     /// # Errors
@@ -151,9 +165,50 @@ pub trait Method: prost::Message + Default + 'static {
 /// [`quorate_core::error::Error::NotSupportedForLearner`].
 pub fn admit<M: Method>(local: &Local<'_>) -> Result<(), Status> {
     if local.is_learner() && !M::FOR_LEARNERS {
-        return Err(quorate_core::error::Error::NotSupportedForLearner.into());
+        return Err(Error::NotSupportedForLearner.into());
     }
     Ok(())
+}
+
+/// A call between its two halves.
+pub struct Begun<M: Method> {
+    /// What to ask of consensus first.
+    pub ask: Option<Request>,
+    /// For [`Method::finish`]; or the refusal, whatever consensus answers.
+    pub rest: Result<M::Rest, Status>,
+}
+
+/// The first half of a call: [`admit`], the quota, [`Method::start`].
+///
+/// A request beyond the quota is refused once the cluster has been told that there is no space. (etcd: quotaKVServer)
+///
+/// # Errors
+/// The status to answer at once.
+pub fn begin<M: Method>(request: M, local: &Local<'_>) -> Result<Begun<M>, Status> {
+    admit::<M>(local)?;
+    if local.is_beyond_quota(request.cost()) {
+        let member = local.settings.responder.member;
+        let alarm = Alarm { kind: AlarmKind::NoSpace, member };
+        let raised = local.view.alarms().any(|other| other == alarm);
+        let ask = (!raised).then_some(Request::Command(Command::RaiseAlarm(alarm)));
+        return Ok(Begun { ask, rest: Err(Error::NoSpace.into()) });
+    }
+    let (ask, rest) = request.start(local.settings)?;
+    Ok(Begun { ask, rest: Ok(rest) })
+}
+
+impl<M: Method> Begun<M> {
+    /// The second half of a call, with consensus' answer if it was asked.
+    ///
+    /// # Errors
+    /// etcd's status for a request that cannot be answered.
+    pub fn finish(
+        rest: Result<M::Rest, Status>,
+        answer: Option<Result<Response, Status>>,
+        local: &Local<'_>,
+    ) -> Result<M::Reply, Status> {
+        M::finish(rest?, answer.transpose()?, local)
+    }
 }
 
 /// For answers of the wrong kind: consensus answers what it was asked.

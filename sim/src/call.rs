@@ -5,7 +5,7 @@ use prost::Message as _;
 use quorate_api::etcdserverpb as pb;
 use quorate_core::replica::{Request, Response};
 use quorate_node::service::lease::KeepAlive;
-use quorate_node::service::{self, Local, Method, Settings};
+use quorate_node::service::{self, Begun, Local, Method};
 use quorate_node::status::{Code, Status};
 
 /// The methods that clients call; what travels beside the encoded request.
@@ -69,11 +69,9 @@ fn begin<M: Method>(request: Bytes, local: &Local<'_>) -> Result<(Option<Request
 where
     M::Rest: 'static,
 {
-    service::admit::<M>(local)?;
-    let settings: &Settings = local.settings;
-    let (ask, rest) = decode::<M>(request)?.start(settings)?;
+    let Begun { ask, rest } = service::begin(decode::<M>(request)?, local)?;
     let finish = move |answer: Option<Response>, local: &Local<'_>| {
-        M::finish(rest, answer, local).map(|reply| reply.encode_to_vec().into())
+        Begun::<M>::finish(rest, answer.map(Ok), local).map(|reply| reply.encode_to_vec().into())
     };
     Ok((ask, Box::new(finish)))
 }

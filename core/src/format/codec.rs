@@ -222,6 +222,8 @@ mod tests {
                 "08 01 026e31 01 0170 00 00",
             ),
             (Command::RaiseFeatureLevel(FeatureLevel(1)), "09 01"),
+            (Command::RaiseAlarm(Alarm { kind: AlarmKind::NoSpace, member: NodeId(7) }), "0a 00 07"),
+            (Command::ClearAlarm(Alarm { kind: AlarmKind::Fenced, member: NodeId(7) }), "0b 02 07"),
         ];
         for (command, bytes) in cases {
             golden(&envelope(command), &format!("{ORIGIN}{}", bytes.replace(['\n', ' '], "")));

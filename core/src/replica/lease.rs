@@ -224,7 +224,7 @@ impl Replica {
     pub(super) fn lease_changed(&mut self, change: &LeaseChange, out: &mut Vec<Output>) {
         self.leases.clock.change(self.now, change);
         let (askers, ttl) = match change {
-            LeaseChange::Granted(_) | LeaseChange::Checkpointed(_, Some(_)) => return,
+            LeaseChange::Granted(_) | LeaseChange::Checkpointed(_, Some(_)) | LeaseChange::Kept(_) => return,
             LeaseChange::Checkpointed(id, None) => {
                 (self.leases.clearing.remove(id).unwrap_or_default(), self.leases.clock.granted(*id))
             }

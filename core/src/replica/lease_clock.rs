@@ -15,6 +15,9 @@ use core::time::Duration;
 use crate::store::{LeaseChange, LeaseRecord};
 use crate::{Instant, LeaseId, Ttl};
 
+/// An expiry that was refused when it was applied is proposed again after this. (etcd: 5 s + 2 election timeouts)
+const REFUSED_RETRY: Duration = Duration::from_secs(5);
+
 /// What does not change while a clock runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -112,6 +115,7 @@ impl LeaseClock {
                     held.checkpointing = false;
                 }
             }
+            LeaseChange::Kept(id) => return self.refused(&[*id], now + REFUSED_RETRY),
         }
         self.check();
     }

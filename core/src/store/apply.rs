@@ -26,7 +26,7 @@ pub(super) struct Builder<'a> {
     /// Changes of the revision being made.
     pub(super) current: Vec<Event>,
     pub(super) fold: Fold,
-    writes: Vec<RowWrite>,
+    pub(super) writes: Vec<RowWrite>,
     leases: Vec<LeaseChange>,
 }
 
@@ -96,6 +96,12 @@ impl Builder<'_> {
     }
 
     fn command(&mut self, command: Command) -> Result<Outcome, Error> {
+        if let Err(refusal) = self.store.view.permit(&command) {
+            if let Command::LeaseExpire(ids) = command {
+                self.leases.extend(ids.into_iter().map(LeaseChange::Kept));
+            }
+            return Err(refusal);
+        }
         match command {
             Command::Put(request) => {
                 self.store.view.check_lease(&request)?;
@@ -135,6 +141,8 @@ impl Builder<'_> {
                 self.raise(level);
                 Ok(Outcome::Done)
             }
+            Command::RaiseAlarm(alarm) => Ok(Outcome::Alarms(self.raise_alarm(alarm))),
+            Command::ClearAlarm(alarm) => Ok(Outcome::Alarms(self.clear_alarm(alarm))),
         }
     }
 

@@ -31,6 +31,8 @@ pub(super) enum Effect {
     LeaseCheckpointed,
     Member,
     FeatureLevel,
+    AlarmRaised,
+    AlarmCleared,
 }
 
 impl Fold {

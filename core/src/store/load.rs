@@ -55,6 +55,11 @@ fn load_rows(member: NodeId, rows: &dyn Rows) -> Result<Store, String> {
     }
     leases(&mut store, rows)?;
     members(&mut store, rows)?;
+    each(rows, Kind::Alarms, |key, _| {
+        let alarm = rows::parse_alarm(key).ok_or("an alarm row's key is damaged")?;
+        Arc::make_mut(&mut store.view.alarms).insert(alarm);
+        Ok(())
+    })?;
     each(rows, Kind::Lives, |key, row| {
         let (member, incarnation) = rows::parse_life(key).ok_or("a life row's key is damaged")?;
         store.dedup.restore(member, incarnation, decode("a life", &row)?);

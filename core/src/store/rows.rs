@@ -8,6 +8,7 @@
 //! | `04` member ID | a `request::Member` |
 //! | `05` member ID, incarnation | a [`super::dedup::Life`]: which proposals of it were applied |
 //! | `06` member ID | [`super::dedup::Retired`] |
+//! | `0a` alarm kind, member ID | nothing: the alarm is on |
 //! | `10` main sub | a [`Record`]: one change of one key without its value |
 //! | `20` key main sub | the value a put stored, for keys that fit |
 //! | `21` main sub | the value a put stored, for longer keys |
@@ -23,6 +24,7 @@ use bytes::{Buf, Bytes};
 
 use super::index::Meta;
 use crate::blob::Source;
+use crate::request::{Alarm, AlarmKind};
 use crate::rows::{ROW_KEY_BYTES_MAX, RowWrite, Rows};
 use crate::{Blob, FeatureLevel, Incarnation, LeaseId, LogIndex, NodeId, Revision, Term, Ttl};
 
@@ -32,6 +34,7 @@ const LEASE: u8 = 0x03;
 const MEMBER: u8 = 0x04;
 const LIFE: u8 = 0x05;
 const RETIRED: u8 = 0x06;
+const ALARM: u8 = 0x0a;
 const RECORD: u8 = 0x10;
 const VALUE: u8 = 0x20;
 const LONG_VALUE: u8 = 0x21;
@@ -196,6 +199,18 @@ pub(super) fn retired(id: NodeId) -> Blob {
     tagged(RETIRED, &id.0.to_be_bytes())
 }
 
+/// NOSPACE and CORRUPT have etcd's numbers.
+pub(super) fn alarm(alarm: Alarm) -> Blob {
+    let kind = match alarm.kind {
+        AlarmKind::NoSpace => 1,
+        AlarmKind::Corrupt => 2,
+        AlarmKind::Fenced => 3,
+    };
+    let mut rest = [kind; 9];
+    rest[1..].copy_from_slice(&alarm.member.0.to_be_bytes());
+    tagged(ALARM, &rest)
+}
+
 pub(super) fn record(main: Revision, sub: u32) -> Blob {
     let mut key = Vec::with_capacity(13);
     key.push(RECORD);
@@ -257,6 +272,7 @@ pub(super) enum Kind {
     Members,
     Lives,
     Retired,
+    Alarms,
     Records,
     Any,
 }
@@ -268,6 +284,7 @@ pub(super) fn all(rows: &dyn Rows, kind: Kind, mut visit: impl FnMut(&[u8], Blob
         Kind::Members => (MEMBER, MEMBER + 1),
         Kind::Lives => (LIFE, LIFE + 1),
         Kind::Retired => (RETIRED, RETIRED + 1),
+        Kind::Alarms => (ALARM, ALARM + 1),
         Kind::Records => (RECORD, RECORD + 1),
         Kind::Any => (0, 0xff),
     };
@@ -284,6 +301,18 @@ pub(super) fn parse_record(key: &[u8]) -> Option<(Revision, u32)> {
 pub(super) fn parse_life(key: &[u8]) -> Option<(NodeId, Incarnation)> {
     let (id, incarnation) = key.split_first_chunk::<8>()?;
     Some((NodeId(u64::from_be_bytes(*id)), Incarnation(parse_id(incarnation)?)))
+}
+
+/// The alarm in an alarm row's key without its first byte.
+pub(super) fn parse_alarm(key: &[u8]) -> Option<Alarm> {
+    let (kind, member) = key.split_first()?;
+    let kind = match kind {
+        1 => AlarmKind::NoSpace,
+        2 => AlarmKind::Corrupt,
+        3 => AlarmKind::Fenced,
+        _ => return None,
+    };
+    Some(Alarm { kind, member: NodeId(parse_id(member)?) })
 }
 
 /// The number in a lease, member or retired row's key without its first byte.
@@ -365,6 +394,9 @@ mod tests {
             (member(NodeId(1)), "04 0000000000000001"),
             (life(NodeId(1), Incarnation(2)), "05 0000000000000001 0000000000000002"),
             (retired(NodeId(1)), "06 0000000000000001"),
+            (alarm(Alarm { kind: AlarmKind::NoSpace, member: NodeId(1) }), "0a 01 0000000000000001"),
+            (alarm(Alarm { kind: AlarmKind::Corrupt, member: NodeId(0) }), "0a 02 0000000000000000"),
+            (alarm(Alarm { kind: AlarmKind::Fenced, member: NodeId(1) }), "0a 03 0000000000000001"),
             (record(Revision(258), 3), "10 0000000000000102 00000003"),
             (value(b"a\0b", Revision(258), 3), "20 61 00ff 62 0000 0000000000000102 00000003"),
             (value(&vec![b'x'; 65_521], Revision(258), 3), "21 0000000000000102 00000003"),

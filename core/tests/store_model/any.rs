@@ -71,8 +71,15 @@ fn any_command() -> impl Strategy<Value = Command> {
             client_urls: Vec::new(),
             is_learner: false,
         })),
+        1 => any_alarm().prop_map(Command::RaiseAlarm),
+        4 => any_alarm().prop_map(Command::ClearAlarm),
         1 => (0_u32..3).prop_map(|level| Command::RaiseFeatureLevel(FeatureLevel(level))),
     ]
+}
+
+fn any_alarm() -> impl Strategy<Value = Alarm> {
+    let kind = prop_oneof![Just(AlarmKind::NoSpace), Just(AlarmKind::Corrupt), Just(AlarmKind::Fenced)];
+    (kind, prop_oneof![9 => Just(1), 1 => Just(0)]).prop_map(|(kind, member)| Alarm { kind, member: NodeId(member) })
 }
 
 fn any_key() -> impl Strategy<Value = Blob> {

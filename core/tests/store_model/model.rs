@@ -1,6 +1,6 @@
 //! The store as too simple to be wrong: one whole map per revision, and every rule spelled out where it applies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_core::command::{Command, Outcome};
 use quorate_core::error::Error;
@@ -17,6 +17,7 @@ pub(crate) struct Model {
     /// Changes by revision.
     pub(crate) events: BTreeMap<i64, Vec<Event>>,
     pub(crate) floor: i64,
+    pub(crate) alarms: BTreeSet<Alarm>,
     pub(crate) leases: BTreeMap<i64, (Ttl, Option<Ttl>)>,
 }
 
@@ -37,6 +38,7 @@ impl Model {
 
     pub(crate) fn apply(&mut self, command: &Command) -> Result<Outcome, Error> {
         let mut making = Making { map: self.states.last().unwrap().clone(), events: Vec::new() };
+        self.permit(command)?;
         let result = match command {
             Command::Put(put) => {
                 if put.lease.is_some_and(|lease| !self.leases.contains_key(&lease.0)) {
@@ -112,9 +114,39 @@ impl Model {
                 Ok(Outcome::Done)
             }
             Command::Publish(_) | Command::RaiseFeatureLevel(_) => Ok(Outcome::Done),
+            Command::RaiseAlarm(alarm) => {
+                self.alarms.insert(*alarm);
+                Ok(Outcome::Alarms(vec![*alarm]))
+            }
+            Command::ClearAlarm(alarm) => {
+                let mut gone = Vec::new();
+                gone.extend(self.alarms.take(alarm));
+                if alarm.kind == AlarmKind::Corrupt {
+                    gone.extend(self.alarms.take(&Alarm { kind: AlarmKind::Fenced, ..*alarm }));
+                }
+                Ok(Outcome::Alarms(gone))
+            }
         };
         self.finish(making);
         result
+    }
+
+    /// What is refused because of alarms.
+    fn permit(&self, command: &Command) -> Result<(), Error> {
+        let corrupt = self.alarms.iter().any(|alarm| alarm.kind == AlarmKind::Corrupt);
+        let full = self.alarms.iter().any(|alarm| alarm.kind == AlarmKind::NoSpace);
+        match command {
+            Command::LeaseCheckpoint(_)
+            | Command::Publish(_)
+            | Command::RaiseFeatureLevel(_)
+            | Command::RaiseAlarm(_)
+            | Command::ClearAlarm(_) => Ok(()),
+            _ if corrupt => Err(Error::Corrupt),
+            Command::Put(_) | Command::LeaseGrant(_) if full => Err(Error::NoSpace),
+            // Any put in its text, however deep.
+            Command::Txn(txn) if full && format!("{txn:?}").contains("Put(") => Err(Error::NoSpace),
+            _ => Ok(()),
+        }
     }
 
     fn finish(&mut self, making: Making) {

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use quorate_core::command::{Command, Outcome};
 use quorate_core::request::*;
 use quorate_core::store::{Event, RevisionEvents};
-use quorate_core::{Blob, LeaseId, Revision, Ttl};
+use quorate_core::{Blob, LeaseId, NodeId, Revision, Ttl};
 
 pub(crate) fn command(text: &str) -> Command {
     let (verb, rest) = text.split_once(' ').unwrap_or((text, ""));
@@ -26,8 +26,21 @@ pub(crate) fn command(text: &str) -> Command {
             let remaining = rest.split(' ').nth(1).unwrap().parse().ok().map(Ttl);
             Command::LeaseCheckpoint(vec![(LeaseId(number(0)), remaining)])
         }
+        "raise" => Command::RaiseAlarm(alarm(rest)),
+        "disarm" => Command::ClearAlarm(alarm(rest)),
         _ => panic!("unknown command: {text}"),
     }
+}
+
+/// `nospace 7`: the kind and the member.
+fn alarm(text: &str) -> Alarm {
+    let (kind, member) = text.split_once(' ').unwrap();
+    let kind = match kind {
+        "nospace" => AlarmKind::NoSpace,
+        "corrupt" => AlarmKind::Corrupt,
+        _ => AlarmKind::Fenced,
+    };
+    Alarm { kind, member: NodeId(member.parse().unwrap()) }
 }
 
 fn blob(text: &str) -> Blob {
@@ -168,6 +181,7 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
         Outcome::Compact(revision) | Outcome::LeaseRevoke(revision) => format!("@{revision}"),
         Outcome::LeaseGrant(lease, revision) => format!("@{revision} lease {} ttl {}", lease.id, lease.ttl),
         Outcome::Done => "done".into(),
+        Outcome::Alarms(alarms) => format!("{alarms:?}"),
     }
 }
 

@@ -39,6 +39,10 @@ impl Method for pb::PutRequest {
     type Rest = ();
     const PATH: &'static str = "/etcdserverpb.KV/Put";
 
+    fn cost(&self) -> u64 {
+        put_cost(self)
+    }
+
     fn start(self, settings: &Settings) -> Result<(Option<Request>, ()), Status> {
         let put = request::put(self, settings.limits)?;
         Ok((Some(Request::Command(Command::Put(put))), ()))
@@ -77,6 +81,10 @@ impl Method for pb::TxnRequest {
     /// The txn, if it only reads.
     type Rest = Option<TxnRequest>;
     const PATH: &'static str = "/etcdserverpb.KV/Txn";
+
+    fn cost(&self) -> u64 {
+        txn_cost(self)
+    }
 
     fn is_long(txn: &Self::Rest) -> bool {
         txn.as_ref().is_some_and(|txn| {
@@ -130,6 +138,27 @@ impl Method for pb::CompactionRequest {
             other => mismatch(other.as_ref()),
         }
     }
+}
+
+/// What the quota counts for a put beyond its key and its value. (etcd: kvOverhead)
+const PUT_OVERHEAD_BYTES: u64 = 256;
+
+fn put_cost(put: &pb::PutRequest) -> u64 {
+    PUT_OVERHEAD_BYTES + put.key.len() as u64 + put.value.len() as u64
+}
+
+/// The puts of the dearer branch, those of nested txns included.
+fn txn_cost(txn: &pb::TxnRequest) -> u64 {
+    use pb::request_op::Request;
+    let branch = |ops: &[pb::RequestOp]| -> u64 {
+        let cost = |op: &pb::RequestOp| match &op.request {
+            Some(Request::RequestPut(put)) => put_cost(put),
+            Some(Request::RequestTxn(txn)) => txn_cost(txn),
+            _ => 0,
+        };
+        ops.iter().map(cost).sum()
+    };
+    branch(&txn.success).max(branch(&txn.failure))
 }
 
 /// Reads of more than this many keys get out of other requests' way.

@@ -14,6 +14,11 @@ impl Method for pb::LeaseGrantRequest {
     type Rest = ();
     const PATH: &'static str = "/etcdserverpb.Lease/LeaseGrant";
 
+    /// (etcd: leaseOverhead)
+    fn cost(&self) -> u64 {
+        64
+    }
+
     fn start(self, _: &Settings) -> Result<(Option<Request>, ()), Status> {
         Ok((Some(Request::Command(Command::LeaseGrant(request::lease_grant(&self)?))), ()))
     }

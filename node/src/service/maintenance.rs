@@ -2,10 +2,13 @@
 
 use quorate_api::etcdserverpb as pb;
 use quorate_core::NodeId;
+use quorate_core::command::{Command, Outcome};
+use quorate_core::error::Error;
 use quorate_core::replica::{Request, Response};
+use quorate_core::request::{Alarm, AlarmKind};
 
 use super::{CLUSTER_VERSION, ETCD_VERSION, Local, Method, Settings, mismatch};
-use crate::status::{Code, Status};
+use crate::status::Status;
 
 impl Method for pb::StatusRequest {
     type Reply = pb::StatusResponse;
@@ -28,10 +31,7 @@ impl Method for pb::StatusRequest {
             raft_index: raft.commit.max(local.status.applied).0,
             raft_term: raft.term.0,
             raft_applied_index: local.status.applied.0,
-            errors: match raft.leader {
-                Some(_) => vec![],
-                None => vec![quorate_core::error::Error::NoLeader.to_string()],
-            },
+            errors: errors(local),
             db_size_in_use: signed(local.view.logical_bytes()),
             is_learner: local.is_learner(),
             storage_version: CLUSTER_VERSION.to_owned(),
@@ -39,6 +39,14 @@ impl Method for pb::StatusRequest {
             downgrade_info: Some(pb::DowngradeInfo::default()),
         })
     }
+}
+
+/// What is wrong, as texts: no leader, and the alarms that are on.
+fn errors(local: &Local<'_>) -> Vec<String> {
+    let leaderless = local.status.raft.leader.is_none().then(|| Error::NoLeader.to_string());
+    let alarms = alarms(local.view.alarms());
+    let text = |alarm: &pb::AlarmMember| format!("memberID:{} alarm:{}", alarm.member_id, alarm.alarm().as_str_name());
+    leaderless.into_iter().chain(alarms.iter().map(text)).collect()
 }
 
 impl Method for pb::MoveLeaderRequest {
@@ -60,20 +68,61 @@ impl Method for pb::MoveLeaderRequest {
 
 impl Method for pb::AlarmRequest {
     type Reply = pb::AlarmResponse;
-    type Rest = ();
+    /// Of which type alarms are listed, if that was asked; NONE is all.
+    type Rest = Option<pb::AlarmType>;
     const PATH: &'static str = "/etcdserverpb.Maintenance/Alarm";
 
-    /// No alarm is ever raised as yet: asking and disarming find none.
-    fn start(self, _: &Settings) -> Result<(Option<Request>, ()), Status> {
+    fn start(self, _: &Settings) -> Result<(Option<Request>, Self::Rest), Status> {
         use pb::alarm_request::AlarmAction;
-        let activates = self.action == AlarmAction::Activate as i32 && self.alarm != pb::AlarmType::None as i32;
-        if activates {
-            return Err(Status::new(Code::Unimplemented, "alarms cannot be activated on this server"));
-        }
-        Ok((None, ()))
+        let kind = match self.alarm() {
+            pb::AlarmType::Nospace => Some(AlarmKind::NoSpace),
+            pb::AlarmType::Corrupt => Some(AlarmKind::Corrupt),
+            pb::AlarmType::None => None,
+        };
+        let alarm = kind.map(|kind| Alarm { kind, member: NodeId(self.member_id) });
+        Ok(match (self.action(), alarm) {
+            (AlarmAction::Get, _) => (Some(Request::ReadIndex), Some(self.alarm())),
+            (AlarmAction::Activate, Some(alarm)) => (Some(Request::Command(Command::RaiseAlarm(alarm))), None),
+            (AlarmAction::Deactivate, Some(alarm)) => (Some(Request::Command(Command::ClearAlarm(alarm))), None),
+            (AlarmAction::Activate | AlarmAction::Deactivate, None) => (None, None),
+        })
     }
 
-    fn finish((): (), _: Option<Response>, local: &Local<'_>) -> Result<pb::AlarmResponse, Status> {
-        Ok(pb::AlarmResponse { header: Some(local.header_now()), alarms: vec![] })
+    fn finish(list: Self::Rest, answer: Option<Response>, local: &Local<'_>) -> Result<pb::AlarmResponse, Status> {
+        let alarms = match (list, answer) {
+            (Some(kind), Some(Response::Readable)) => {
+                let mut alarms = alarms(local.view.alarms());
+                alarms.retain(|alarm| kind == pb::AlarmType::None || alarm.alarm() == kind);
+                alarms
+            }
+            (None, Some(Response::Outcome(Outcome::Alarms(changed)))) => alarms(changed.into_iter()),
+            (None, None) => vec![],
+            (_, other) => mismatch(other.as_ref()),
+        };
+        Ok(pb::AlarmResponse { header: Some(local.header_now()), alarms })
     }
+}
+
+/// Alarms as clients see them, each once.
+pub fn alarms(alarms: impl Iterator<Item = Alarm>) -> Vec<pb::AlarmMember> {
+    let wire = |alarm: Alarm| pb::AlarmMember { member_id: alarm.member.0, alarm: alarm_type(alarm.kind).into() };
+    let mut alarms: Vec<_> = alarms.map(wire).collect();
+    alarms.sort_unstable_by_key(|alarm| (alarm.alarm, alarm.member_id));
+    alarms.dedup();
+    alarms
+}
+
+/// etcd's word for a kind of alarm.
+fn alarm_type(kind: AlarmKind) -> pb::AlarmType {
+    match kind {
+        AlarmKind::NoSpace => pb::AlarmType::Nospace,
+        AlarmKind::Corrupt | AlarmKind::Fenced => pb::AlarmType::Corrupt,
+    }
+}
+
+/// Why this member is not well, of the alarms that are on. That *another* member is fenced is not this one's trouble.
+pub fn own_alarms(local: &Local<'_>) -> impl Iterator<Item = pb::AlarmType> {
+    let own = local.settings.responder.member;
+    let concerns = move |alarm: &Alarm| alarm.kind != AlarmKind::Fenced || alarm.member == own;
+    local.view.alarms().filter(concerns).map(|alarm| alarm_type(alarm.kind))
 }

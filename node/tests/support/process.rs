@@ -86,6 +86,11 @@ impl Node {
         self.flags.clone()
     }
 
+    /// Starts it with this flag from now on; the last one of a name wins.
+    pub(crate) fn flag(&mut self, name: &str, value: &str) {
+        self.flags.extend([name.to_owned(), value.to_owned()]);
+    }
+
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }

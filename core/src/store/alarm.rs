@@ -1,0 +1,85 @@
+//! Alarms: raised and cleared by entries, and what they forbid meanwhile. (etcd: alarm.AlarmStore, applierV3Capped,
+//! applierV3Corrupt)
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::apply::Builder;
+use super::hash::Effect;
+use super::{View, rows};
+use crate::command::Command;
+use crate::error::Error;
+use crate::format::codec;
+use crate::request::{Alarm, AlarmKind, RequestOp, TxnRequest};
+
+impl View {
+    /// The alarms that are on, by kind and member.
+    pub fn alarms(&self) -> impl Iterator<Item = Alarm> {
+        self.alarms.iter().copied()
+    }
+
+    /// Whether an alarm of this kind is on, for whatever member.
+    #[must_use]
+    pub fn is_alarmed(&self, kind: AlarmKind) -> bool {
+        self.alarms.iter().any(|alarm| alarm.kind == kind)
+    }
+
+    /// Whether the alarms that are on let `command` through.
+    pub(super) fn permit(&self, command: &Command) -> Result<(), Error> {
+        if self.alarms.is_empty() {
+            return Ok(());
+        }
+        let (changes, grows) = match command {
+            Command::Put(_) | Command::LeaseGrant(_) => (true, true),
+            Command::Txn(txn) => (true, may_put(txn)),
+            Command::DeleteRange(_) | Command::Compact { .. } | Command::LeaseRevoke(_) | Command::LeaseExpire(_) => {
+                (true, false)
+            }
+            Command::LeaseCheckpoint(_)
+            | Command::Publish(_)
+            | Command::RaiseFeatureLevel(_)
+            | Command::RaiseAlarm(_)
+            | Command::ClearAlarm(_) => (false, false),
+        };
+        if changes && self.is_alarmed(AlarmKind::Corrupt) {
+            return Err(Error::Corrupt);
+        }
+        if grows && self.is_alarmed(AlarmKind::NoSpace) {
+            return Err(Error::NoSpace);
+        }
+        Ok(())
+    }
+}
+
+/// Whether there is a put anywhere in `txn`, whichever branch it takes.
+fn may_put(txn: &TxnRequest) -> bool {
+    txn.success.iter().chain(&txn.failure).any(|op| match op {
+        RequestOp::Put(_) => true,
+        RequestOp::Txn(txn) => may_put(txn),
+        RequestOp::Range(_) | RequestOp::DeleteRange(_) => false,
+    })
+}
+
+impl Builder<'_> {
+    pub(super) fn raise_alarm(&mut self, alarm: Alarm) -> Vec<Alarm> {
+        if Arc::make_mut(&mut self.store.view.alarms).insert(alarm) {
+            self.writes.push(rows::write(rows::alarm(alarm), codec::encode(&())));
+            self.fold.effect(Effect::AlarmRaised).encoded(&alarm);
+        }
+        alloc::vec![alarm]
+    }
+
+    pub(super) fn clear_alarm(&mut self, alarm: Alarm) -> Vec<Alarm> {
+        let fenced = Alarm { kind: AlarmKind::Fenced, ..alarm };
+        let also = (alarm.kind == AlarmKind::Corrupt).then_some(fenced);
+        let mut cleared = Vec::new();
+        for alarm in [alarm].into_iter().chain(also) {
+            if Arc::make_mut(&mut self.store.view.alarms).remove(&alarm) {
+                self.writes.push(rows::remove(rows::alarm(alarm)));
+                self.fold.effect(Effect::AlarmCleared).encoded(&alarm);
+                cleared.push(alarm);
+            }
+        }
+        cleared
+    }
+}
