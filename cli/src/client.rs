@@ -333,6 +333,8 @@ calls! {
     alarm(AlarmRequest) -> AlarmResponse = MaintenanceClient, Unsent;
     /// Gives free space in one member's files back. (etcd: Defragment)
     defragment(DefragmentRequest) -> DefragmentResponse = MaintenanceClient, Unsent;
+    /// Checks, begins or cancels a downgrade of the cluster. (etcd: Downgrade)
+    downgrade(DowngradeRequest) -> DowngradeResponse = MaintenanceClient, Unsent;
     /// Makes another member the leader. (etcd: MoveLeader)
     move_leader(MoveLeaderRequest) -> MoveLeaderResponse = MaintenanceClient, Unsent;
 }

@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 
 pub use global::{GLOBAL_FLAGS, environment};
 
+use quorate_api::etcdserverpb::downgrade_request::DowngradeAction;
+
 use crate::client::Client;
 use crate::failure::{Failure, Result};
 use crate::flags::{Args, Flag};
@@ -47,6 +49,9 @@ pub const COMMANDS: &[Command] = &[
     command("completion", "<bash|fish|zsh>", "Writes a completion script for a shell", &[]),
     command("defrag", "", "Gives free space in the members' files back", endpoint::CLUSTER_FLAGS),
     command("del", "[options] <key> [range_end]", "Deletes a key or a range of keys", kv::DEL_FLAGS),
+    command("downgrade cancel", "", "Cancels a downgrade of the cluster", &[]),
+    command("downgrade enable", "<TARGET_VERSION>", "Begins a downgrade of the cluster", &[]),
+    command("downgrade validate", "<TARGET_VERSION>", "Checks whether the cluster can be downgraded", &[]),
     command("elect", "<election-name> [proposal]", "Takes part in an election, or observes it", lock::ELECT_FLAGS),
     command("endpoint hashkv", "", "Shows a hash over the keys of each endpoint", endpoint::HASH_FLAGS),
     command("endpoint health", "", "Checks that each endpoint can commit", endpoint::CLUSTER_FLAGS),
@@ -179,6 +184,9 @@ async fn dispatch(command: &Command, context: Context) -> Result<()> {
         "completion" => help::completion(c),
         "defrag" => endpoint::defrag(c).await,
         "del" => kv::del(c).await,
+        "downgrade cancel" => maintenance::downgrade(c, DowngradeAction::Cancel).await,
+        "downgrade enable" => maintenance::downgrade(c, DowngradeAction::Enable).await,
+        "downgrade validate" => maintenance::downgrade(c, DowngradeAction::Validate).await,
         "elect" => lock::elect(c).await,
         "endpoint hashkv" => endpoint::hash(c).await,
         "endpoint health" => endpoint::health(c).await,

@@ -11,7 +11,7 @@ use std::fmt::Display;
 use prost::Message;
 use quorate_api::etcdserverpb::ResponseHeader;
 
-pub use endpoint::{Hashes, Health, HealthList, LeaderMoved, Statuses};
+pub use endpoint::{Downgraded, Hashes, Health, HealthList, LeaderMoved, Statuses};
 pub use lease::{KeepAlive, LeaseRevoked, TimeToLive};
 pub use member::{MemberAdded, MemberPromoted, MemberRemoved, MemberUpdated};
 pub use watch::WatchEvents;

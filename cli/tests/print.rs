@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use quorate_api::etcdserverpb::downgrade_request::DowngradeAction;
 use quorate_api::etcdserverpb::response_op::Response;
 use quorate_api::etcdserverpb::*;
 use quorate_api::mvccpb::event::EventType;
@@ -212,5 +213,7 @@ fn endpoints() {
     show(&mut out, "alarm disarm, none", &AlarmResponse::default());
     let moved = LeaderMoved { from: 0x1f, to: 0xa1cc, response: MoveLeaderResponse::default() };
     show(&mut out, "move-leader", &moved);
+    let response = DowngradeResponse { header: header(), version: "3.7".into() };
+    show(&mut out, "downgrade enable", &Downgraded { action: DowngradeAction::Enable, response });
     compare("endpoint.txt", &out);
 }

@@ -1,5 +1,6 @@
 //! What a log entry does to the replicated state.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use bincode::{Decode, Encode};
@@ -62,6 +63,8 @@ pub enum Command {
     RaiseAlarm(Alarm),
     /// (etcd: Alarm, DEACTIVATE) Clearing CORRUPT also clears that the member is fenced.
     ClearAlarm(Alarm),
+    /// (etcd: Downgrade, ENABLE with the version that is gone down to, CANCEL with none)
+    Downgrade(Option<String>),
 }
 
 /// The answer to a [`Command`].

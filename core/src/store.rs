@@ -11,7 +11,9 @@ mod alarm;
 mod apply;
 mod compact;
 mod dedup;
+mod downgrade;
 mod hash;
+mod hash_kv;
 mod history;
 mod index;
 mod kv;
@@ -28,6 +30,8 @@ mod view;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+
+pub use hash_kv::KvHash;
 
 use crate::command::{Origin, Outcome};
 use crate::entry::Entry;
@@ -156,6 +160,7 @@ pub struct View {
     leases: lease::Leases,
     members: Arc<BTreeMap<NodeId, Member>>,
     alarms: Arc<BTreeSet<Alarm>>,
+    downgrade: Option<Arc<str>>,
     revision: Revision,
     /// -1 <= floor <= revision; -1 before the first compaction.
     floor: Revision,
@@ -186,6 +191,7 @@ impl Store {
             leases: lease::Leases::default(),
             members: Arc::default(),
             alarms: Arc::default(),
+            downgrade: None,
             revision: Revision(1),
             floor: Revision(-1),
             logical_bytes: 0,

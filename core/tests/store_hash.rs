@@ -70,6 +70,9 @@ fn histories_with_different_effects_have_different_hashes() {
         "raise nospace 2",
         "raise corrupt 1",
         "raise fenced 1",
+        "downgrade 3.6.0",
+        "downgrade 3.5.0",
+        "downgrade -",
     ];
     let mut seen = BTreeMap::new();
     for text in texts {

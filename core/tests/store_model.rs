@@ -13,7 +13,7 @@ use quorate_core::entry::{Entry, Payload};
 use quorate_core::error::Error;
 use quorate_core::format::codec;
 use quorate_core::rows::MemRows;
-use quorate_core::store::{Batch, Store, View};
+use quorate_core::store::{Batch, KvHash, Store, View};
 use quorate_core::{Incarnation, LogIndex, NodeId, Revision, Term};
 
 /// One member: its store and its backend.
@@ -158,6 +158,17 @@ impl Run {
         assert_eq!(self.lazy.store.view().logical_bytes(), self.eager.store.view().logical_bytes());
     }
 
+    /// The keys' hash at some revisions, on both.
+    fn hashes(&self) -> Vec<Result<KvHash, Error>> {
+        let revisions = [None, Some(self.model.floor), Some(self.model.floor + 1), Some(self.model.revision() - 1)];
+        let of = |replica: &Replica| {
+            let hash = |revision: &Option<i64>| replica.store.view().hash_kv(&replica.rows, revision.map(Revision));
+            revisions.iter().map(hash).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&self.eager), of(&self.lazy));
+        of(&self.eager)
+    }
+
     fn newest(&self) -> Kept {
         Kept { view: self.eager.store.view(), rows: self.eager.rows.clone(), model: self.model.clone() }
     }
@@ -169,6 +180,7 @@ impl Run {
 
     fn finish(mut self) {
         self.lazy_batch();
+        let hashes = self.hashes();
         for replica in [&mut self.eager, &mut self.lazy] {
             replica.store.check_deep(&replica.rows);
             while !replica.clean(3, None) {}
@@ -177,6 +189,7 @@ impl Run {
         let rows =
             |replica: &Replica| replica.rows.iter().map(|(key, row)| (key.to_vec(), row.clone())).collect::<Vec<_>>();
         assert_eq!(rows(&self.eager), rows(&self.lazy), "cleaned members keep the same rows");
+        assert_eq!(hashes, self.hashes(), "what compaction has removed does not count");
         // Everything written but removed is gone: what is left weighs what the ledger says.
         let kept: usize = self.eager.store.view().history_bytes(&self.eager.rows);
         assert_eq!(kept as u64, self.eager.store.view().logical_bytes());
@@ -226,6 +239,7 @@ fn key_in_record(row: &[u8]) -> usize {
 fn state(Kept { view, model, .. }: &Kept, store: &Store) {
     assert_eq!((view.revision().0, view.compacted().0), (model.revision(), model.floor));
     assert_eq!(view.logical_bytes(), model.logical_bytes());
+    assert_eq!(view.downgrade(), model.downgrade.as_deref());
     assert!(view.alarms().eq(model.alarms.iter().copied()));
     let leases: Vec<_> = store.leases().into_iter().map(|l| (l.lease.id.0, (l.lease.ttl, l.remaining))).collect();
     assert_eq!(leases, model.leases.clone().into_iter().collect::<Vec<_>>());

@@ -1,4 +1,4 @@
-//! Runs `testdata/{kv,lease,alarm}/*.txt`: a command, `----`, what happened. `UPDATE=1` rewrites what happened.
+//! Runs `testdata/{kv,lease,alarm,hash}/*.txt`: a command, `----`, what happened. `UPDATE=1` rewrites what happened.
 
 #[path = "store_scenarios/language.rs"]
 mod language;
@@ -21,6 +21,7 @@ fn store_scenarios_happen_as_written() {
     scenario::happen_as_written("kv", run);
     scenario::happen_as_written("lease", run);
     scenario::happen_as_written("alarm", run);
+    scenario::happen_as_written("hash", run);
 }
 
 /// The scenario with what really happened in place of what was written.
@@ -96,6 +97,10 @@ impl Member {
             "restart" => {
                 self.store = Store::load(NodeId(1), &self.rows).unwrap();
                 return;
+            }
+            "hash" => {
+                let revision = rest.parse().ok().map(Revision);
+                view.hash_kv(&self.rows, revision).map_or_else(|error| error.to_string(), |hash| format!("{hash:?}"))
             }
             "alarms" => format!("{:?}", view.alarms().collect::<Vec<_>>()),
             "bytes" => format!("{} bytes", view.logical_bytes()),

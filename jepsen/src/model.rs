@@ -98,6 +98,7 @@ impl Model {
                 Outcome::Done
             }
             Command::LeaseCheckpoint(_) | Command::Publish(_) | Command::RaiseFeatureLevel(_) => Outcome::Done,
+            Command::Downgrade(_) => Outcome::Done,
             Command::RaiseAlarm(_) | Command::ClearAlarm(_) => Outcome::Alarms(Vec::new()),
         })
     }

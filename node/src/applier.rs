@@ -15,7 +15,7 @@ use quorate_core::store::{self, Event, LeaseRecord, Store, View};
 use quorate_core::watch::{self, WatchHub};
 use quorate_core::{Blob, Generation, Instant, JobId, LogIndex, NodeId, Revision, StreamId, Term};
 
-use crate::backend::{Backend, BackendError, Backends, Filling};
+use crate::backend::{Backend, BackendError, Backends, Defragmentation, Filling};
 
 /// Bytes of rows in one snapshot chunk, about.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -71,6 +71,8 @@ pub enum Input {
     },
     /// For the watchers.
     Watch(watch::Input),
+    /// Give space on disk back. (etcd: Defragment)
+    Defragment,
 }
 
 /// The state that readers see: a view and the rows it was published with.
@@ -97,7 +99,6 @@ pub struct HistoryRead<S> {
 }
 
 /// What one turn asks of the world, in this order.
-#[derive(Debug)]
 pub struct Effects<S> {
     /// The newest state: readers must see it before `driver` is delivered.
     pub published: Option<Arc<Published<S>>>,
@@ -109,6 +110,8 @@ pub struct Effects<S> {
     pub history: Vec<HistoryRead<S>>,
     /// Every row below this floor is physically gone.
     pub compacted: Option<Revision>,
+    /// To be run, on a thread of its own.
+    pub defragment: Option<Defragmentation>,
     /// Keys written.
     pub puts: u64,
     /// Keys removed.
@@ -123,6 +126,7 @@ impl<S> Default for Effects<S> {
             watch: Vec::new(),
             history: Vec::new(),
             compacted: None,
+            defragment: None,
             puts: 0,
             deletes: 0,
         }
@@ -274,6 +278,7 @@ impl<B: Backends> Applier<B> {
                     self.write_snapshot(snapshot, sequence, &rows, last, effects)?;
                 }
                 Input::Watch(input) => self.watch(now, input, effects),
+                Input::Defragment => effects.defragment = Some(self.backend.defragment()?),
             }
         }
         if now >= self.hub.deadline() {

@@ -41,7 +41,17 @@ pub trait Backend {
 
     /// Bytes used on disk, about.
     fn disk_bytes(&self) -> u64;
+
+    /// Starts giving back what rows that nobody can see any more take on disk; the rest of the work may take long and is
+    /// left to whoever runs the job, on any thread, while everything goes on.
+    ///
+    /// # Errors
+    /// Like [`Backend::commit`].
+    fn defragment(&mut self) -> Result<Defragmentation, BackendError>;
 }
+
+/// Gives space back; afterwards tells how many bytes are used on disk.
+pub type Defragmentation = Box<dyn FnOnce() -> Result<u64, BackendError> + Send>;
 
 /// All generations of one member's applied state: one is in use, the next is filled by a snapshot and switched to.
 pub trait Backends {

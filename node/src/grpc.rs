@@ -70,6 +70,10 @@ pub const METHODS: &[(&str, &str)] = &[
     (pb::StatusRequest::PATH, "unary"),
     (pb::MoveLeaderRequest::PATH, "unary"),
     (pb::AlarmRequest::PATH, "unary"),
+    (pb::DefragmentRequest::PATH, "unary"),
+    (pb::HashRequest::PATH, "unary"),
+    (pb::HashKvRequest::PATH, "unary"),
+    (pb::DowngradeRequest::PATH, "unary"),
     (pb::AuthStatusRequest::PATH, "unary"),
     (pb::AuthenticateRequest::PATH, "unary"),
 ];
@@ -90,6 +94,10 @@ pub fn router<S: Rows + Send + Sync + 'static>(server: Arc<Server<S>>) -> Router
     router = unary::route::<pb::StatusRequest, S>(router, &server);
     router = unary::route::<pb::MoveLeaderRequest, S>(router, &server);
     router = unary::route::<pb::AlarmRequest, S>(router, &server);
+    router = unary::route::<pb::DefragmentRequest, S>(router, &server);
+    router = unary::route::<pb::HashRequest, S>(router, &server);
+    router = unary::route::<pb::HashKvRequest, S>(router, &server);
+    router = unary::route::<pb::DowngradeRequest, S>(router, &server);
     router = unary::route::<pb::AuthStatusRequest, S>(router, &server);
     router = unary::route::<pb::AuthenticateRequest, S>(router, &server);
     router = stream::routes(router, &server);
@@ -123,9 +131,18 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
         {
             self.member.compacted(floor).await;
         }
+        if M::DEFRAGMENTS {
+            self.defragment().await?;
+        }
         let long = rest.as_ref().is_ok_and(M::is_long);
         let finish = || Begun::<M>::finish(rest, answer, &picture.local(&self.settings));
         if long { tokio::task::block_in_place(finish) } else { finish() }
+    }
+
+    async fn defragment(&self) -> Result<(), Status> {
+        let _inflight = Pending::new(&self.metrics.defrag_inflight);
+        let _timer = self.metrics.defrag.start_timer();
+        self.member.defragment().await.map_err(|error| Status::new(Code::Unknown, error.to_string()))
     }
 
     async fn ask(&self, request: Request) -> Result<Response, Status> {
@@ -174,7 +191,7 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
     }
 }
 
-/// Counts one proposal for as long as it lives.
+/// Counts one more for as long as it lives.
 struct Pending<'a>(&'a IntGauge);
 
 impl<'a> Pending<'a> {

@@ -25,7 +25,7 @@ use quorate_core::{Instant, NodeId, RequestId, Revision, StreamId, WriteId, raft
 use tokio::sync::{mpsc, oneshot};
 
 use crate::applier::{self, Applier, HistoryRead, Published, Snap};
-use crate::backend::{Backend, Backends};
+use crate::backend::{Backend, BackendError, Backends};
 use crate::disk::Disk;
 use crate::driver::{Driver, Effects, Event, Frame};
 use crate::service::MemberStatus;
@@ -106,6 +106,8 @@ struct Shared<S> {
     next_stream: AtomicU64,
     /// The floor below which nothing is left on disk either.
     compacted: tokio::sync::watch::Sender<Revision>,
+    /// Those who wait for the next defragmentation.
+    defragmenting: Mutex<Vec<oneshot::Sender<Result<(), BackendError>>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -157,6 +159,7 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
             streams: Mutex::new(HashMap::new()),
             next_stream: AtomicU64::new(1),
             compacted: tokio::sync::watch::Sender::new(Revision(-1)),
+            defragmenting: Mutex::default(),
             threads: Mutex::new(Vec::new()),
         });
         let threads = [
@@ -238,6 +241,19 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
     pub async fn compacted(&self, floor: Revision) {
         let mut compacted = self.shared.compacted.subscribe();
         let _ = compacted.wait_for(|gone| *gone >= floor).await;
+    }
+
+    /// Gives space on disk back, while everything goes on. (etcd: Defragment)
+    ///
+    /// # Errors
+    /// The backend failed, or the member stopped.
+    pub async fn defragment(&self) -> Result<(), BackendError> {
+        // Rows that are about to go had better be gone.
+        self.compacted(self.published().view.compacted()).await;
+        let (answer, answered) = oneshot::channel();
+        self.shared.defragmenting.lock().expect("no holder panics").push(answer);
+        self.shared.applier.send(applier::Input::Defragment);
+        answered.await.unwrap_or_else(|_| Err(BackendError("the member stopped".to_owned())))
     }
 
     /// Hands leadership over, waiting for it at most `patience`, and ends the threads once all that was written is
@@ -453,13 +469,13 @@ fn run_log<S, D: Disk>(shared: &Shared<S>, mut wal: Wal<D>, observer: &impl Obse
 }
 
 fn run_applier<S, B>(
-    shared: &Shared<S>,
+    shared: &Arc<Shared<S>>,
     mut applier: Applier<B>,
     history: &Mailbox<HistoryRead<Snap<B>>>,
     observer: &impl Observer,
     epoch: std::time::Instant,
 ) where
-    S: quorate_core::rows::Rows,
+    S: quorate_core::rows::Rows + Send + Sync + 'static,
     B: Backends<Backend: Backend<Snapshot = S>>,
 {
     let mut items = Vec::new();
@@ -499,7 +515,22 @@ fn run_applier<S, B>(
         if let Some(floor) = effects.compacted.take() {
             shared.compacted.send_replace(floor);
         }
+        if let Some(job) = effects.defragment.take() {
+            let shared = Arc::clone(shared);
+            let waiting = std::mem::take(&mut *shared.defragmenting.lock().expect("no holder panics"));
+            // Not joined: whoever stops the member does not wait for it, and it leaves nothing half done.
+            drop(spawn("quorate-defrag", move || {
+                let result = job();
+                if let Ok(disk_bytes) = &result {
+                    shared.disk_bytes.store(*disk_bytes, Ordering::Relaxed);
+                }
+                for answer in waiting {
+                    let _ = answer.send(result.as_ref().map(|_| ()).map_err(|error| BackendError(error.0.clone())));
+                }
+            }));
+        }
     }
+    shared.defragmenting.lock().expect("no holder panics").clear();
     shared.streams.lock().expect("no holder panics").clear();
     history.close();
 }

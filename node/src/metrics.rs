@@ -54,6 +54,10 @@ pub struct Metrics {
     pub db_bytes_in_use: IntGauge,
     /// The quota.
     pub quota_bytes: IntGauge,
+    /// 1 while defragmenting.
+    pub defrag_inflight: IntGauge,
+    /// Defragmentations.
+    pub defrag: Histogram,
     /// Alarms that are on.
     pub alarms: IntGaugeVec,
     /// Open watch streams.
@@ -165,6 +169,13 @@ impl Metrics {
             db_bytes: new.gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of the backend on disk."),
             db_bytes_in_use: new.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Logical bytes of history."),
             quota_bytes: new.gauge("etcd_server_quota_backend_bytes", "The quota."),
+            defrag_inflight: new.gauge("etcd_disk_defrag_inflight", "Whether space is being given back."),
+            defrag: new.histogram(
+                "etcd_disk_backend_defrag_duration_seconds",
+                "Defragmentations of the backend.",
+                0.1,
+                13,
+            ),
             alarms: new.gauges("etcd_debugging_server_alarms", "Alarms that are on.", &["server_id", "alarm_type"]),
             watch_streams: new.gauge("etcd_debugging_mvcc_watch_stream_total", "Open watch streams."),
             events: new.counter("etcd_debugging_mvcc_events_total", "Events given to watch streams."),

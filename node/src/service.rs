@@ -30,6 +30,8 @@ use crate::wire::{Limits, Responder};
 pub const ETCD_VERSION: &str = "3.7.1";
 /// The cluster version that all members agree on.
 pub const CLUSTER_VERSION: &str = "3.7.0";
+/// The cluster version before it.
+pub const DOWNGRADE_VERSION: &str = "3.6.0";
 
 /// What a member knows of itself, beside its replicated state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,6 +134,9 @@ pub trait Method: prost::Message + Default + 'static {
     fn is_long(_: &Self::Rest) -> bool {
         false
     }
+
+    /// Whether the member's disk is to be tidied before the reply is made.
+    const DEFRAGMENTS: bool = false;
 
     /// The floor below which every row must be physically gone before the reply is sent.
     fn waits_for_compaction(_: &Self::Rest) -> Option<Revision> {

@@ -66,13 +66,17 @@ pub fn code(error: &Error) -> Code {
         | Error::TooManyOps
         | Error::DuplicateKey
         | Error::InvalidSortOption
-        | Error::RequestTooLarge => Code::InvalidArgument,
+        | Error::RequestTooLarge
+        | Error::WrongDowngradeVersionFormat
+        | Error::InvalidDowngradeTargetVersion => Code::InvalidArgument,
         Error::Compacted { .. } | Error::FutureRevision | Error::LeaseTtlTooLarge => Code::OutOfRange,
         Error::NoSpace => Code::ResourceExhausted,
         Error::LeaseNotFound | Error::MemberNotFound => Code::NotFound,
-        Error::LeaseExists | Error::NotLeader | Error::NotSupportedForLearner | Error::BadLeaderTransferee => {
-            Code::FailedPrecondition
-        }
+        Error::LeaseExists
+        | Error::DowngradeInProcess
+        | Error::NotLeader
+        | Error::NotSupportedForLearner
+        | Error::BadLeaderTransferee => Code::FailedPrecondition,
         Error::NoLeader
         | Error::LeaderChanged
         | Error::Stopped
@@ -129,6 +133,9 @@ mod tests {
         (Error::MemberNotFound, 5, "etcdserver: member not found"),
         (Error::BadLeaderTransferee, 9, "etcdserver: bad leader transferee"),
         (Error::TimeoutLeaderTransfer, 2, "etcdserver: request timed out, leader transfer took too long"),
+        (Error::WrongDowngradeVersionFormat, 3, "etcdserver: wrong downgrade target version format"),
+        (Error::InvalidDowngradeTargetVersion, 3, "etcdserver: invalid downgrade target version"),
+        (Error::DowngradeInProcess, 9, "etcdserver: cluster has a downgrade job in progress"),
     ];
 
     #[test]

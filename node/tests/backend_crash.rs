@@ -235,7 +235,7 @@ fn torture(seed: u64) {
             assert!(Instant::now() < patience, "nothing is flushed");
             std::thread::sleep(Duration::from_millis(1));
         }
-        backend.compact().unwrap();
+        backend.defragment().unwrap()().unwrap();
         assert_rows(&backend, &model, "after compaction");
         drop(backend);
         let backend = open(folder.path());
@@ -307,7 +307,7 @@ fn a_snapshot_keeps_what_it_saw() {
         backend.commit(LogIndex(index), &life.batch(index)).unwrap();
     }
     backend.flush().unwrap();
-    backend.compact().unwrap();
+    backend.defragment().unwrap()().unwrap();
     let mut seen = Model::new();
     snapshot.scan(&[], &[0xFF; 3], &mut |key, value| {
         seen.insert(key.to_vec(), value.to_vec());

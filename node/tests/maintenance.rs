@@ -140,3 +140,116 @@ async fn a_corrupt_cluster_changes_nothing_and_still_reads() {
     assert_eq!(act(&node, AlarmAction::Deactivate, 7, pb::AlarmType::Corrupt).await, [7]);
     kv.put(put("a", 1)).await.unwrap();
 }
+
+fn refused_by(code: Code, text: &str) -> (Code, String) {
+    (code, text.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_hash_their_keys_alike_and_as_etcd_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let nodes = started(&folder, 3, &[]);
+    let mut kv = nodes[0].kv().await;
+    for (key, value) in [("a", "1"), ("b", "2"), ("", ""), ("c", "3"), ("b", "4")] {
+        if key.is_empty() {
+            kv.delete_range(pb::DeleteRangeRequest { key: "a".into(), ..Default::default() }).await.unwrap();
+        } else {
+            kv.put(pb::PutRequest { key: key.into(), value: value.into(), ..Default::default() }).await.unwrap();
+        }
+    }
+    for node in &nodes {
+        // A read through the log: this member has applied everything.
+        node.kv().await.range(pb::RangeRequest { key: "a".into(), ..Default::default() }).await.unwrap();
+        let mut client = maintenance(node).await;
+        for (revision, hash, at) in [(0, 2_563_944_494, 6), (3, 1_827_592_406, 3), (6, 2_563_944_494, 6)] {
+            let reply = client.hash_kv(pb::HashKvRequest { revision }).await.unwrap().into_inner();
+            assert_eq!((reply.hash, reply.hash_revision, reply.compact_revision), (hash, at, -1));
+            assert_eq!(reply.header.unwrap().revision, 6);
+        }
+        let future = refused_by(Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision");
+        assert_eq!(refusal(client.hash_kv(pb::HashKvRequest { revision: 7 }).await), future);
+        assert_ne!(client.hash(pb::HashRequest {}).await.unwrap().into_inner().hash, 0);
+    }
+    kv.compact(pb::CompactionRequest { revision: 4, physical: false }).await.unwrap();
+    for node in &nodes {
+        node.kv().await.range(pb::RangeRequest { key: "a".into(), ..Default::default() }).await.unwrap();
+        let mut client = maintenance(node).await;
+        let reply = client.hash_kv(pb::HashKvRequest { revision: 0 }).await.unwrap().into_inner();
+        assert_eq!((reply.hash, reply.hash_revision, reply.compact_revision), (2_347_218_661, 6, 4));
+        let compacted = refused_by(Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted");
+        assert_eq!(refusal(client.hash_kv(pb::HashKvRequest { revision: 3 }).await), compacted);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn defragmenting_gives_space_back_while_the_member_serves() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = started(&folder, 1, &[]).remove(0);
+    let mut kv = node.kv().await;
+    let mut random = 7_u64;
+    for n in 0..60 {
+        // Bytes that do not shrink by themselves.
+        let value: Vec<u8> = std::iter::repeat_with(|| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            random.to_be_bytes()[0]
+        })
+        .take(500_000)
+        .collect();
+        let key = format!("k{}", n % 5);
+        kv.put(pb::PutRequest { key: key.into(), value: value.into(), ..Default::default() }).await.unwrap();
+    }
+    let mut client = maintenance(&node).await;
+    let status = client.status(pb::StatusRequest {}).await.unwrap().into_inner();
+    assert!(status.db_size >= status.db_size_in_use && status.db_size_in_use > 29_000_000, "{status:?}");
+    kv.compact(pb::CompactionRequest { revision: 61, physical: false }).await.unwrap();
+    let writes = tokio::spawn(async move {
+        let mut writes = 0;
+        loop {
+            kv.put(put("k", 10)).await.unwrap();
+            writes += 1;
+            if writes > 1000 {
+                return;
+            }
+        }
+    });
+    client.defragment(pb::DefragmentRequest {}).await.unwrap();
+    let status = client.status(pb::StatusRequest {}).await.unwrap().into_inner();
+    assert!((2_400_000..6_000_000).contains(&status.db_size), "{status:?}");
+    writes.await.unwrap();
+    let all = pb::RangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() };
+    assert_eq!(node.kv().await.range(all).await.unwrap().into_inner().count, 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_downgrade_is_checked_begun_once_and_cancelled() {
+    use pb::downgrade_request::DowngradeAction;
+    let folder = tempfile::tempdir().unwrap();
+    let node = started(&folder, 1, &[]).remove(0);
+    let mut client = maintenance(&node).await;
+    let ask = |action: DowngradeAction, version: &str| pb::DowngradeRequest {
+        action: action.into(),
+        version: version.to_owned(),
+    };
+    for action in [DowngradeAction::Validate, DowngradeAction::Enable] {
+        let wrong = refused_by(Code::InvalidArgument, "etcdserver: wrong downgrade target version format");
+        for text in ["", "three", "3", "3.x"] {
+            assert_eq!(refusal(client.downgrade(ask(action, text)).await), wrong);
+        }
+        let invalid = refused_by(Code::InvalidArgument, "etcdserver: invalid downgrade target version");
+        for text in ["3.5.0", "3.7", "2.6.0"] {
+            assert_eq!(refusal(client.downgrade(ask(action, text)).await), invalid);
+        }
+    }
+    for action in [DowngradeAction::Cancel, DowngradeAction::Validate, DowngradeAction::Enable] {
+        assert_eq!(client.downgrade(ask(action, "3.6")).await.unwrap().into_inner().version, "3.7");
+    }
+    let status = client.status(pb::StatusRequest {}).await.unwrap().into_inner().downgrade_info.unwrap();
+    assert_eq!((status.enabled, status.target_version.as_str()), (true, "3.6.0"));
+    for action in [DowngradeAction::Validate, DowngradeAction::Enable] {
+        let under_way = refused_by(Code::FailedPrecondition, "etcdserver: cluster has a downgrade job in progress");
+        assert_eq!(refusal(client.downgrade(ask(action, "3.6.0")).await), under_way);
+    }
+    client.downgrade(ask(DowngradeAction::Cancel, "")).await.unwrap();
+    let status = client.status(pb::StatusRequest {}).await.unwrap().into_inner().downgrade_info.unwrap();
+    assert_eq!((status.enabled, status.target_version.as_str()), (false, ""));
+}

@@ -1,17 +1,20 @@
-//! Upkeep: `compaction`, `alarm`, `move-leader`, `snapshot save`.
+//! Upkeep: `compaction`, `alarm`, `downgrade`, `move-leader`, `snapshot save`.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 
 use quorate_api::etcdserverpb::alarm_request::AlarmAction;
-use quorate_api::etcdserverpb::{AlarmRequest, AlarmResponse, CompactionRequest, MoveLeaderRequest, StatusRequest};
+use quorate_api::etcdserverpb::downgrade_request::DowngradeAction;
+use quorate_api::etcdserverpb::{
+    AlarmRequest, AlarmResponse, CompactionRequest, DowngradeRequest, MoveLeaderRequest, StatusRequest,
+};
 
 use crate::commands::Context;
 use crate::failure::{Failure, Result, status_text};
 use crate::flags::Flag;
 use crate::go;
-use crate::print::{LeaderMoved, write_stdout};
+use crate::print::{Downgraded, LeaderMoved, write_stdout};
 
 pub(super) const COMPACTION_FLAGS: &[Flag] =
     &[Flag::bool("physical", "return only when the history is gone from the disk, too")];
@@ -48,6 +51,20 @@ pub(super) async fn disarm(context: &Context) -> Result<()> {
 
 fn no_words(context: &Context, complaint: &str) -> Result<()> {
     if context.args.words().is_empty() { Ok(()) } else { Err(Failure::bad_args(complaint)) }
+}
+
+/// `downgrade validate`, `enable` and `cancel`.
+pub(super) async fn downgrade(context: &Context, action: DowngradeAction) -> Result<()> {
+    let version = match (action, context.args.words()) {
+        (DowngradeAction::Cancel, []) => String::new(),
+        (DowngradeAction::Cancel, _) => return Err(Failure::bad_args("too many arguments")),
+        (_, []) => return Err(Failure::bad_args("TARGET_VERSION not provided")),
+        (_, [version]) => version.clone(),
+        (_, _) => return Err(Failure::bad_args("too many arguments")),
+    };
+    let request = DowngradeRequest { action: action.into(), version };
+    let response = context.client()?.downgrade(request).await?;
+    context.printer.show(&Downgraded { action, response })
 }
 
 /// `move-leader`: asks the leader, which must be among the endpoints.

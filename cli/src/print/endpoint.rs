@@ -1,6 +1,9 @@
 //! What is known of each endpoint, and of the cluster's upkeep.
 
-use quorate_api::etcdserverpb::{AlarmResponse, AlarmType, HashKvResponse, MoveLeaderResponse, StatusResponse};
+use quorate_api::etcdserverpb::downgrade_request::DowngradeAction;
+use quorate_api::etcdserverpb::{
+    AlarmResponse, AlarmType, DowngradeResponse, HashKvResponse, MoveLeaderResponse, StatusResponse,
+};
 
 use crate::go;
 use crate::json::{self, Object};
@@ -287,6 +290,35 @@ impl Show for LeaderMoved {
 
     fn json(&self, _style: Style) -> Option<String> {
         Some(Object::new().some("header", header_json(self.response.header.as_ref())).build())
+    }
+
+    fn protobuf(&self) -> Option<Vec<u8>> {
+        encode(&self.response)
+    }
+}
+
+/// What came of a downgrade's request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Downgraded {
+    /// What was asked.
+    pub action: DowngradeAction,
+    /// The response.
+    pub response: DowngradeResponse,
+}
+
+impl Show for Downgraded {
+    fn simple(&self, _style: Style, out: &mut Text) {
+        let action = match self.action {
+            DowngradeAction::Validate => "validate",
+            DowngradeAction::Enable => "enable",
+            DowngradeAction::Cancel => "cancel",
+        };
+        out.line(format!("Downgrade {action} success, cluster version {}", self.response.version));
+    }
+
+    fn json(&self, _style: Style) -> Option<String> {
+        let header = Object::new().some("header", header_json(self.response.header.as_ref()));
+        Some(header.raw("version", json::string(&self.response.version)).build())
     }
 
     fn protobuf(&self) -> Option<Vec<u8>> {

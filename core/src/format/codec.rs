@@ -223,6 +223,8 @@ mod tests {
             ),
             (Command::RaiseFeatureLevel(FeatureLevel(1)), "09 01"),
             (Command::RaiseAlarm(Alarm { kind: AlarmKind::NoSpace, member: NodeId(7) }), "0a 00 07"),
+            (Command::Downgrade(Some("3.6.0".into())), "0c 01 05 332e362e30"),
+            (Command::Downgrade(None), "0c 00"),
             (Command::ClearAlarm(Alarm { kind: AlarmKind::Fenced, member: NodeId(7) }), "0b 02 07"),
         ];
         for (command, bytes) in cases {

@@ -39,7 +39,8 @@ impl View {
             | Command::Publish(_)
             | Command::RaiseFeatureLevel(_)
             | Command::RaiseAlarm(_)
-            | Command::ClearAlarm(_) => (false, false),
+            | Command::ClearAlarm(_)
+            | Command::Downgrade(_) => (false, false),
         };
         if changes && self.is_alarmed(AlarmKind::Corrupt) {
             return Err(Error::Corrupt);

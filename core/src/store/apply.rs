@@ -142,6 +142,7 @@ impl Builder<'_> {
                 Ok(Outcome::Done)
             }
             Command::RaiseAlarm(alarm) => Ok(Outcome::Alarms(self.raise_alarm(alarm))),
+            Command::Downgrade(target) => self.downgrade(target).map(|()| Outcome::Done),
             Command::ClearAlarm(alarm) => Ok(Outcome::Alarms(self.clear_alarm(alarm))),
         }
     }

@@ -33,6 +33,7 @@ pub(super) enum Effect {
     FeatureLevel,
     AlarmRaised,
     AlarmCleared,
+    Downgrade,
 }
 
 impl Fold {

@@ -60,6 +60,10 @@ fn load_rows(member: NodeId, rows: &dyn Rows) -> Result<Store, String> {
         Arc::make_mut(&mut store.view.alarms).insert(alarm);
         Ok(())
     })?;
+    if let Some(row) = rows.get(&rows::downgrade()) {
+        let target: String = decode("the downgrade's target", &row)?;
+        store.view.downgrade = Some(Arc::from(target));
+    }
     each(rows, Kind::Lives, |key, row| {
         let (member, incarnation) = rows::parse_life(key).ok_or("a life row's key is damaged")?;
         store.dedup.restore(member, incarnation, decode("a life", &row)?);

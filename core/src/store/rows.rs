@@ -9,6 +9,7 @@
 //! | `05` member ID, incarnation | a [`super::dedup::Life`]: which proposals of it were applied |
 //! | `06` member ID | [`super::dedup::Retired`] |
 //! | `0a` alarm kind, member ID | nothing: the alarm is on |
+//! | `0b` | the version that a downgrade under way goes down to |
 //! | `10` main sub | a [`Record`]: one change of one key without its value |
 //! | `20` key main sub | the value a put stored, for keys that fit |
 //! | `21` main sub | the value a put stored, for longer keys |
@@ -35,6 +36,7 @@ const MEMBER: u8 = 0x04;
 const LIFE: u8 = 0x05;
 const RETIRED: u8 = 0x06;
 const ALARM: u8 = 0x0a;
+const DOWNGRADE: u8 = 0x0b;
 const RECORD: u8 = 0x10;
 const VALUE: u8 = 0x20;
 const LONG_VALUE: u8 = 0x21;
@@ -148,7 +150,7 @@ impl Record {
     }
 }
 
-fn leb128(mut number: u64, out: &mut Vec<u8>) {
+pub(super) fn leb128(mut number: u64, out: &mut Vec<u8>) {
     while number >= 0x80 {
         out.push(number.to_le_bytes()[0] | 0x80);
         number >>= 7;
@@ -209,6 +211,10 @@ pub(super) fn alarm(alarm: Alarm) -> Blob {
     let mut rest = [kind; 9];
     rest[1..].copy_from_slice(&alarm.member.0.to_be_bytes());
     tagged(ALARM, &rest)
+}
+
+pub(super) fn downgrade() -> Blob {
+    Blob(Bytes::from_static(&[DOWNGRADE]))
 }
 
 pub(super) fn record(main: Revision, sub: u32) -> Blob {
@@ -397,6 +403,7 @@ mod tests {
             (alarm(Alarm { kind: AlarmKind::NoSpace, member: NodeId(1) }), "0a 01 0000000000000001"),
             (alarm(Alarm { kind: AlarmKind::Corrupt, member: NodeId(0) }), "0a 02 0000000000000000"),
             (alarm(Alarm { kind: AlarmKind::Fenced, member: NodeId(1) }), "0a 03 0000000000000001"),
+            (downgrade(), "0b"),
             (record(Revision(258), 3), "10 0000000000000102 00000003"),
             (value(b"a\0b", Revision(258), 3), "20 61 00ff 62 0000 0000000000000102 00000003"),
             (value(&vec![b'x'; 65_521], Revision(258), 3), "21 0000000000000102 00000003"),

@@ -71,6 +71,7 @@ fn any_command() -> impl Strategy<Value = Command> {
             client_urls: Vec::new(),
             is_learner: false,
         })),
+        1 => proptest::option::of(Just("3.6.0".to_owned())).prop_map(Command::Downgrade),
         1 => any_alarm().prop_map(Command::RaiseAlarm),
         4 => any_alarm().prop_map(Command::ClearAlarm),
         1 => (0_u32..3).prop_map(|level| Command::RaiseFeatureLevel(FeatureLevel(level))),

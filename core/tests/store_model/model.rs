@@ -18,6 +18,7 @@ pub(crate) struct Model {
     pub(crate) events: BTreeMap<i64, Vec<Event>>,
     pub(crate) floor: i64,
     pub(crate) alarms: BTreeSet<Alarm>,
+    pub(crate) downgrade: Option<String>,
     pub(crate) leases: BTreeMap<i64, (Ttl, Option<Ttl>)>,
 }
 
@@ -114,6 +115,11 @@ impl Model {
                 Ok(Outcome::Done)
             }
             Command::Publish(_) | Command::RaiseFeatureLevel(_) => Ok(Outcome::Done),
+            Command::Downgrade(Some(_)) if self.downgrade.is_some() => Err(Error::DowngradeInProcess),
+            Command::Downgrade(target) => {
+                self.downgrade.clone_from(target);
+                Ok(Outcome::Done)
+            }
             Command::RaiseAlarm(alarm) => {
                 self.alarms.insert(*alarm);
                 Ok(Outcome::Alarms(vec![*alarm]))
@@ -140,7 +146,8 @@ impl Model {
             | Command::Publish(_)
             | Command::RaiseFeatureLevel(_)
             | Command::RaiseAlarm(_)
-            | Command::ClearAlarm(_) => Ok(()),
+            | Command::ClearAlarm(_)
+            | Command::Downgrade(_) => Ok(()),
             _ if corrupt => Err(Error::Corrupt),
             Command::Put(_) | Command::LeaseGrant(_) if full => Err(Error::NoSpace),
             // Any put in its text, however deep.

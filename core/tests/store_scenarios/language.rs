@@ -26,6 +26,7 @@ pub(crate) fn command(text: &str) -> Command {
             let remaining = rest.split(' ').nth(1).unwrap().parse().ok().map(Ttl);
             Command::LeaseCheckpoint(vec![(LeaseId(number(0)), remaining)])
         }
+        "downgrade" => Command::Downgrade((rest != "-").then(|| rest.to_owned())),
         "raise" => Command::RaiseAlarm(alarm(rest)),
         "disarm" => Command::ClearAlarm(alarm(rest)),
         _ => panic!("unknown command: {text}"),

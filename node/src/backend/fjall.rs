@@ -26,7 +26,7 @@ use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode
 use quorate_core::rows::{ROW_KEY_BYTES_MAX, RowWrite, Rows};
 use quorate_core::{Blob, Generation, LogIndex};
 
-use super::{Backend, BackendError, Backends, Filling};
+use super::{Backend, BackendError, Backends, Defragmentation, Filling};
 use crate::disk::file::sync_dir;
 
 const KEYSPACE: &str = "rows";
@@ -267,14 +267,6 @@ impl FjallBackend {
         }
         Ok(())
     }
-
-    /// Rewrites all tables into the lowest level, dropping what nobody can see. Takes long.
-    ///
-    /// # Errors
-    /// Like [`Backend::commit`].
-    pub fn compact(&self) -> Result<(), BackendError> {
-        self.open.keyspace.major_compact().map_err(failed)
-    }
 }
 
 impl Backend for FjallBackend {
@@ -323,6 +315,20 @@ impl Backend for FjallBackend {
 
     fn disk_bytes(&self) -> u64 {
         self.open.keyspace.disk_space()
+    }
+
+    /// Has the memtable written out; then all tables are rewritten into the lowest level.
+    fn defragment(&mut self) -> Result<Defragmentation, BackendError> {
+        self.seal()?;
+        let open = Arc::clone(&self.open);
+        Ok(Box::new(move || {
+            while open.keyspace.tree.sealed_memtable_count() > 0 {
+                std::thread::sleep(WAIT);
+                open.check()?;
+            }
+            open.keyspace.major_compact().map_err(failed)?;
+            Ok(open.keyspace.disk_space())
+        }))
     }
 }
 

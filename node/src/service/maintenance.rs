@@ -1,14 +1,15 @@
 //! What operators ask of one member. (etcd: service Maintenance)
 
 use quorate_api::etcdserverpb as pb;
-use quorate_core::NodeId;
 use quorate_core::command::{Command, Outcome};
 use quorate_core::error::Error;
 use quorate_core::replica::{Request, Response};
 use quorate_core::request::{Alarm, AlarmKind};
+use quorate_core::store::KvHash;
+use quorate_core::{NodeId, Revision};
 
-use super::{CLUSTER_VERSION, ETCD_VERSION, Local, Method, Settings, mismatch};
-use crate::status::Status;
+use super::{CLUSTER_VERSION, DOWNGRADE_VERSION, ETCD_VERSION, Local, Method, Settings, mismatch};
+use crate::status::{Code, Status};
 
 impl Method for pb::StatusRequest {
     type Reply = pb::StatusResponse;
@@ -36,7 +37,10 @@ impl Method for pb::StatusRequest {
             is_learner: local.is_learner(),
             storage_version: CLUSTER_VERSION.to_owned(),
             db_size_quota: local.settings.quota_bytes.map_or(-1, signed),
-            downgrade_info: Some(pb::DowngradeInfo::default()),
+            downgrade_info: Some(pb::DowngradeInfo {
+                enabled: local.view.downgrade().is_some(),
+                target_version: local.view.downgrade().unwrap_or_default().to_owned(),
+            }),
         })
     }
 }
@@ -64,6 +68,109 @@ impl Method for pb::MoveLeaderRequest {
             other => mismatch(other.as_ref()),
         }
     }
+}
+
+impl Method for pb::DefragmentRequest {
+    type Reply = pb::DefragmentResponse;
+    type Rest = ();
+    const PATH: &'static str = "/etcdserverpb.Maintenance/Defragment";
+    const DEFRAGMENTS: bool = true;
+
+    fn start(self, _: &Settings) -> Result<(Option<Request>, ()), Status> {
+        Ok((None, ()))
+    }
+
+    fn finish((): (), _: Option<Response>, _: &Local<'_>) -> Result<pb::DefragmentResponse, Status> {
+        Ok(pb::DefragmentResponse::default()) // etcd sends no header
+    }
+}
+
+impl Method for pb::HashRequest {
+    type Reply = pb::HashResponse;
+    type Rest = ();
+    const PATH: &'static str = "/etcdserverpb.Maintenance/Hash";
+
+    fn is_long((): &()) -> bool {
+        true
+    }
+
+    fn start(self, _: &Settings) -> Result<(Option<Request>, ()), Status> {
+        Ok((None, ()))
+    }
+
+    fn finish((): (), _: Option<Response>, local: &Local<'_>) -> Result<pb::HashResponse, Status> {
+        let hash = local.view.hash_rows(local.rows);
+        Ok(pb::HashResponse { header: Some(local.header_now()), hash })
+    }
+}
+
+impl Method for pb::HashKvRequest {
+    type Reply = pb::HashKvResponse;
+    /// Up to which revision; `None` is now.
+    type Rest = Option<Revision>;
+    const PATH: &'static str = "/etcdserverpb.Maintenance/HashKV";
+
+    fn is_long(_: &Self::Rest) -> bool {
+        true
+    }
+
+    fn start(self, _: &Settings) -> Result<(Option<Request>, Self::Rest), Status> {
+        Ok((None, (self.revision != 0).then_some(Revision(self.revision))))
+    }
+
+    fn finish(revision: Self::Rest, _: Option<Response>, local: &Local<'_>) -> Result<pb::HashKvResponse, Status> {
+        let KvHash { hash, revision, compacted } = local.view.hash_kv(local.rows, revision)?;
+        Ok(pb::HashKvResponse {
+            header: Some(local.header_now()),
+            hash,
+            compact_revision: compacted.0,
+            hash_revision: revision.0,
+        })
+    }
+}
+
+impl Method for pb::DowngradeRequest {
+    type Reply = pb::DowngradeResponse;
+    /// Whether a downgrade under way is a mistake.
+    type Rest = bool;
+    const PATH: &'static str = "/etcdserverpb.Maintenance/Downgrade";
+
+    fn start(self, _: &Settings) -> Result<(Option<Request>, bool), Status> {
+        use pb::downgrade_request::DowngradeAction;
+        let enable = |target| Request::Command(Command::Downgrade(target));
+        Ok(match DowngradeAction::try_from(self.action) {
+            Ok(DowngradeAction::Validate) => {
+                downgrade_target(&self.version)?;
+                (Some(Request::ReadIndex), true)
+            }
+            Ok(DowngradeAction::Enable) => (Some(enable(Some(downgrade_target(&self.version)?))), false),
+            Ok(DowngradeAction::Cancel) => (Some(enable(None)), false),
+            Err(_) => return Err(Status::new(Code::Unknown, "etcdserver: unknown method")),
+        })
+    }
+
+    fn finish(validates: bool, _: Option<Response>, local: &Local<'_>) -> Result<pb::DowngradeResponse, Status> {
+        if validates && local.view.downgrade().is_some() {
+            return Err(Error::DowngradeInProcess.into());
+        }
+        let version = CLUSTER_VERSION.trim_end_matches(".0").to_owned();
+        Ok(pb::DowngradeResponse { header: Some(local.header_now()), version })
+    }
+}
+
+/// The version `text` stands for, as X.Y.0, if the cluster may go down to it: to the minor version before its own.
+fn downgrade_target(text: &str) -> Result<String, Error> {
+    let plain = text.split(['-', '+']).next().unwrap_or_default();
+    let parts: Option<Vec<u64>> = plain
+        .split('.')
+        .map(|part| part.parse().ok().filter(|_| part.bytes().all(|byte| byte.is_ascii_digit())))
+        .collect();
+    let (major, minor) = match parts.as_deref() {
+        Some([major, minor] | [major, minor, _]) => (*major, *minor),
+        _ => return Err(Error::WrongDowngradeVersionFormat),
+    };
+    let target = format!("{major}.{minor}.0");
+    if target == DOWNGRADE_VERSION { Ok(target) } else { Err(Error::InvalidDowngradeTargetVersion) }
 }
 
 impl Method for pb::AlarmRequest {
