@@ -3,6 +3,7 @@
 use std::hint::black_box;
 use std::ops::ControlFlow;
 
+use quorate_core::auth::Author;
 use quorate_core::command::{Command, Envelope, Origin};
 use quorate_core::entry::{Entry, Payload};
 use quorate_core::format::codec;
@@ -42,7 +43,7 @@ fn put(index: u64, key: &str, value: &Blob) -> Entry {
         ignore_value: false,
         ignore_lease: false,
     });
-    let payload = Payload::Command(codec::encode(&Envelope { origin, command }));
+    let payload = Payload::Command(codec::encode(&Envelope { origin, command, author: Author::Nobody }));
     Entry { term: Term(1), index: LogIndex(index), payload }
 }
 

@@ -5,11 +5,12 @@ use alloc::vec::Vec;
 
 use bincode::{Decode, Encode};
 
+use crate::auth::{AuthCommand, Author};
 use crate::blob::Source;
 use crate::request::{
     Alarm, DeleteRangeRequest, DeleteRangeResult, Lease, Member, PutRequest, PutResult, TxnRequest, TxnResult,
 };
-use crate::{FeatureLevel, Incarnation, LeaseId, NodeId, Revision, Ttl};
+use crate::{FeatureLevel, Incarnation, LeaseId, LogIndex, NodeId, Revision, Ttl};
 
 /// Who proposed a command. The store applies each origin at most once, however often the network delivers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
@@ -30,6 +31,8 @@ pub struct Envelope {
     pub origin: Origin,
     /// What for.
     pub command: Command,
+    /// On whose behalf: checked when the command is applied.
+    pub author: Author,
 }
 
 /// One change of the replicated state.
@@ -65,6 +68,8 @@ pub enum Command {
     ClearAlarm(Alarm),
     /// (etcd: Downgrade, ENABLE with the version that is gone down to, CANCEL with none)
     Downgrade(Option<String>),
+    /// A change of users, roles or permissions, or a session. (etcd: service Auth)
+    Auth(AuthCommand),
 }
 
 /// The answer to a [`Command`].
@@ -83,8 +88,10 @@ pub enum Outcome {
     LeaseGrant(Lease, Revision),
     /// To `LeaseRevoke`: the store's revision after it.
     LeaseRevoke(Revision),
-    /// To commands that members propose for themselves.
+    /// To commands that members propose for themselves, and to changes of users and roles.
     Done,
     /// To `RaiseAlarm`: the alarm. To `ClearAlarm`: those that were cleared.
     Alarms(Vec<Alarm>),
+    /// To a session: the entry that opened it, which is part of its token.
+    SessionOpened(LogIndex),
 }

@@ -103,4 +103,58 @@ pub enum Error {
     /// A downgrade is under way.
     #[error("etcdserver: cluster has a downgrade job in progress")]
     DowngradeInProcess,
+    /// A user without a name; or authentication is on, and nobody says on whose behalf they ask.
+    #[error("etcdserver: user name is empty")]
+    UserEmpty,
+    /// No such user.
+    #[error("etcdserver: user name not found")]
+    UserNotFound,
+    /// The user's name is taken.
+    #[error("etcdserver: user name already exists")]
+    UserExists,
+    /// A role without a name.
+    #[error("etcdserver: role name is empty")]
+    RoleEmpty,
+    /// No such role.
+    #[error("etcdserver: role name not found")]
+    RoleNotFound,
+    /// The role's name is taken.
+    #[error("etcdserver: role name already exists")]
+    RoleExists,
+    /// A role to revoke that the user does not have.
+    #[error("etcdserver: role is not granted to the user")]
+    RoleNotGranted,
+    /// A grant without a permission.
+    #[error("etcdserver: permission not given")]
+    PermissionNotGiven,
+    /// A permission to revoke that the role does not have.
+    #[error("etcdserver: permission is not granted to the role")]
+    PermissionNotGranted,
+    /// The user's roles do not allow it.
+    #[error("etcdserver: permission denied")]
+    PermissionDenied,
+    /// No such user, or another password.
+    #[error("etcdserver: authentication failed, invalid user ID or password")]
+    AuthFailed,
+    /// A password for a user that has none, or none for a user that needs one.
+    #[error("auth: authentication failed, password was given for no password user")]
+    NoPasswordUser,
+    /// Authentication is off.
+    #[error("etcdserver: authentication is not enabled")]
+    AuthNotEnabled,
+    /// A token that this member does not know, or no more.
+    #[error("etcdserver: invalid auth token")]
+    InvalidAuthToken,
+    /// It would lock everybody out; or a permission on no keys.
+    #[error("etcdserver: invalid auth management")]
+    InvalidAuthManagement,
+    /// Users or roles have changed since the asker was recognised.
+    #[error("etcdserver: revision of auth store is old")]
+    AuthOldRevision,
+    /// Authentication is to be enabled without a user root.
+    #[error("etcdserver: root user does not exist")]
+    RootUserNotExist,
+    /// Authentication is to be enabled, and user root has not the role root.
+    #[error("etcdserver: root user does not have root role")]
+    RootRoleNotExist,
 }

@@ -18,6 +18,7 @@ extern crate std;
 #[macro_use]
 mod macros;
 
+pub mod auth;
 pub mod blob;
 pub mod command;
 pub mod entry;

@@ -7,6 +7,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use crate::auth::Author;
 use crate::command::{Command, Outcome};
 use crate::entry::{Entry, Record, Recovered};
 use crate::error::Error;
@@ -60,6 +61,8 @@ pub struct Config {
 pub enum Request {
     /// Replicate and apply; answered by [`Response::Outcome`].
     Command(Command),
+    /// The same on somebody's behalf. Where authentication is on, most commands of nobody are refused.
+    CommandBy(Author, Command),
     /// Wait until everything acknowledged anywhere before now is applied here; answered by [`Response::Readable`].
     ReadIndex,
     /// Renew a lease; the leader does it once it has confirmed that it leads.
@@ -385,7 +388,8 @@ impl Replica {
     fn request(&mut self, id: RequestId, request: Request, out: &mut Vec<Output>) {
         self.waits.open(id, self.now, self.now + self.config.request_timeout);
         match request {
-            Request::Command(command) => self.propose(id, command, out),
+            Request::Command(command) => self.propose(id, Author::Nobody, command, out),
+            Request::CommandBy(author, command) => self.propose(id, author, command, out),
             Request::ReadIndex => self.reads.queue(read::Then::Client(id)),
             Request::KeepAlive(lease) => self.ask_lease(id, LeaseQuestion::KeepAlive(lease), out),
             Request::TimeToLive(lease) => self.ask_lease(id, LeaseQuestion::TimeToLive(lease), out),

@@ -9,6 +9,7 @@
 
 mod alarm;
 mod apply;
+mod auth;
 mod compact;
 mod dedup;
 mod downgrade;
@@ -31,6 +32,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+pub use auth::{Auth, Need, User};
 pub use hash_kv::KvHash;
 
 use crate::command::{Origin, Outcome};
@@ -77,6 +79,24 @@ pub enum LeaseChange {
     Kept(LeaseId),
 }
 
+/// What an entry did to the sessions of users: they are not part of the state, but of every member that applies it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionChange {
+    /// A session begins.
+    Opened {
+        /// The entry that opened it.
+        index: LogIndex,
+        /// The part of its token that nobody can guess.
+        secret: alloc::string::String,
+        /// Whose it is.
+        user: alloc::string::String,
+    },
+    /// Every session of this user ends.
+    UserGone(alloc::string::String),
+    /// Every session ends.
+    AllGone,
+}
+
 /// A lease as the store keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseRecord {
@@ -117,6 +137,8 @@ pub struct Batch {
     pub events: Vec<RevisionEvents>,
     /// For the backend, to be committed atomically, later writes of the same row winning.
     pub writes: Vec<RowWrite>,
+    /// For [`crate::auth::Sessions`], in order.
+    pub sessions: Vec<SessionChange>,
 }
 
 /// One slice of physical compaction: rows that no readable revision needs any more.
@@ -161,6 +183,7 @@ pub struct View {
     members: Arc<BTreeMap<NodeId, Member>>,
     alarms: Arc<BTreeSet<Alarm>>,
     downgrade: Option<Arc<str>>,
+    auth: Arc<Auth>,
     revision: Revision,
     /// -1 <= floor <= revision; -1 before the first compaction.
     floor: Revision,
@@ -192,6 +215,7 @@ impl Store {
             members: Arc::default(),
             alarms: Arc::default(),
             downgrade: None,
+            auth: Arc::default(),
             revision: Revision(1),
             floor: Revision(-1),
             logical_bytes: 0,

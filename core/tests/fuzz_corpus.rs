@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
+use quorate_core::auth::{Allows, AuthCommand, AuthRevision, Author, Permission};
 use quorate_core::command::{Command, Envelope, Origin};
 use quorate_core::entry::{Configuration, Entry, HardState, Identity, Payload, Record, Standing};
 use quorate_core::format::codec;
@@ -98,6 +99,7 @@ fn some_commands() -> Vec<Envelope> {
         success: vec![RequestOp::Put(put.clone()), RequestOp::Range(RangeRequest::new(all.clone()))],
         failure: vec![RequestOp::Txn(inner)],
     };
+    let permission = Permission { allows: Allows::Read, key: "a".into(), range_end: "b".into() };
     let member = Member {
         id: NodeId(1),
         name: "one".into(),
@@ -117,10 +119,12 @@ fn some_commands() -> Vec<Envelope> {
         Command::RaiseFeatureLevel(FeatureLevel(1)),
         Command::RaiseAlarm(Alarm { kind: AlarmKind::NoSpace, member: NodeId(1) }),
         Command::ClearAlarm(Alarm { kind: AlarmKind::Corrupt, member: NodeId(1) }),
+        Command::Auth(AuthCommand::RoleGrantPermission { role: "r".into(), permission: Some(permission) }),
     ]
     .map(|command| Envelope {
         origin: Origin { member: NodeId(1), incarnation: Incarnation(1 << 60), sequence: 1 },
         command,
+        author: Author::User { name: "u".into(), revision: AuthRevision(2) },
     })
     .into()
 }

@@ -6,6 +6,7 @@ mod language;
 
 use std::collections::BTreeMap;
 
+use quorate_core::auth::Author;
 use quorate_core::command::{Command, Envelope, Origin};
 use quorate_core::entry::{Configuration, Entry, Payload};
 use quorate_core::format::codec;
@@ -23,7 +24,7 @@ fn hash(commands: impl IntoIterator<Item = Command>) -> u64 {
     for command in before.chain(commands) {
         let index = store.applied().0.next();
         let origin = Origin { member: NodeId(1), incarnation: Incarnation(1), sequence: index.0 };
-        let payload = Payload::Command(codec::encode(&Envelope { origin, command }));
+        let payload = Payload::Command(codec::encode(&Envelope { origin, command, author: Author::Nobody }));
         let batch = store.apply(&[Entry { term: Term(1), index, payload }], &rows);
         rows.write(&batch.writes);
     }
@@ -58,6 +59,15 @@ fn histories_with_different_effects_have_different_hashes() {
         "compact 99",
         "grant 3 60",
         "grant 3 61",
+        "user u password=h1",
+        "user u password=h2",
+        "user u no-password",
+        "user v no-password",
+        "role r",
+        "role s",
+        "role ''",
+        "give u r",
+        "open u 1 s",
         "grant 4 60",
         "grant 1 60",
         "revoke 1",

@@ -8,6 +8,7 @@ mod model;
 use any::{Step, any_steps};
 use model::Model;
 use proptest::prelude::*;
+use quorate_core::auth::Author;
 use quorate_core::command::{Command, Envelope, Origin, Outcome};
 use quorate_core::entry::{Entry, Payload};
 use quorate_core::error::Error;
@@ -131,7 +132,8 @@ impl Run {
         let sequence = self.sent.len() as u64;
         // A new life now and then, more than are kept apart.
         let origin = Origin { member: NodeId(member), incarnation: Incarnation(sequence / 4), sequence };
-        let payload = Payload::Command(codec::encode(&Envelope { origin, command: command.clone() }));
+        let payload =
+            Payload::Command(codec::encode(&Envelope { origin, command: command.clone(), author: Author::Nobody }));
         self.sent.push(payload.clone());
         let (revision, expected) = (self.model.revision(), self.model.apply(command));
         let batch = self.commit(payload);

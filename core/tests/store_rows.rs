@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use quorate_core::auth::Author;
 use quorate_core::command::{Command, Envelope, Origin};
 use quorate_core::entry::{Entry, Payload};
 use quorate_core::format::codec;
@@ -26,7 +27,7 @@ impl Member {
     fn apply(&mut self, command: Command) {
         let index = self.store.applied().0.next();
         let origin = Origin { member: NodeId(1), incarnation: Incarnation(1), sequence: index.0 };
-        let payload = Payload::Command(codec::encode(&Envelope { origin, command }));
+        let payload = Payload::Command(codec::encode(&Envelope { origin, command, author: Author::Nobody }));
         let batch = self.store.apply(&[Entry { term: Term(1), index: LogIndex(index.0), payload }], &self.rows);
         assert!(batch.applied.results[0].1.is_ok());
         self.rows.write(&batch.writes);
@@ -274,7 +275,8 @@ fn a_put_reads_nothing_back_and_writes_two_rows() {
         ignore_lease: false,
     };
     let origin = Origin { member: NodeId(1), incarnation: Incarnation(1), sequence: index.0 };
-    let payload = Payload::Command(codec::encode(&Envelope { origin, command: Command::Put(put) }));
+    let payload =
+        Payload::Command(codec::encode(&Envelope { origin, command: Command::Put(put), author: Author::Nobody }));
     let rows = Counted::new(&member.rows);
     let batch = member.store.apply(&[Entry { term: Term(1), index, payload }], &rows);
     assert_eq!((rows.gets.get(), rows.scanned.get()), (0, 0));

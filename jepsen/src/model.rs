@@ -97,9 +97,12 @@ impl Model {
                 }
                 Outcome::Done
             }
-            Command::LeaseCheckpoint(_) | Command::Publish(_) | Command::RaiseFeatureLevel(_) => Outcome::Done,
             Command::Downgrade(_) => Outcome::Done,
             Command::RaiseAlarm(_) | Command::ClearAlarm(_) => Outcome::Alarms(Vec::new()),
+            // Users and roles are no part of this model.
+            Command::LeaseCheckpoint(_) | Command::Publish(_) | Command::RaiseFeatureLevel(_) | Command::Auth(_) => {
+                Outcome::Done
+            }
         })
     }
 

@@ -3,6 +3,7 @@
 mod support;
 
 use proptest::prelude::*;
+use quorate_core::auth::Author;
 use quorate_core::command::{Command, Envelope, Origin};
 use quorate_core::entry::{Entry, Payload};
 use quorate_core::format::codec;
@@ -54,7 +55,7 @@ proptest! {
                 Op::LeaseRevoke(id) => Command::LeaseRevoke(id),
             };
             let origin = Origin { member: NodeId(1), incarnation: Incarnation(1), sequence: i };
-            let payload = Payload::Command(codec::encode(&Envelope { origin, command: command.clone() }));
+            let payload = Payload::Command(codec::encode(&Envelope { origin, command: command.clone(), author: Author::Nobody }));
             let batch = store.apply(&[Entry { term: Term(1), index: LogIndex(i), payload }], &rows);
             rows.write(&batch.writes);
             let given = batch.applied.results.into_iter().next().expect("an own command is answered").1;

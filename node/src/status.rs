@@ -42,10 +42,42 @@ impl Status {
         Self { code, message: message.into() }
     }
 
+    /// The status as Go prints it, where etcd puts one into a text.
+    #[must_use]
+    pub fn to_string_of_grpc(&self) -> String {
+        format!("rpc error: code = {} desc = {}", self.code.name(), self.message)
+    }
+
     /// What a server says to a call it does not know.
     #[must_use]
     pub fn unimplemented(service: &str, method: &str) -> Self {
         Self::new(Code::Unimplemented, format!("unknown method {method} for service {service}"))
+    }
+}
+
+impl Code {
+    /// The name that Go's gRPC prints.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "OK",
+            Self::Cancelled => "Canceled",
+            Self::Unknown => "Unknown",
+            Self::InvalidArgument => "InvalidArgument",
+            Self::DeadlineExceeded => "DeadlineExceeded",
+            Self::NotFound => "NotFound",
+            Self::AlreadyExists => "AlreadyExists",
+            Self::PermissionDenied => "PermissionDenied",
+            Self::ResourceExhausted => "ResourceExhausted",
+            Self::FailedPrecondition => "FailedPrecondition",
+            Self::Aborted => "Aborted",
+            Self::OutOfRange => "OutOfRange",
+            Self::Unimplemented => "Unimplemented",
+            Self::Internal => "Internal",
+            Self::Unavailable => "Unavailable",
+            Self::DataLoss => "DataLoss",
+            Self::Unauthenticated => "Unauthenticated",
+        }
     }
 }
 
@@ -68,7 +100,13 @@ pub fn code(error: &Error) -> Code {
         | Error::InvalidSortOption
         | Error::RequestTooLarge
         | Error::WrongDowngradeVersionFormat
-        | Error::InvalidDowngradeTargetVersion => Code::InvalidArgument,
+        | Error::InvalidDowngradeTargetVersion
+        | Error::UserEmpty
+        | Error::RoleEmpty
+        | Error::PermissionNotGiven
+        | Error::AuthFailed
+        | Error::InvalidAuthManagement
+        | Error::AuthOldRevision => Code::InvalidArgument,
         Error::Compacted { .. } | Error::FutureRevision | Error::LeaseTtlTooLarge => Code::OutOfRange,
         Error::NoSpace => Code::ResourceExhausted,
         Error::LeaseNotFound | Error::MemberNotFound => Code::NotFound,
@@ -76,7 +114,18 @@ pub fn code(error: &Error) -> Code {
         | Error::DowngradeInProcess
         | Error::NotLeader
         | Error::NotSupportedForLearner
-        | Error::BadLeaderTransferee => Code::FailedPrecondition,
+        | Error::BadLeaderTransferee
+        | Error::UserNotFound
+        | Error::UserExists
+        | Error::RoleNotFound
+        | Error::RoleExists
+        | Error::RoleNotGranted
+        | Error::PermissionNotGranted
+        | Error::AuthNotEnabled
+        | Error::RootUserNotExist
+        | Error::RootRoleNotExist => Code::FailedPrecondition,
+        Error::PermissionDenied => Code::PermissionDenied,
+        Error::InvalidAuthToken => Code::Unauthenticated,
         Error::NoLeader
         | Error::LeaderChanged
         | Error::Stopped
@@ -85,8 +134,8 @@ pub fn code(error: &Error) -> Code {
         | Error::TimeoutConnectionLost
         | Error::TimeoutWaitApplied => Code::Unavailable,
         Error::Corrupt => Code::DataLoss,
-        // etcd has better codes for these, but they never reach the wire.
-        Error::TooManyRequests | Error::TimeoutLeaderTransfer => Code::Unknown,
+        // etcd has better codes for the first two, but they never reach the wire; for the last it has none.
+        Error::TooManyRequests | Error::TimeoutLeaderTransfer | Error::NoPasswordUser => Code::Unknown,
     }
 }
 
@@ -136,6 +185,24 @@ mod tests {
         (Error::WrongDowngradeVersionFormat, 3, "etcdserver: wrong downgrade target version format"),
         (Error::InvalidDowngradeTargetVersion, 3, "etcdserver: invalid downgrade target version"),
         (Error::DowngradeInProcess, 9, "etcdserver: cluster has a downgrade job in progress"),
+        (Error::UserEmpty, 3, "etcdserver: user name is empty"),
+        (Error::UserNotFound, 9, "etcdserver: user name not found"),
+        (Error::UserExists, 9, "etcdserver: user name already exists"),
+        (Error::RoleEmpty, 3, "etcdserver: role name is empty"),
+        (Error::RoleNotFound, 9, "etcdserver: role name not found"),
+        (Error::RoleExists, 9, "etcdserver: role name already exists"),
+        (Error::RoleNotGranted, 9, "etcdserver: role is not granted to the user"),
+        (Error::PermissionNotGiven, 3, "etcdserver: permission not given"),
+        (Error::PermissionNotGranted, 9, "etcdserver: permission is not granted to the role"),
+        (Error::PermissionDenied, 7, "etcdserver: permission denied"),
+        (Error::AuthFailed, 3, "etcdserver: authentication failed, invalid user ID or password"),
+        (Error::NoPasswordUser, 2, "auth: authentication failed, password was given for no password user"),
+        (Error::AuthNotEnabled, 9, "etcdserver: authentication is not enabled"),
+        (Error::InvalidAuthToken, 16, "etcdserver: invalid auth token"),
+        (Error::InvalidAuthManagement, 3, "etcdserver: invalid auth management"),
+        (Error::AuthOldRevision, 3, "etcdserver: revision of auth store is old"),
+        (Error::RootUserNotExist, 9, "etcdserver: root user does not exist"),
+        (Error::RootRoleNotExist, 9, "etcdserver: root user does not have root role"),
     ];
 
     #[test]

@@ -128,6 +128,7 @@ mod tests {
     use alloc::vec;
 
     use super::*;
+    use crate::auth::{Allows, AuthCommand, AuthRevision, Author, Permission};
     use crate::command::{Command, Envelope, Origin, Outcome};
     use crate::entry::{Configuration, Entry, HardState, Identity, Payload, Record, Standing};
     use crate::error::Error;
@@ -166,7 +167,7 @@ mod tests {
 
     fn envelope(command: Command) -> Envelope {
         let origin = Origin { member: NodeId(2), incarnation: Incarnation(u64::MAX), sequence: 300 };
-        Envelope { origin, command }
+        Envelope { origin, command, author: Author::Nobody }
     }
 
     fn configuration() -> Configuration {
@@ -228,8 +229,52 @@ mod tests {
             (Command::ClearAlarm(Alarm { kind: AlarmKind::Fenced, member: NodeId(7) }), "0b 02 07"),
         ];
         for (command, bytes) in cases {
-            golden(&envelope(command), &format!("{ORIGIN}{}", bytes.replace(['\n', ' '], "")));
+            golden(&envelope(command), &format!("{ORIGIN}{}00", bytes.replace(['\n', ' '], "")));
         }
+        let by = |author| Envelope { author, ..envelope(Command::LeaseRevoke(LeaseId(1))) };
+        golden(&by(Author::Member), &format!("{ORIGIN}0502 01"));
+        let user = Author::User { name: "u".into(), revision: AuthRevision(300) };
+        golden(&by(user), &format!("{ORIGIN}0502 02 0175 fb2c01"));
+    }
+
+    #[test]
+    fn commands_about_users_keep_their_bytes() {
+        let (name, role) = (|| String::from("u"), || String::from("r"));
+        let permission = Permission { allows: Allows::ReadWrite, key: "a".into(), range_end: "b".into() };
+        let unknown = Permission { allows: Allows::Unknown(3), ..permission.clone() };
+        let cases = [
+            (AuthCommand::Enable, "00"),
+            (AuthCommand::Disable, "01"),
+            (
+                AuthCommand::UserAdd { name: name(), password: Some("h".into()), no_password: false },
+                "02 0175 01 0168 00",
+            ),
+            (AuthCommand::UserAdd { name: name(), password: None, no_password: true }, "02 0175 00 01"),
+            (AuthCommand::UserDelete(name()), "03 0175"),
+            (AuthCommand::UserChangePassword { name: name(), password: Some("h".into()) }, "04 0175 01 0168"),
+            (AuthCommand::UserGrantRole { name: name(), role: role() }, "05 0175 0172"),
+            (AuthCommand::UserRevokeRole { name: name(), role: role() }, "06 0175 0172"),
+            (AuthCommand::RoleAdd(role()), "07 0172"),
+            (AuthCommand::RoleDelete(role()), "08 0172"),
+            (
+                AuthCommand::RoleGrantPermission { role: role(), permission: Some(permission) },
+                "09 0172 01 02 0161 0162",
+            ),
+            (AuthCommand::RoleGrantPermission { role: role(), permission: Some(unknown) }, "09 0172 01 0306 0161 0162"),
+            (AuthCommand::RoleGrantPermission { role: role(), permission: None }, "09 0172 00"),
+            (
+                AuthCommand::RoleRevokePermission { role: role(), key: "a".into(), range_end: Blob::EMPTY },
+                "0a 0172 0161 00",
+            ),
+            (
+                AuthCommand::OpenSession { name: name(), revision: AuthRevision(2), secret: "s".into() },
+                "0b 0175 02 0173",
+            ),
+        ];
+        for (command, bytes) in cases {
+            golden(&envelope(Command::Auth(command)), &format!("{ORIGIN}0d{bytes}00"));
+        }
+        golden(&Outcome::SessionOpened(LogIndex(300)), "01 08 fb2c01");
     }
 
     #[test]

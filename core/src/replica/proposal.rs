@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::{Config, Output, PeerMessage, Replica, raft};
+use crate::auth::Author;
 use crate::command::{Command, Envelope, Origin};
 use crate::error::Error;
 use crate::format::codec;
@@ -68,10 +69,10 @@ impl Proposals {
     }
 
     /// The next proposal's name and bytes.
-    pub(super) fn encode(&mut self, command: Command) -> (u64, Blob) {
+    pub(super) fn encode(&mut self, author: Author, command: Command) -> (u64, Blob) {
         self.sequence += 1;
         let origin = Origin { member: self.member, incarnation: self.session, sequence: self.sequence };
-        (self.sequence, codec::encode(&Envelope { origin, command }))
+        (self.sequence, codec::encode(&Envelope { origin, command, author }))
     }
 
     /// The request that `origin` answers, if it is one of this process's and still waited for.
@@ -152,7 +153,7 @@ fn ttl_min(election_timeout: Duration) -> Ttl {
 }
 
 impl Replica {
-    pub(super) fn propose(&mut self, id: RequestId, mut command: Command, out: &mut Vec<Output>) {
+    pub(super) fn propose(&mut self, id: RequestId, author: Author, mut command: Command, out: &mut Vec<Output>) {
         if let Command::LeaseGrant(lease) = &mut command {
             if lease.ttl > LEASE_TTL_MAX {
                 return self.respond(id, Err(Error::LeaseTtlTooLarge), out);
@@ -163,7 +164,7 @@ impl Replica {
         if lag > self.config.apply_lag_max || self.proposals.held.len() >= self.proposals.held_max {
             return self.respond(id, Err(Error::TooManyRequests), out);
         }
-        let (sequence, bytes) = self.proposals.encode(command);
+        let (sequence, bytes) = self.proposals.encode(author, command);
         self.proposals.waiting.insert(sequence, (id, bytes.clone()));
         self.proposals.sequences.insert(id, sequence);
         self.proposals.held.push_back((bytes, 0));
@@ -178,7 +179,7 @@ impl Replica {
     /// never take effect.
     pub(super) fn propose_here(&mut self, command: Command, out: &mut Vec<Output>) -> bool {
         assert!(self.leads(), "only a leader proposes for itself");
-        let (_, bytes) = self.proposals.encode(command);
+        let (_, bytes) = self.proposals.encode(Author::Member, command);
         self.proposals.refused = Some(false);
         self.consensus(raft::Input::Propose { commands: alloc::vec![bytes] }, out);
         self.proposals.refused.take() != Some(true)
@@ -233,7 +234,7 @@ impl Replica {
             return;
         }
         let Some(member) = self.proposals.publish.clone() else { return };
-        let (sequence, bytes) = self.proposals.encode(Command::Publish(member));
+        let (sequence, bytes) = self.proposals.encode(Author::Member, Command::Publish(member));
         self.proposals.publishing = Some((sequence, self.now + self.config.request_timeout));
         self.proposals.held.push_back((bytes, 0));
     }

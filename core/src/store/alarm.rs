@@ -40,7 +40,8 @@ impl View {
             | Command::RaiseFeatureLevel(_)
             | Command::RaiseAlarm(_)
             | Command::ClearAlarm(_)
-            | Command::Downgrade(_) => (false, false),
+            | Command::Downgrade(_)
+            | Command::Auth(_) => (false, false),
         };
         if changes && self.is_alarmed(AlarmKind::Corrupt) {
             return Err(Error::Corrupt);

@@ -6,14 +6,14 @@ use alloc::vec::Vec;
 use super::hash::{Effect, Fold, digest};
 use super::rows::{self, LeaseRow, Put, Record, Totals};
 use super::values::Values;
-use super::{Applied, Batch, Event, HASH_INTERVAL, LeaseChange, RevisionEvents, Store, lease};
+use super::{Applied, Batch, Event, HASH_INTERVAL, LeaseChange, Need, RevisionEvents, SessionChange, Store, lease};
 use crate::command::{Command, Envelope, Outcome};
 use crate::entry::{Entry, Payload};
 use crate::error::Error;
 use crate::format::codec;
 use crate::request::{Lease, Member};
 use crate::rows::{RowWrite, Rows};
-use crate::{FeatureLevel, LeaseId, Revision, Ttl};
+use crate::{Blob, FeatureLevel, LeaseId, LogIndex, Revision, Ttl};
 
 /// A batch under construction over the state it changes.
 pub(super) struct Builder<'a> {
@@ -28,6 +28,7 @@ pub(super) struct Builder<'a> {
     pub(super) fold: Fold,
     pub(super) writes: Vec<RowWrite>,
     leases: Vec<LeaseChange>,
+    pub(super) sessions: Vec<SessionChange>,
 }
 
 pub(super) fn apply(store: &mut Store, entries: &[Entry], rows: &dyn Rows) -> Batch {
@@ -40,6 +41,7 @@ pub(super) fn apply(store: &mut Store, entries: &[Entry], rows: &dyn Rows) -> Ba
         fold: Fold::default(),
         writes: Vec::with_capacity(2 * entries.len() + 2),
         leases: Vec::new(),
+        sessions: Vec::new(),
     };
     let (mut results, mut hashes) = (Vec::new(), Vec::new());
     for entry in entries {
@@ -53,7 +55,7 @@ pub(super) fn apply(store: &mut Store, entries: &[Entry], rows: &dyn Rows) -> Ba
     if !entries.is_empty() {
         builder.totals();
     }
-    let Builder { store, events, writes, leases, .. } = builder;
+    let Builder { store, events, writes, leases, sessions, .. } = builder;
     store.check();
     let applied = Applied {
         index: store.applied.0,
@@ -65,7 +67,7 @@ pub(super) fn apply(store: &mut Store, entries: &[Entry], rows: &dyn Rows) -> Ba
         results,
         leases,
     };
-    Batch { applied, events, writes }
+    Batch { applied, events, writes, sessions }
 }
 
 impl Builder<'_> {
@@ -76,10 +78,11 @@ impl Builder<'_> {
         self.fold.effect(Effect::Entry).u64(entry.index.0);
         let mut result = None;
         if let Payload::Command(bytes) = &entry.payload {
-            let Envelope { origin, command } = codec::decode(bytes.0.clone())
+            let Envelope { origin, command, author } = codec::decode(bytes.0.clone())
                 .unwrap_or_else(|error| panic!("entry {} is not known to this build: {error}", entry.index));
             if self.store.dedup.admit(origin, entry.index) {
-                let outcome = self.command(command);
+                let permitted = self.store.view.check(&author, &Need::Command(&command));
+                let outcome = permitted.and_then(|()| self.command(command, entry.index));
                 self.finish_revision();
                 if let Err(error) = &outcome {
                     self.fold.refused(error);
@@ -95,7 +98,7 @@ impl Builder<'_> {
         result
     }
 
-    fn command(&mut self, command: Command) -> Result<Outcome, Error> {
+    fn command(&mut self, command: Command, index: LogIndex) -> Result<Outcome, Error> {
         if let Err(refusal) = self.store.view.permit(&command) {
             if let Command::LeaseExpire(ids) = command {
                 self.leases.extend(ids.into_iter().map(LeaseChange::Kept));
@@ -144,6 +147,7 @@ impl Builder<'_> {
             Command::RaiseAlarm(alarm) => Ok(Outcome::Alarms(self.raise_alarm(alarm))),
             Command::Downgrade(target) => self.downgrade(target).map(|()| Outcome::Done),
             Command::ClearAlarm(alarm) => Ok(Outcome::Alarms(self.clear_alarm(alarm))),
+            Command::Auth(command) => self.auth(command, index),
         }
     }
 
@@ -266,6 +270,10 @@ impl Builder<'_> {
         let record = self.store.view.leases.get(id).expect("it was just changed");
         let row = LeaseRow { ttl: record.lease.ttl, remaining: record.remaining };
         self.writes.push(rows::write(rows::lease(id), codec::encode(&row)));
+    }
+
+    pub(super) fn write_row(&mut self, key: Blob, value: Option<Blob>) {
+        self.writes.push(RowWrite { key, value });
     }
 
     fn publish(&mut self, member: Member) {

@@ -34,6 +34,7 @@ pub(super) enum Effect {
     AlarmRaised,
     AlarmCleared,
     Downgrade,
+    Auth,
 }
 
 impl Fold {

@@ -54,6 +54,7 @@ fn load_rows(member: NodeId, rows: &dyn Rows) -> Result<Store, String> {
         store.cleaning = Cleaning { cleaned, ..Cleaning::default() };
     }
     leases(&mut store, rows)?;
+    auth(&mut store, rows)?;
     members(&mut store, rows)?;
     each(rows, Kind::Alarms, |key, _| {
         let alarm = rows::parse_alarm(key).ok_or("an alarm row's key is damaged")?;
@@ -102,6 +103,23 @@ fn members(store: &mut Store, rows: &dyn Rows) -> Result<(), String> {
         members.insert(id, member);
         Ok(())
     })
+}
+
+fn auth(store: &mut Store, rows: &dyn Rows) -> Result<(), String> {
+    let name = |key: &[u8]| String::from_utf8(key.to_vec()).map_err(|_| "a user's or a role's row key is damaged");
+    let auth = Arc::make_mut(&mut store.view.auth);
+    if let Some(row) = rows.get(&rows::auth()) {
+        auth.restore(decode("whether users are asked for", &row)?);
+    }
+    each(rows, Kind::Roles, |key, row| {
+        auth.restore_role(name(key)?, decode("a role", &row)?);
+        Ok(())
+    })?;
+    each(rows, Kind::Users, |key, row| {
+        auth.restore_user(name(key)?, decode("a user", &row)?);
+        Ok(())
+    })?;
+    auth.contradiction().map_or(Ok(()), Err)
 }
 
 fn records(store: &mut Store, rows: &dyn Rows) -> Result<(), String> {

@@ -8,6 +8,9 @@
 //! | `04` member ID | a `request::Member` |
 //! | `05` member ID, incarnation | a [`super::dedup::Life`]: which proposals of it were applied |
 //! | `06` member ID | [`super::dedup::Retired`] |
+//! | `07` name | a [`super::User`] |
+//! | `08` name | a [`super::auth::RoleRow`] |
+//! | `09` | a [`super::auth::AuthRow`]: whether users are asked for at all |
 //! | `0a` alarm kind, member ID | nothing: the alarm is on |
 //! | `0b` | the version that a downgrade under way goes down to |
 //! | `10` main sub | a [`Record`]: one change of one key without its value |
@@ -35,6 +38,9 @@ const LEASE: u8 = 0x03;
 const MEMBER: u8 = 0x04;
 const LIFE: u8 = 0x05;
 const RETIRED: u8 = 0x06;
+const USER: u8 = 0x07;
+const ROLE: u8 = 0x08;
+const AUTH: u8 = 0x09;
 const ALARM: u8 = 0x0a;
 const DOWNGRADE: u8 = 0x0b;
 const RECORD: u8 = 0x10;
@@ -201,6 +207,18 @@ pub(super) fn retired(id: NodeId) -> Blob {
     tagged(RETIRED, &id.0.to_be_bytes())
 }
 
+pub(super) fn user(name: &str) -> Blob {
+    tagged(USER, name.as_bytes())
+}
+
+pub(super) fn role(name: &str) -> Blob {
+    tagged(ROLE, name.as_bytes())
+}
+
+pub(super) fn auth() -> Blob {
+    Blob(Bytes::from_static(&[AUTH]))
+}
+
 /// NOSPACE and CORRUPT have etcd's numbers.
 pub(super) fn alarm(alarm: Alarm) -> Blob {
     let kind = match alarm.kind {
@@ -278,6 +296,8 @@ pub(super) enum Kind {
     Members,
     Lives,
     Retired,
+    Users,
+    Roles,
     Alarms,
     Records,
     Any,
@@ -290,6 +310,8 @@ pub(super) fn all(rows: &dyn Rows, kind: Kind, mut visit: impl FnMut(&[u8], Blob
         Kind::Members => (MEMBER, MEMBER + 1),
         Kind::Lives => (LIFE, LIFE + 1),
         Kind::Retired => (RETIRED, RETIRED + 1),
+        Kind::Users => (USER, USER + 1),
+        Kind::Roles => (ROLE, ROLE + 1),
         Kind::Alarms => (ALARM, ALARM + 1),
         Kind::Records => (RECORD, RECORD + 1),
         Kind::Any => (0, 0xff),
@@ -342,8 +364,11 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::User;
+    use super::super::auth::{AuthRow, RoleRow};
     use super::super::quota::Ledger;
     use super::*;
+    use crate::auth::{Allows, AuthRevision, Permission};
     use crate::format::codec;
 
     fn hex(bytes: &[u8]) -> String {
@@ -400,6 +425,9 @@ mod tests {
             (member(NodeId(1)), "04 0000000000000001"),
             (life(NodeId(1), Incarnation(2)), "05 0000000000000001 0000000000000002"),
             (retired(NodeId(1)), "06 0000000000000001"),
+            (user("u"), "07 75"),
+            (role("r"), "08 72"),
+            (auth(), "09"),
             (alarm(Alarm { kind: AlarmKind::NoSpace, member: NodeId(1) }), "0a 01 0000000000000001"),
             (alarm(Alarm { kind: AlarmKind::Corrupt, member: NodeId(0) }), "0a 02 0000000000000000"),
             (alarm(Alarm { kind: AlarmKind::Fenced, member: NodeId(1) }), "0a 03 0000000000000001"),
@@ -440,6 +468,12 @@ mod tests {
         let encoded = codec::encode(&totals);
         assert_eq!(hex(&encoded), "01 fb2c01 02 0a 01 03 fdffffffffffffffff 01 84 43 41 00".replace(' ', ""));
         assert_eq!(codec::decode_copying::<Totals>(&encoded).unwrap(), totals);
+        let user = User { password: Some("h".into()), no_password: false, roles: ["r".into(), "root".into()].into() };
+        assert_eq!(hex(&codec::encode(&user)), "01 01 0168 00 02 0172 04726f6f74".replace(' ', ""));
+        let role: RoleRow = vec![Permission { allows: Allows::Write, key: "a".into(), range_end: Blob::EMPTY }];
+        assert_eq!(hex(&codec::encode(&role)), "01 01 01 0161 00".replace(' ', ""));
+        let auth = AuthRow { enabled: true, revision: AuthRevision(300) };
+        assert_eq!(hex(&codec::encode(&auth)), "01 01 fb2c01".replace(' ', ""));
         let lease = LeaseRow { ttl: Ttl(60), remaining: Some(Ttl(30)) };
         assert_eq!(hex(&codec::encode(&lease)), "01 78 01 3c".replace(' ', ""));
         assert_eq!(

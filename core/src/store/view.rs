@@ -76,6 +76,12 @@ impl View {
         self.members.values().cloned().collect()
     }
 
+    /// Users, roles and permissions.
+    #[must_use]
+    pub fn auth(&self) -> &super::Auth {
+        &self.auth
+    }
+
     /// Logical bytes of all kept history: what the quota is decided on.
     #[must_use]
     pub fn logical_bytes(&self) -> u64 {

@@ -2,6 +2,7 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use quorate_core::auth::AuthCommand;
 use quorate_core::command::Command;
 use quorate_core::request::*;
 use quorate_core::{Blob, FeatureLevel, LeaseId, NodeId, Revision, Ttl};
@@ -74,6 +75,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         1 => proptest::option::of(Just("3.6.0".to_owned())).prop_map(Command::Downgrade),
         1 => any_alarm().prop_map(Command::RaiseAlarm),
         4 => any_alarm().prop_map(Command::ClearAlarm),
+        1 => "[r-t]".prop_map(|name| Command::Auth(AuthCommand::RoleAdd(name))),
         1 => (0_u32..3).prop_map(|level| Command::RaiseFeatureLevel(FeatureLevel(level))),
     ]
 }

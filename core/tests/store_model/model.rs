@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use quorate_core::auth::AuthCommand;
 use quorate_core::command::{Command, Outcome};
 use quorate_core::error::Error;
 use quorate_core::request::*;
@@ -20,6 +21,7 @@ pub(crate) struct Model {
     pub(crate) alarms: BTreeSet<Alarm>,
     pub(crate) downgrade: Option<String>,
     pub(crate) leases: BTreeMap<i64, (Ttl, Option<Ttl>)>,
+    roles: BTreeSet<String>,
 }
 
 /// The revision being made.
@@ -114,7 +116,6 @@ impl Model {
                 }
                 Ok(Outcome::Done)
             }
-            Command::Publish(_) | Command::RaiseFeatureLevel(_) => Ok(Outcome::Done),
             Command::Downgrade(Some(_)) if self.downgrade.is_some() => Err(Error::DowngradeInProcess),
             Command::Downgrade(target) => {
                 self.downgrade.clone_from(target);
@@ -132,6 +133,9 @@ impl Model {
                 }
                 Ok(Outcome::Alarms(gone))
             }
+            Command::Auth(AuthCommand::RoleAdd(role)) if !self.roles.insert(role.clone()) => Err(Error::RoleExists),
+            // The rest of users and roles is in testdata/auth.
+            Command::Publish(_) | Command::RaiseFeatureLevel(_) | Command::Auth(_) => Ok(Outcome::Done),
         };
         self.finish(making);
         result

@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 
+use quorate_core::auth::{Allows, AuthCommand, AuthRevision, Permission};
 use quorate_core::command::{Command, Outcome};
 use quorate_core::request::*;
 use quorate_core::store::{Event, RevisionEvents};
@@ -29,6 +30,48 @@ pub(crate) fn command(text: &str) -> Command {
         "downgrade" => Command::Downgrade((rest != "-").then(|| rest.to_owned())),
         "raise" => Command::RaiseAlarm(alarm(rest)),
         "disarm" => Command::ClearAlarm(alarm(rest)),
+        _ => Command::Auth(auth(text)),
+    }
+}
+
+/// `enable`, `disable`, `user u [password=h] [no-password]`, `no-user u`, `passwd u h`, `give u r`, `take u r`, `role r`,
+/// `no-role r`, `allow r read a..c`, `forbid r a..c`, `open u 3 secret`.
+fn auth(text: &str) -> AuthCommand {
+    let words: Vec<&str> = text.split(' ').collect();
+    let word = |at: usize| words.get(at).copied().unwrap_or("").replace("''", "");
+    match words[0] {
+        "enable" => AuthCommand::Enable,
+        "disable" => AuthCommand::Disable,
+        "user" => AuthCommand::UserAdd {
+            name: word(1),
+            password: words.iter().find_map(|word| word.strip_prefix("password=")).map(Into::into),
+            no_password: words.contains(&"no-password"),
+        },
+        "no-user" => AuthCommand::UserDelete(word(1)),
+        "passwd" => AuthCommand::UserChangePassword { name: word(1), password: words.get(2).map(|&hash| hash.into()) },
+        "give" => AuthCommand::UserGrantRole { name: word(1), role: word(2) },
+        "take" => AuthCommand::UserRevokeRole { name: word(1), role: word(2) },
+        "role" => AuthCommand::RoleAdd(word(1)),
+        "no-role" => AuthCommand::RoleDelete(word(1)),
+        "allow" => {
+            let allows = match words.get(2) {
+                Some(&"read") => Allows::Read,
+                Some(&"write") => Allows::Write,
+                Some(&"both") => Allows::ReadWrite,
+                _ => Allows::Unknown(7),
+            };
+            let permission = words.get(3).map(|keys| wire_range(keys));
+            let permission = permission.map(|(key, range_end)| Permission { allows, key, range_end });
+            AuthCommand::RoleGrantPermission { role: word(1), permission }
+        }
+        "forbid" => {
+            let (key, range_end) = wire_range(words[2]);
+            AuthCommand::RoleRevokePermission { role: word(1), key, range_end }
+        }
+        "open" => {
+            let revision = AuthRevision(word(2).parse().unwrap());
+            AuthCommand::OpenSession { name: word(1), revision, secret: word(3) }
+        }
         _ => panic!("unknown command: {text}"),
     }
 }
@@ -44,11 +87,19 @@ fn alarm(text: &str) -> Alarm {
     Alarm { kind, member: NodeId(member.parse().unwrap()) }
 }
 
+fn wire_range(text: &str) -> (Blob, Blob) {
+    match range(text) {
+        KeyRange::Key(key) => (key, Blob::EMPTY),
+        KeyRange::Bounded { start, end } => (start, end),
+        KeyRange::From(start) => (start, "\0".into()),
+    }
+}
+
 fn blob(text: &str) -> Blob {
     Blob::copy(text.replace("\\0", "\0").as_bytes())
 }
 
-fn range(text: &str) -> KeyRange {
+pub(crate) fn range(text: &str) -> KeyRange {
     match text.split_once("..") {
         _ if text == "*" => KeyRange::From("\0".into()),
         None => KeyRange::Key(blob(text)),
@@ -183,6 +234,7 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
         Outcome::LeaseGrant(lease, revision) => format!("@{revision} lease {} ttl {}", lease.id, lease.ttl),
         Outcome::Done => "done".into(),
         Outcome::Alarms(alarms) => format!("{alarms:?}"),
+        Outcome::SessionOpened(index) => format!("session {index}"),
     }
 }
 
