@@ -5,13 +5,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use quorate_core::auth::Sessions;
 use quorate_core::entry::Entry;
 use quorate_core::replica::{self, SnapshotId};
 use quorate_core::request::KeyValue;
 use quorate_core::rows::Rows;
-use quorate_core::store::{self, Event, LeaseRecord, Store, View};
+use quorate_core::store::{self, Event, LeaseRecord, SessionChange, Store, View};
 use quorate_core::watch::{self, WatchHub};
 use quorate_core::{Blob, Generation, Instant, JobId, LogIndex, NodeId, Revision, StreamId, Term};
 
@@ -35,6 +37,10 @@ pub struct Config {
     pub watch: watch::Config,
     /// Entries applied since the last durable point before the backend is told to flush. (etcd: --snapshot-count)
     pub flush_entries: u64,
+    /// A session that is not used for so long is forgotten. (etcd: --auth-token-ttl)
+    pub session_ttl: Duration,
+    /// The last entry in the log when the member started: sessions opened until then are not known any more.
+    pub sessions_since: LogIndex,
 }
 
 /// Something for the applier to do.
@@ -86,6 +92,8 @@ pub struct Published<S> {
     pub applied: LogIndex,
     /// The running state hash there.
     pub hash: u64,
+    /// Users' sessions; they go on changing.
+    pub sessions: Arc<Mutex<Sessions>>,
 }
 
 /// A read of history for watchers that catch up; carried out by [`HistoryRead::run`], on any thread.
@@ -141,6 +149,7 @@ pub struct Applier<B: Backends> {
     generation: Generation,
     store: Store,
     hub: WatchHub,
+    sessions: Arc<Mutex<Sessions>>,
     published: Arc<Published<Snap<B>>>,
     hub_outputs: Vec<watch::Output>,
     /// The flush under way, if any, makes everything up to here durable.
@@ -192,7 +201,8 @@ impl<B: Backends> Applier<B> {
         backends.retain(generation)?;
         let rows = backend.snapshot();
         let store = Store::load(config.member, &rows)?;
-        let published = Arc::new(publish(&store, rows));
+        let sessions = Arc::new(Mutex::new(Sessions::new(config.session_ttl, config.sessions_since)));
+        let published = Arc::new(publish(&store, rows, &sessions));
         let hub = WatchHub::new(config.watch.clone(), published.view.revision(), published.view.compacted());
         let flushing = backend.durable();
         Ok(Self {
@@ -202,6 +212,7 @@ impl<B: Backends> Applier<B> {
             generation,
             store,
             hub,
+            sessions,
             published,
             hub_outputs: Vec::new(),
             flushing,
@@ -291,6 +302,9 @@ impl<B: Backends> Applier<B> {
         let floor = self.published.view.compacted();
         let batch = self.store.apply(entries, &self.published.rows);
         self.backend.commit(batch.applied.index, &batch.writes)?;
+        if !batch.sessions.is_empty() {
+            self.sessions.lock().expect("no holder panics").apply(now, &batch.sessions);
+        }
         self.publish(effects);
         let (revision, compacted) = (batch.applied.revision, batch.applied.compacted);
         self.compacting |= compacted > floor;
@@ -305,7 +319,7 @@ impl<B: Backends> Applier<B> {
     }
 
     fn publish(&mut self, effects: &mut Effects<Snap<B>>) {
-        self.published = Arc::new(publish(&self.store, self.backend.snapshot()));
+        self.published = Arc::new(publish(&self.store, self.backend.snapshot(), &self.sessions));
         effects.published = Some(Arc::clone(&self.published));
     }
 
@@ -332,6 +346,8 @@ impl<B: Backends> Applier<B> {
         self.backend = backend;
         self.generation = generation;
         self.store = Store::load(self.config.member, &self.backend.snapshot())?;
+        // Users may have gone or changed meanwhile.
+        self.sessions.lock().expect("no holder panics").apply(now, &[SessionChange::AllGone]);
         assert_eq!(self.applied(), index, "a snapshot said to end at {index} ends at {}", self.applied());
         self.flushing = self.backend.durable();
         self.compacting = true;
@@ -432,8 +448,9 @@ impl<B: Backends> Applier<B> {
     }
 }
 
-fn publish<S>(store: &Store, rows: S) -> Published<S> {
-    Published { view: store.view(), rows, applied: store.applied().0, hash: store.hash() }
+fn publish<S>(store: &Store, rows: S, sessions: &Arc<Mutex<Sessions>>) -> Published<S> {
+    let sessions = Arc::clone(sessions);
+    Published { view: store.view(), rows, applied: store.applied().0, hash: store.hash(), sessions }
 }
 
 impl<S: Rows> HistoryRead<S> {

@@ -31,6 +31,15 @@ pub enum LogFormat {
     Console,
 }
 
+/// Which tokens users get for their passwords. (etcd: `--auth-token`)
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuthToken {
+    /// None.
+    None,
+    /// Names of sessions that every member knows.
+    Simple,
+}
+
 /// One member of the initial cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InitialMember {
@@ -77,6 +86,12 @@ pub struct Config {
     pub quota_bytes: Option<u64>,
     /// What requests may weigh.
     pub limits: Limits,
+    /// Which tokens users get.
+    pub auth_token: AuthToken,
+    /// How long a session lives that is not used.
+    pub auth_token_ttl: Duration,
+    /// The cost of hashing a password, 4 to 31.
+    pub bcrypt_cost: u32,
     /// An idle watcher that asked for it hears from the server this often.
     pub progress_interval: Duration,
     /// The least severe level that is logged: debug, info, warn or error.
@@ -140,6 +155,9 @@ impl Invocation {
         let mut warnings = flags.parse_env(env)?;
         flags.refuse_unsupported()?;
         let mut config = Config::from_flags(&flags)?;
+        if u64::from(config.bcrypt_cost) != flags.uint("bcrypt-cost") {
+            warnings.push(format!("--bcrypt-cost is not in 4..31, using {BCRYPT_COST}"));
+        }
         if config.name == "default" {
             warnings.push("'initial-cluster' and 'name' are at their defaults: data is in default.etcd".to_owned());
         }
@@ -184,6 +202,10 @@ impl Config {
             let text = format!("--max-request-bytes must be at most {REQUEST_BYTES_MAX} (set to {request_bytes_max})");
             return Err(Refusal::invalid(text));
         }
+        let bcrypt_cost = match u32::try_from(flags.uint("bcrypt-cost")) {
+            Ok(cost @ 4..=31) => cost,
+            _ => BCRYPT_COST,
+        };
         let progress_interval = match flags.duration("watch-progress-notify-interval") {
             Duration::ZERO => Duration::from_secs(600),
             interval => interval.max(Duration::from_millis(100)),
@@ -211,6 +233,17 @@ impl Config {
                 request_bytes_max,
                 txn_ops_max: u32::try_from(flags.uint("max-txn-ops")).unwrap_or(u32::MAX),
             },
+            auth_token: match flags.text("auth-token") {
+                "" => AuthToken::None,
+                "simple" => AuthToken::Simple,
+                _ => return Err(Refusal::invalid("auth: invalid auth options")),
+            },
+            // Nothing would live for no time at all: etcd takes its default then.
+            auth_token_ttl: Duration::from_secs(match flags.uint("auth-token-ttl") {
+                0 => AUTH_TOKEN_TTL,
+                seconds => seconds,
+            }),
+            bcrypt_cost,
             progress_interval,
             log_level: level(flags.text("log-level"))?,
             log_format: match flags.text("log-format") {
@@ -227,6 +260,12 @@ impl Config {
 /// The largest `--max-request-bytes`: as a log entry a request takes up to two and a half times its bytes (a txn of tiny
 /// reads does), and [`quorate_core::format::codec::MESSAGE_BYTES_MAX`] bounds that.
 const REQUEST_BYTES_MAX: u64 = 24 * 1024 * 1024;
+
+/// Seconds. (etcd)
+const AUTH_TOKEN_TTL: u64 = 300;
+
+/// What etcd's library takes for a cost out of its range.
+const BCRYPT_COST: u32 = 10;
 
 fn check_timing(heartbeat_ms: u64, election_ms: u64) -> Result<(), Refusal> {
     let text = if heartbeat_ms == 0 {

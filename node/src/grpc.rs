@@ -1,6 +1,7 @@
 //! The client port's gRPC: every call of `service` behind its path, over tonic.
 
 mod election;
+mod gate;
 mod health;
 mod lock;
 mod session;
@@ -15,16 +16,20 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse as _;
 use prometheus::IntGauge;
 use quorate_api::etcdserverpb as pb;
+use quorate_core::auth::Author;
 use quorate_core::error::Error;
 use quorate_core::raft;
 use quorate_core::replica::{Request, Response};
 use quorate_core::rows::Rows;
 use tonic::metadata::MetadataMap;
 
+pub use self::gate::{Caller, CommonName};
 use crate::applier::Published;
+use crate::auth::Authenticator;
 use crate::member::Member;
 use crate::metrics::Metrics;
-use crate::service::{self, Begun, Local, MemberStatus, Method, Settings};
+use crate::service::auth::AUTHENTICATE;
+use crate::service::{self, Access, Begun, Local, MemberStatus, Method, Settings};
 use crate::status::{Code, Status};
 use crate::wire::GRPC_OVERHEAD_BYTES;
 
@@ -36,6 +41,8 @@ pub struct Server<S> {
     pub settings: Settings,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Passwords and tokens.
+    pub authenticator: Authenticator,
 }
 
 /// One consistent picture of the member, to make replies from.
@@ -75,7 +82,22 @@ pub const METHODS: &[(&str, &str)] = &[
     (pb::HashKvRequest::PATH, "unary"),
     (pb::DowngradeRequest::PATH, "unary"),
     (pb::AuthStatusRequest::PATH, "unary"),
-    (pb::AuthenticateRequest::PATH, "unary"),
+    (AUTHENTICATE, "unary"),
+    (pb::AuthEnableRequest::PATH, "unary"),
+    (pb::AuthDisableRequest::PATH, "unary"),
+    (pb::AuthUserAddRequest::PATH, "unary"),
+    (pb::AuthUserGetRequest::PATH, "unary"),
+    (pb::AuthUserListRequest::PATH, "unary"),
+    (pb::AuthUserDeleteRequest::PATH, "unary"),
+    (pb::AuthUserChangePasswordRequest::PATH, "unary"),
+    (pb::AuthUserGrantRoleRequest::PATH, "unary"),
+    (pb::AuthUserRevokeRoleRequest::PATH, "unary"),
+    (pb::AuthRoleAddRequest::PATH, "unary"),
+    (pb::AuthRoleGetRequest::PATH, "unary"),
+    (pb::AuthRoleListRequest::PATH, "unary"),
+    (pb::AuthRoleDeleteRequest::PATH, "unary"),
+    (pb::AuthRoleGrantPermissionRequest::PATH, "unary"),
+    (pb::AuthRoleRevokePermissionRequest::PATH, "unary"),
 ];
 
 /// Every call's route.
@@ -99,7 +121,22 @@ pub fn router<S: Rows + Send + Sync + 'static>(server: Arc<Server<S>>) -> Router
     router = unary::route::<pb::HashKvRequest, S>(router, &server);
     router = unary::route::<pb::DowngradeRequest, S>(router, &server);
     router = unary::route::<pb::AuthStatusRequest, S>(router, &server);
-    router = unary::route::<pb::AuthenticateRequest, S>(router, &server);
+    router = unary::route_to(router, &server, AUTHENTICATE, Server::serve_authenticate);
+    router = unary::route::<pb::AuthEnableRequest, S>(router, &server);
+    router = unary::route::<pb::AuthDisableRequest, S>(router, &server);
+    router = unary::route::<pb::AuthUserAddRequest, S>(router, &server);
+    router = unary::route::<pb::AuthUserGetRequest, S>(router, &server);
+    router = unary::route::<pb::AuthUserListRequest, S>(router, &server);
+    router = unary::route::<pb::AuthUserDeleteRequest, S>(router, &server);
+    router = unary::route::<pb::AuthUserChangePasswordRequest, S>(router, &server);
+    router = unary::route::<pb::AuthUserGrantRoleRequest, S>(router, &server);
+    router = unary::route::<pb::AuthUserRevokeRoleRequest, S>(router, &server);
+    router = unary::route::<pb::AuthRoleAddRequest, S>(router, &server);
+    router = unary::route::<pb::AuthRoleGetRequest, S>(router, &server);
+    router = unary::route::<pb::AuthRoleListRequest, S>(router, &server);
+    router = unary::route::<pb::AuthRoleDeleteRequest, S>(router, &server);
+    router = unary::route::<pb::AuthRoleGrantPermissionRequest, S>(router, &server);
+    router = unary::route::<pb::AuthRoleRevokePermissionRequest, S>(router, &server);
     router = stream::routes(router, &server);
     router = watch::route(router, &server);
     router = lock::routes(router, &server);
@@ -114,18 +151,26 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
         Picture { status: self.member.status(), published: self.member.published() }
     }
 
-    /// Runs one unary call from its request to its reply.
+    /// Runs one unary call of `caller` from its request to its reply.
     ///
     /// # Errors
     /// etcd's status.
-    pub async fn call<M: Method>(&self, request: M) -> Result<M::Reply, Status> {
+    pub async fn call<M: Method>(&self, caller: &Caller, request: M) -> Result<M::Reply, Status> {
         let picture = self.picture();
         let Begun { ask, rest } = service::begin(request, &picture.local(&self.settings))?;
-        let (answer, picture) = match ask {
-            // The state is taken after consensus has answered: that is what the answer promises.
-            Some(ask) => (Some(self.ask(ask).await), self.picture()),
-            None => (None, picture),
+        let access = Begun::<M>::access(&rest);
+        let answer = match ask {
+            Some(ask) => {
+                let secret = rest.as_ref().ok().and_then(M::secret);
+                Some(self.ask_by(caller, ask, access, secret).await)
+            }
+            None => {
+                self.permit(caller, None, access).await?;
+                None
+            }
         };
+        // The state is taken after consensus has answered: that is what the answer promises.
+        let picture = self.picture();
         if let (Ok(rest), None | Some(Ok(_))) = (&rest, &answer)
             && let Some(floor) = M::waits_for_compaction(rest)
         {
@@ -135,7 +180,11 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
             self.defragment().await?;
         }
         let long = rest.as_ref().is_ok_and(M::is_long);
-        let finish = || Begun::<M>::finish(rest, answer, &picture.local(&self.settings));
+        let author = match Begun::<M>::access(&rest) {
+            Access::State(_) => self.author(caller, &picture)?,
+            Access::Command => Author::Nobody, // It was decided when the command was applied.
+        };
+        let finish = || Begun::<M>::finish(rest, answer, &author, &picture.local(&self.settings));
         if long { tokio::task::block_in_place(finish) } else { finish() }
     }
 
@@ -146,7 +195,8 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
     }
 
     async fn ask(&self, request: Request) -> Result<Response, Status> {
-        let (is_proposal, is_read) = (matches!(request, Request::Command(_)), matches!(request, Request::ReadIndex));
+        let is_proposal = matches!(request, Request::Command(_) | Request::CommandBy(..));
+        let is_read = matches!(request, Request::ReadIndex);
         // A client that hangs up drops the future in the middle: the gauge must come down all the same.
         let _pending = is_proposal.then(|| Pending::new(&self.metrics.proposals_pending));
         let answer = self.member.request(request).await.map_err(Status::from);

@@ -13,11 +13,12 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::applier::{self, Applier};
+use crate::auth::{Authenticator, Tokens};
 use crate::backend::fjall::{FjallBackend, FjallBackends, Options};
 use crate::backend::{Backend, BackendError};
 use crate::boot::{self, BootError, Booted, Found, Told};
 use crate::config::url::Url;
-use crate::config::{Config, InitialMember};
+use crate::config::{AuthToken, Config, InitialMember};
 use crate::datadir::{DataDir, DataDirError};
 use crate::disk::file::FileDisk;
 use crate::grpc::{self, Server};
@@ -96,7 +97,8 @@ pub async fn launch(config: &Config) -> Result<Running, LaunchError> {
     let parts = Parts { replica, wal: booted.wal, applier, peers: network, observer: watcher, epoch };
     let member = Member::start(parts);
 
-    let server = Arc::new(Server { member: member.clone(), settings: settings(config), metrics });
+    let authenticator = Authenticator::new(config.bcrypt_cost, tokens(config));
+    let server = Arc::new(Server { member: member.clone(), settings: settings(config), metrics, authenticator });
     let mut servers = JoinSet::new();
     let ids: Vec<NodeId> = others.iter().map(|it| it.id).collect();
     for listener in peer_listeners {
@@ -200,7 +202,9 @@ fn open_state(
     booted: &Booted<FileDisk>,
 ) -> Result<Applier<FjallBackends>, LaunchError> {
     let backends = FjallBackends::new(&data_dir.kv(), Options::default())?;
-    let applier = Applier::open(applier_config(config)?, backends, booted.recovered.generation)
+    let recovered = &booted.recovered;
+    let last = recovered.entries.last().map_or(recovered.start_index, |entry| entry.index);
+    let applier = Applier::open(applier_config(config, last)?, backends, booted.recovered.generation)
         .map_err(|error| LaunchError::State(error.to_string()))?;
     let current_rev = applier.published().view.revision().0;
     info!(current_rev, applied_index = applier.applied().0, "kvstore restored");
@@ -252,7 +256,8 @@ fn replica_config(config: &Config, seed: u64, session: u64) -> replica::Config {
     }
 }
 
-fn applier_config(config: &Config) -> io::Result<applier::Config> {
+/// `last` is the last entry of the log.
+fn applier_config(config: &Config, last: LogIndex) -> io::Result<applier::Config> {
     Ok(applier::Config {
         member: config.member,
         watch: watch::Config {
@@ -263,7 +268,16 @@ fn applier_config(config: &Config) -> io::Result<applier::Config> {
             seed: random()?,
         },
         flush_entries: config.snapshot_count,
+        session_ttl: config.auth_token_ttl,
+        sessions_since: last,
     })
+}
+
+fn tokens(config: &Config) -> Tokens {
+    match config.auth_token {
+        AuthToken::None => Tokens::None,
+        AuthToken::Simple => Tokens::Simple,
+    }
 }
 
 fn settings(config: &Config) -> Settings {

@@ -3,6 +3,8 @@
 //! Modules outside feature `server` touch nothing of the world by themselves; the simulator runs the same code.
 
 pub mod applier;
+#[cfg(feature = "server")]
+pub mod auth;
 pub mod backend;
 pub mod boot;
 #[cfg(feature = "server")]

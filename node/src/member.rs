@@ -100,6 +100,7 @@ struct Shared<S> {
     log: Mailbox<ToLog>,
     applier: Mailbox<applier::Input>,
     published: RwLock<Arc<Published<S>>>,
+    epoch: std::time::Instant,
     status: tokio::sync::watch::Receiver<raft::Status>,
     disk_bytes: AtomicU64,
     streams: Mutex<HashMap<StreamId, mpsc::UnboundedSender<watch::Response>>>,
@@ -154,6 +155,7 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
             log,
             applier: to_applier,
             published: RwLock::new(applier.published()),
+            epoch,
             status,
             disk_bytes: AtomicU64::new(applier.backend().disk_bytes()),
             streams: Mutex::new(HashMap::new()),
@@ -190,7 +192,7 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
     /// etcd's; [`Error::Stopped`] if the member ends first: the outcome is unknown then.
     pub async fn request(&self, request: Request) -> Result<Response, Error> {
         let (answer, answered) = oneshot::channel();
-        let patient = matches!(request, Request::Command(_));
+        let patient = matches!(request, Request::Command(_) | Request::CommandBy(..));
         let item = ToDriver::Request(request, answer);
         if patient {
             self.shared.driver.send_patient(item)
@@ -209,6 +211,12 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
     #[must_use]
     pub fn published(&self) -> Arc<Published<S>> {
         Arc::clone(&self.shared.published.read().expect("no holder panics"))
+    }
+
+    /// The member's clock.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        now(self.shared.epoch)
     }
 
     /// What the member knows of itself.

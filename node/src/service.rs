@@ -14,12 +14,13 @@ pub mod watch;
 use std::time::Duration;
 
 use quorate_api::etcdserverpb as pb;
+use quorate_core::auth::Author;
 use quorate_core::command::Command;
 use quorate_core::error::Error;
 use quorate_core::replica::{Request, Response};
 use quorate_core::request::{Alarm, AlarmKind, Member};
 use quorate_core::rows::Rows;
-use quorate_core::store::View;
+use quorate_core::store::{Need, View};
 use quorate_core::{LogIndex, Revision, Term, raft};
 
 use crate::applier::Published;
@@ -122,13 +123,21 @@ pub trait Method: prost::Message + Default + 'static {
     /// The reply message.
     type Reply: prost::Message + Default + 'static;
     /// What [`Method::finish`] needs of the request.
-    type Rest: Send;
+    type Rest: Send + Sync;
 
     /// The full name, as in the path of the HTTP/2 request.
     const PATH: &'static str;
 
     /// Whether a learner answers it.
     const FOR_LEARNERS: bool = false;
+
+    /// What a caller must be allowed. There is no default: no call can forget to say.
+    fn access(rest: &Self::Rest) -> Access<'_>;
+
+    /// A password in the request that the command carries as a hash: see `AuthCommand::seal`.
+    fn secret(_: &Self::Rest) -> Option<&str> {
+        None
+    }
 
     /// Whether making the reply may take long enough to disturb other work on its thread.
     fn is_long(_: &Self::Rest) -> bool {
@@ -164,6 +173,15 @@ pub trait Method: prost::Message + Default + 'static {
     fn finish(rest: Self::Rest, answer: Option<Response>, local: &Local<'_>) -> Result<Self::Reply, Status>;
 }
 
+/// What a caller must be allowed for a call, when authentication is on.
+#[derive(Clone, Copy, Debug)]
+pub enum Access<'a> {
+    /// What the call's command needs: it is decided by the state that the command changes, when it is applied.
+    Command,
+    /// This: it is decided by the state that the reply is made from.
+    State(Need<'a>),
+}
+
 /// Refuses what a learner does not serve; call before [`Method::start`].
 ///
 /// # Errors
@@ -195,7 +213,8 @@ pub fn begin<M: Method>(request: M, local: &Local<'_>) -> Result<Begun<M>, Statu
         let member = local.settings.responder.member;
         let alarm = Alarm { kind: AlarmKind::NoSpace, member };
         let raised = local.view.alarms().any(|other| other == alarm);
-        let ask = (!raised).then_some(Request::Command(Command::RaiseAlarm(alarm)));
+        let raise = || Request::CommandBy(Author::Member, Command::RaiseAlarm(alarm));
+        let ask = (!raised).then(raise);
         return Ok(Begun { ask, rest: Err(Error::NoSpace.into()) });
     }
     let (ask, rest) = request.start(local.settings)?;
@@ -203,17 +222,43 @@ pub fn begin<M: Method>(request: M, local: &Local<'_>) -> Result<Begun<M>, Statu
 }
 
 impl<M: Method> Begun<M> {
-    /// The second half of a call, with consensus' answer if it was asked.
+    /// What the caller must be allowed.
+    #[must_use]
+    pub fn access(rest: &Result<M::Rest, Status>) -> Access<'_> {
+        rest.as_ref().map_or(Access::State(Need::Nothing), M::access)
+    }
+
+    /// The second half of a call, with consensus' answer if it was asked, on behalf of `author`, who is refused what it
+    /// may not have. Of a call whose access is its command's any author will do: that was decided already.
     ///
     /// # Errors
     /// etcd's status for a request that cannot be answered.
     pub fn finish(
         rest: Result<M::Rest, Status>,
         answer: Option<Result<Response, Status>>,
+        author: &Author,
         local: &Local<'_>,
     ) -> Result<M::Reply, Status> {
-        M::finish(rest?, answer.transpose()?, local)
+        let (rest, answer) = (rest?, answer.transpose()?);
+        if let Access::State(need) = M::access(&rest) {
+            local.view.check(author, &need)?;
+        }
+        M::finish(rest, answer, local)
     }
+}
+
+/// Whether `author` may ask for `ask` and have what `access` says, as far as this state knows.
+///
+/// # Errors
+/// Those of [`View::check`].
+pub fn permit(author: &Author, ask: Option<&Request>, access: Access<'_>, view: &View) -> Result<(), Error> {
+    let need = match (access, ask) {
+        (Access::State(need), _) => need,
+        (Access::Command, Some(Request::Command(command))) => Need::Command(command),
+        // A call that says so and is none must not be open to everybody.
+        (Access::Command, _) => Need::Root,
+    };
+    view.check(author, &need)
 }
 
 /// For answers of the wrong kind: consensus answers what it was asked.

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_api::etcdserverpb as pb;
+use quorate_core::auth::Author;
 use quorate_core::replica::{Request, Response};
 use quorate_node::service::lease::KeepAlive;
 use quorate_node::service::{self, Begun, Local, Method};
@@ -71,7 +72,7 @@ where
 {
     let Begun { ask, rest } = service::begin(decode::<M>(request)?, local)?;
     let finish = move |answer: Option<Response>, local: &Local<'_>| {
-        Begun::<M>::finish(rest, answer.map(Ok), local).map(|reply| reply.encode_to_vec().into())
+        Begun::<M>::finish(rest, answer.map(Ok), &Author::Nobody, local).map(|reply| reply.encode_to_vec().into())
     };
     Ok((ask, Box::new(finish)))
 }

@@ -181,7 +181,13 @@ impl Process {
             history_bytes_max: knobs.history_bytes_max,
             seed: rng.next_u64(),
         };
-        let config = applier::Config { member: told.member, watch, flush_entries: knobs.flush_batches };
+        let config = applier::Config {
+            member: told.member,
+            watch,
+            flush_entries: knobs.flush_batches,
+            session_ttl: Duration::from_secs(300),
+            sessions_since: recovered.entries.last().map_or(recovered.start_index, |entry| entry.index),
+        };
         let applier = Applier::open(config, backends.clone(), recovered.generation).map_err(StartError::Open)?;
         let config = replica_config(start, rng);
         let replica = Replica::new(config, recovered, applier.applied(), &applier.leases(), now);

@@ -52,15 +52,15 @@ const fn foreign(name: &'static str, kind: Kind, default: &'static str) -> Flag 
 #[rustfmt::skip]
 const FLAGS: &[Flag] = &[
     served("advertise-client-urls", Kind::Urls, "http://localhost:2379"),
-    foreign("auth-token", Kind::Text, "simple"),
-    tuning("auth-token-ttl", Kind::Uint, "300"),
+    served("auth-token", Kind::Text, "simple"),
+    served("auth-token-ttl", Kind::Uint, "300"),
     foreign("auto-compaction-mode", Kind::Text, "periodic"),
     foreign("auto-compaction-retention", Kind::Text, "0"),
     foreign("auto-tls", Kind::Bool, "false"),
     tuning("backend-batch-interval", Kind::Duration, "0s"),
     tuning("backend-batch-limit", Kind::Int, "0"),
     tuning("backend-bbolt-freelist-type", Kind::Text, ""),
-    tuning("bcrypt-cost", Kind::Uint, "10"),
+    served("bcrypt-cost", Kind::Uint, "10"),
     tuning("bootstrap-defrag-threshold-megabytes", Kind::Uint, "0"),
     foreign("cert-file", Kind::Text, ""),
     tuning("cipher-suites", Kind::Text, ""),

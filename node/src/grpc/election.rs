@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response};
 
-use super::Server;
 use super::session::{self, Place, created_at, next_event, op, prefix, prefix_end};
+use super::{Caller, Server};
 use crate::status::{Code, Status};
 
 pub(super) fn routes<S: Rows + Send + Sync + 'static>(mut router: Router, server: &Arc<Server<S>>) -> Router {
@@ -35,19 +35,22 @@ struct Elections<S>(Arc<Server<S>>);
 impl<S: Rows + Send + Sync + 'static> Election for Elections<S> {
     async fn campaign(&self, request: Request<CampaignRequest>) -> Result<Response<CampaignResponse>, tonic::Status> {
         self.0.check_leader(request.metadata())?;
-        Ok(Response::new(campaign(&self.0, request.into_inner()).await?))
+        let caller = Caller::from(&request);
+        Ok(Response::new(campaign(&self.0, &caller, request.into_inner()).await?))
     }
 
     async fn proclaim(&self, request: Request<ProclaimRequest>) -> Result<Response<ProclaimResponse>, tonic::Status> {
         self.0.check_leader(request.metadata())?;
+        let caller = Caller::from(&request);
         let ProclaimRequest { leader, value } = request.into_inner();
-        let header = proclaim(&self.0, &leader.ok_or_else(leader_missing)?, value).await?;
+        let header = proclaim(&self.0, &caller, &leader.ok_or_else(leader_missing)?, value).await?;
         Ok(Response::new(ProclaimResponse { header }))
     }
 
     async fn leader(&self, request: Request<LeaderRequest>) -> Result<Response<LeaderResponse>, tonic::Status> {
         self.0.check_leader(request.metadata())?;
-        let reply = self.0.call(session::oldest(&prefix(&request.into_inner().name))).await?;
+        let caller = Caller::from(&request);
+        let reply = self.0.call(&caller, session::oldest(&prefix(&request.into_inner().name))).await?;
         let Some(kv) = reply.kvs.into_iter().next() else {
             return Err(Status::new(Code::Unknown, "election: no leader").into());
         };
@@ -58,11 +61,12 @@ impl<S: Rows + Send + Sync + 'static> Election for Elections<S> {
 
     async fn observe(&self, request: Request<LeaderRequest>) -> Result<Response<Self::ObserveStream>, tonic::Status> {
         self.0.check_leader(request.metadata())?;
-        let (server, prefix) = (Arc::clone(&self.0), prefix(&request.into_inner().name));
+        let (server, caller) = (Arc::clone(&self.0), Caller::from(&request));
+        let prefix = prefix(&request.into_inner().name);
         let (sender, replies) = mpsc::channel(1);
         tokio::spawn(async move {
             let end = tokio::select! {
-                end = observe(&server, &prefix, &sender) => end,
+                end = observe(&server, &caller, &prefix, &sender) => end,
                 () = sender.closed() => return,
             };
             if let Err(status) = end {
@@ -74,6 +78,7 @@ impl<S: Rows + Send + Sync + 'static> Election for Elections<S> {
 
     async fn resign(&self, request: Request<ResignRequest>) -> Result<Response<ResignResponse>, tonic::Status> {
         self.0.check_leader(request.metadata())?;
+        let caller = Caller::from(&request);
         let leader = request.into_inner().leader.ok_or_else(leader_missing)?;
         let delete = pb::DeleteRangeRequest { key: leader.key.clone(), ..Default::default() };
         let txn = pb::TxnRequest {
@@ -81,7 +86,7 @@ impl<S: Rows + Send + Sync + 'static> Election for Elections<S> {
             success: vec![op(pb::request_op::Request::RequestDeleteRange(delete))],
             failure: vec![],
         };
-        let header = self.0.call(txn).await?.header;
+        let header = self.0.call(&caller, txn).await?.header;
         Ok(Response::new(ResignResponse { header }))
     }
 }
@@ -92,10 +97,11 @@ fn leader_missing() -> Status {
 
 async fn campaign<S: Rows + Send + Sync + 'static>(
     server: &Arc<Server<S>>,
+    caller: &Caller,
     request: CampaignRequest,
 ) -> Result<CampaignResponse, Status> {
     let CampaignRequest { name, lease, value } = request;
-    let place = Place::take(server, &name, lease, value.clone()).await?;
+    let place = Place::take(server, caller, &name, lease, value.clone()).await?;
     let leader = |place: &Place<S>| LeaderKey {
         name: name.clone(),
         key: place.key.clone(),
@@ -103,7 +109,7 @@ async fn campaign<S: Rows + Send + Sync + 'static>(
         lease: place.lease,
     };
     if place.found.as_ref().is_some_and(|found| found.value != value) {
-        proclaim(server, &leader(&place), value).await?;
+        proclaim(server, caller, &leader(&place), value).await?;
     }
     let header = place.wait().await?;
     let leader = leader(&place);
@@ -114,6 +120,7 @@ async fn campaign<S: Rows + Send + Sync + 'static>(
 /// Publishes `value` if `leader` still is the key that was created when it says.
 async fn proclaim<S: Rows + Send + Sync + 'static>(
     server: &Server<S>,
+    caller: &Caller,
     leader: &LeaderKey,
     value: bytes::Bytes,
 ) -> Result<Option<pb::ResponseHeader>, Status> {
@@ -123,7 +130,7 @@ async fn proclaim<S: Rows + Send + Sync + 'static>(
         success: vec![op(pb::request_op::Request::RequestPut(put))],
         failure: vec![],
     };
-    let reply = server.call(txn).await?;
+    let reply = server.call(caller, txn).await?;
     if reply.succeeded { Ok(reply.header) } else { Err(Status::new(Code::Unknown, "election: not leader")) }
 }
 
@@ -131,12 +138,13 @@ async fn proclaim<S: Rows + Send + Sync + 'static>(
 /// passed over, the last one never.
 async fn observe<S: Rows + Send + Sync + 'static>(
     server: &Server<S>,
+    caller: &Caller,
     prefix: &[u8],
     sender: &mpsc::Sender<Result<LeaderResponse, tonic::Status>>,
 ) -> Result<(), Status> {
     let mut last: Option<KeyValue> = None;
     loop {
-        let reply = server.call(session::oldest(prefix)).await?;
+        let reply = server.call(caller, session::oldest(prefix)).await?;
         let revision = reply.header.as_ref().map_or(0, |header| header.revision);
         let leader = reply.kvs.into_iter().next();
         if let Some(kv) = &leader

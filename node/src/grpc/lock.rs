@@ -10,8 +10,8 @@ use quorate_api::v3lockpb::{LockRequest, LockResponse, UnlockRequest, UnlockResp
 use quorate_core::rows::Rows;
 use tonic::{Request, Response};
 
-use super::Server;
 use super::session::Place;
+use super::{Caller, Server};
 use crate::status::{Code, Status};
 
 pub(super) fn routes<S: Rows + Send + Sync + 'static>(router: Router, server: &Arc<Server<S>>) -> Router {
@@ -25,23 +25,25 @@ struct Locks<S>(Arc<Server<S>>);
 impl<S: Rows + Send + Sync + 'static> Lock for Locks<S> {
     async fn lock(&self, request: Request<LockRequest>) -> Result<Response<LockResponse>, tonic::Status> {
         self.0.check_leader(request.metadata())?;
-        let request = request.into_inner();
-        Ok(Response::new(lock(&self.0, request).await?))
+        let caller = Caller::from(&request);
+        Ok(Response::new(lock(&self.0, &caller, request.into_inner()).await?))
     }
 
     async fn unlock(&self, request: Request<UnlockRequest>) -> Result<Response<UnlockResponse>, tonic::Status> {
         self.0.check_leader(request.metadata())?;
+        let caller = Caller::from(&request);
         let key = request.into_inner().key;
-        let reply = self.0.call(pb::DeleteRangeRequest { key, ..Default::default() }).await?;
+        let reply = self.0.call(&caller, pb::DeleteRangeRequest { key, ..Default::default() }).await?;
         Ok(Response::new(UnlockResponse { header: reply.header }))
     }
 }
 
 async fn lock<S: Rows + Send + Sync + 'static>(
     server: &Arc<Server<S>>,
+    caller: &Caller,
     request: LockRequest,
 ) -> Result<LockResponse, Status> {
-    let place = Place::take(server, &request.name, request.lease, Bytes::new()).await?;
+    let place = Place::take(server, caller, &request.name, request.lease, Bytes::new()).await?;
     let header = place.wait().await?;
     // The lease may have run out meanwhile.
     if place.read().await?.is_none_or(|kv| kv.create_revision != place.revision) {

@@ -11,7 +11,7 @@ use quorate_core::rows::Rows;
 use quorate_core::watch::{Create, Input};
 use quorate_core::{Blob, Revision};
 
-use super::Server;
+use super::{Caller, Server};
 use crate::status::{Code, Status};
 
 /// Seconds a lease lives that nobody asked for by name.
@@ -20,6 +20,7 @@ const LEASE_TTL: i64 = 60;
 /// A key in the queue of `name`. Unless it is [kept](Place::keep), dropping it removes the key.
 pub(super) struct Place<S: Rows + Send + Sync + 'static> {
     server: Arc<Server<S>>,
+    caller: Caller,
     prefix: Vec<u8>,
     pub(super) key: Bytes,
     pub(super) lease: i64,
@@ -32,9 +33,15 @@ pub(super) struct Place<S: Rows + Send + Sync + 'static> {
 
 impl<S: Rows + Send + Sync + 'static> Place<S> {
     /// Creates the key `<name>/<lease in hex>`, or finds it; grants a lease if `lease` is 0.
-    pub(super) async fn take(server: &Arc<Server<S>>, name: &[u8], lease: i64, value: Bytes) -> Result<Self, Status> {
+    pub(super) async fn take(
+        server: &Arc<Server<S>>,
+        caller: &Caller,
+        name: &[u8],
+        lease: i64,
+        value: Bytes,
+    ) -> Result<Self, Status> {
         let lease = match lease {
-            0 => server.call(pb::LeaseGrantRequest { ttl: LEASE_TTL, id: 0 }).await?.id,
+            0 => server.call(caller, pb::LeaseGrantRequest { ttl: LEASE_TTL, id: 0 }).await?.id,
             lease => lease,
         };
         let prefix = prefix(name);
@@ -42,17 +49,18 @@ impl<S: Rows + Send + Sync + 'static> Place<S> {
         let put = pb::PutRequest { key: key.clone(), value, lease, ..Default::default() };
         let get = pb::RangeRequest { key: key.clone(), ..Default::default() };
         let absent = created_at(key.clone(), 0);
-        let mut place = Self { server: Arc::clone(server), prefix, key, lease, revision: 0, found: None, kept: false };
+        let (server, caller) = (Arc::clone(server), caller.clone());
+        let mut place = Self { server, caller, prefix, key, lease, revision: 0, found: None, kept: false };
         let txn = pb::TxnRequest {
             compare: vec![absent],
             success: vec![op(pb::request_op::Request::RequestPut(put))],
             failure: vec![op(pb::request_op::Request::RequestRange(get))],
         };
-        let reply = match server.call(txn).await {
+        let reply = match place.server.call(&place.caller, txn).await {
             Ok(reply) => reply,
             Err(status) => {
                 // Refused or unknown: if it took effect after all, the key goes when `place` is dropped.
-                place.kept = status.code == Code::NotFound;
+                place.kept = matches!(status.code, Code::NotFound | Code::PermissionDenied);
                 return Err(status);
             }
         };
@@ -72,7 +80,7 @@ impl<S: Rows + Send + Sync + 'static> Place<S> {
             let mut older = oldest(&self.prefix);
             older.sort_order = pb::range_request::SortOrder::Descend.into();
             older.max_create_revision = self.revision - 1;
-            let reply = self.server.call(older).await?;
+            let reply = self.server.call(&self.caller, older).await?;
             let header = reply.header.unwrap_or_default();
             let Some(ahead) = reply.kvs.into_iter().next() else { return Ok(header) };
             let range = KeyRange::Key(Blob(ahead.key));
@@ -83,7 +91,7 @@ impl<S: Rows + Send + Sync + 'static> Place<S> {
     /// The key as it is now.
     pub(super) async fn read(&self) -> Result<Option<KeyValue>, Status> {
         let get = pb::RangeRequest { key: self.key.clone(), ..Default::default() };
-        Ok(self.server.call(get).await?.kvs.into_iter().next())
+        Ok(self.server.call(&self.caller, get).await?.kvs.into_iter().next())
     }
 
     /// The place is won: the key stays.
@@ -98,10 +106,10 @@ impl<S: Rows + Send + Sync + 'static> Drop for Place<S> {
         if self.kept {
             return;
         }
-        let (server, key) = (Arc::clone(&self.server), self.key.clone());
+        let (server, caller, key) = (Arc::clone(&self.server), self.caller.clone(), self.key.clone());
         tokio::spawn(async move {
             // If this fails the lease removes the key.
-            let _ = server.call(pb::DeleteRangeRequest { key, ..Default::default() }).await;
+            let _ = server.call(&caller, pb::DeleteRangeRequest { key, ..Default::default() }).await;
         });
     }
 }

@@ -18,7 +18,7 @@ use tonic::Streaming;
 use tonic::server::{Grpc, ServerStreamingService, StreamingService};
 use tonic_prost::ProstCodec;
 
-use super::{Server, wants_leader};
+use super::{Caller, Server, wants_leader};
 use crate::metrics::Call;
 use crate::service::kv::RangeStream;
 use crate::service::lease::KeepAlive;
@@ -69,11 +69,11 @@ impl<S: Rows + Send + Sync + 'static> StreamingService<pb::LeaseKeepAliveRequest
             let counters = server.metrics.call(KEEP_ALIVE);
             counters.started();
             server.check_leader(request.metadata())?;
-            let wanted = wants_leader(request.metadata());
+            let (wanted, caller) = (wants_leader(request.metadata()), Caller::from(&request));
             let (sender, replies) = mpsc::channel(REPLIES_AHEAD);
             tokio::spawn(async move {
                 let end = tokio::select! {
-                    end = server.keep_alive(request.into_inner(), &sender, &counters) => end,
+                    end = server.keep_alive(&caller, request.into_inner(), &sender, &counters) => end,
                     () = server.leader_lost(wanted) => Err(Error::NoLeader.into()),
                 };
                 counters.handled(end.as_ref().map_or_else(|status| status.code, |()| Code::Ok));
@@ -99,10 +99,12 @@ impl<S: Rows + Send + Sync + 'static> ServerStreamingService<pb::RangeRequest> f
             let counters = server.metrics.call(RANGE_STREAM);
             counters.started();
             server.check_leader(request.metadata())?;
+            let caller = Caller::from(&request);
             let (ask, range) = RangeStream::start(request.into_inner(), &server.settings)?;
             if let Some(ask) = ask {
                 server.ask(ask).await?;
             }
+            server.permit(&caller, None, range.access()).await?;
             let (sender, replies) = mpsc::channel(REPLIES_AHEAD);
             tokio::spawn(async move {
                 let end = server.range_stream(range, &sender, &counters).await;
@@ -120,6 +122,7 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
     /// Answers keep-alives in the order they come, until the client ends the stream.
     async fn keep_alive(
         &self,
+        caller: &Caller,
         mut requests: Streaming<pb::LeaseKeepAliveRequest>,
         replies: &mpsc::Sender<Result<pb::LeaseKeepAliveResponse, tonic::Status>>,
         counters: &Call,
@@ -128,7 +131,7 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
             let Ok(Some(request)) = requests.message().await else { return Ok(()) };
             counters.received(request.encoded_len());
             let (ask, renewal) = KeepAlive::start(&request, &self.picture().local(&self.settings));
-            let answer = self.ask(ask).await?;
+            let answer = self.ask_by(caller, ask, renewal.access(), None).await?;
             let reply = renewal.finish(answer, &self.picture().local(&self.settings));
             counters.sent(reply.encoded_len());
             if replies.send(Ok(reply)).await.is_err() {

@@ -11,6 +11,7 @@ use prost::Message as _;
 use quorate_api::etcdserverpb as pb;
 use quorate_core::error::Error;
 use quorate_core::rows::Rows;
+use quorate_core::store::Need;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -18,8 +19,9 @@ use tonic::server::{Grpc, StreamingService};
 use tonic_prost::ProstCodec;
 
 use super::stream::{Opening, Replies};
-use super::{Server, wants_leader};
+use super::{Caller, Server, wants_leader};
 use crate::metrics::Call;
+use crate::service::Access;
 use crate::service::watch::{self, Encoder, WatchReply};
 use crate::status::{Code, Status};
 
@@ -58,12 +60,12 @@ impl<S: Rows + Send + Sync + 'static> StreamingService<pb::WatchRequest> for Wat
             if server.picture().local(&server.settings).is_learner() {
                 return Err(Status::from(Error::NotSupportedForLearner).into());
             }
-            let wanted = wants_leader(request.metadata());
+            let (wanted, caller) = (wants_leader(request.metadata()), Caller::from(&request));
             let (sender, replies) = mpsc::channel(REPLIES_AHEAD);
             tokio::spawn(async move {
                 server.metrics.watch_streams.inc();
                 let end = tokio::select! {
-                    end = server.watch(request.into_inner(), &sender, &counters) => end,
+                    end = server.watch(&caller, request.into_inner(), &sender, &counters) => end,
                     () = server.leader_lost(wanted) => Error::NoLeader.into(),
                 };
                 server.metrics.watch_streams.dec();
@@ -76,10 +78,18 @@ impl<S: Rows + Send + Sync + 'static> StreamingService<pb::WatchRequest> for Wat
 }
 
 impl<S: Rows + Send + Sync + 'static> Server<S> {
+    /// The answer to a create that the caller is refused. What it may watch is decided here, once. (etcd)
+    async fn refused(&self, caller: &Caller, request: &pb::WatchRequest) -> Option<WatchReply> {
+        let keys = watch::keys(request)?;
+        let status = self.permit(caller, None, Access::State(Need::Read(&keys))).await.err()?;
+        Some(watch::refusal(self.picture().local(&self.settings).header_now(), &status))
+    }
+
     /// Serves one stream until the client goes or the member stops. Requests are taken while the client is slow at
     /// taking replies too, up to [`BACKLOG_MAX`].
     async fn watch(
         &self,
+        caller: &Caller,
         mut requests: Streaming<pb::WatchRequest>,
         replies: &mpsc::Sender<Result<WatchReply, tonic::Status>>,
         counters: &Call,
@@ -94,7 +104,9 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
                 request = requests.message(), if asking && stream.backlog() < BACKLOG_MAX => match request {
                     Ok(Some(request)) => {
                         counters.received(request.encoded_len());
-                        if let Some(input) = watch::input(stream.id, request) {
+                        if let Some(refused) = self.refused(caller, &request).await {
+                            outbox.push_back(refused);
+                        } else if let Some(input) = watch::input(stream.id, request) {
                             stream.send(input);
                         }
                     }

@@ -3,8 +3,9 @@
 use quorate_api::etcdserverpb as pb;
 use quorate_core::replica::{Request, Response};
 use quorate_core::request::Member;
+use quorate_core::store::Need;
 
-use super::{Local, Method, Settings};
+use super::{Access, Local, Method, Settings};
 use crate::status::Status;
 use crate::wire::response;
 use quorate_core::Revision;
@@ -13,6 +14,10 @@ impl Method for pb::MemberListRequest {
     type Reply = pb::MemberListResponse;
     type Rest = ();
     const PATH: &'static str = "/etcdserverpb.Cluster/MemberList";
+
+    fn access((): &()) -> Access<'_> {
+        Access::State(Need::AnyUser)
+    }
 
     fn start(self, _: &Settings) -> Result<(Option<Request>, ()), Status> {
         Ok((self.linearizable.then_some(Request::ReadIndex), ()))

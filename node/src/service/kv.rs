@@ -5,8 +5,9 @@ use quorate_core::Revision;
 use quorate_core::command::{Command, Outcome};
 use quorate_core::replica::{Request, Response};
 use quorate_core::request::{KeyRange, RangeRequest, RequestOp, TxnRequest};
+use quorate_core::store::Need;
 
-use super::{Local, Method, Settings, mismatch};
+use super::{Access, Local, Method, Settings, mismatch};
 use crate::status::{Code, Status};
 use crate::wire::{request, response};
 
@@ -18,6 +19,10 @@ impl Method for pb::RangeRequest {
 
     fn is_long(range: &RangeRequest) -> bool {
         is_long(range)
+    }
+
+    fn access(range: &RangeRequest) -> Access<'_> {
+        Access::State(Need::Read(&range.range))
     }
 
     fn start(self, _: &Settings) -> Result<(Option<Request>, RangeRequest), Status> {
@@ -43,6 +48,10 @@ impl Method for pb::PutRequest {
         put_cost(self)
     }
 
+    fn access((): &()) -> Access<'_> {
+        Access::Command
+    }
+
     fn start(self, settings: &Settings) -> Result<(Option<Request>, ()), Status> {
         let put = request::put(self, settings.limits)?;
         Ok((Some(Request::Command(Command::Put(put))), ()))
@@ -60,6 +69,10 @@ impl Method for pb::DeleteRangeRequest {
     type Reply = pb::DeleteRangeResponse;
     type Rest = ();
     const PATH: &'static str = "/etcdserverpb.KV/DeleteRange";
+
+    fn access((): &()) -> Access<'_> {
+        Access::Command
+    }
 
     fn start(self, settings: &Settings) -> Result<(Option<Request>, ()), Status> {
         let delete = request::delete_range(self, settings.limits)?;
@@ -96,6 +109,10 @@ impl Method for pb::TxnRequest {
         })
     }
 
+    fn access(txn: &Self::Rest) -> Access<'_> {
+        txn.as_ref().map_or(Access::Command, |txn| Access::State(Need::Txn(txn)))
+    }
+
     fn start(self, settings: &Settings) -> Result<(Option<Request>, Self::Rest), Status> {
         let txn = request::txn(self, settings.limits)?;
         if !request::is_read_only(&txn) {
@@ -123,6 +140,10 @@ impl Method for pb::CompactionRequest {
 
     fn waits_for_compaction(floor: &Option<Revision>) -> Option<Revision> {
         *floor
+    }
+
+    fn access(_: &Self::Rest) -> Access<'_> {
+        Access::Command
     }
 
     fn start(self, _: &Settings) -> Result<(Option<Request>, Self::Rest), Status> {
@@ -209,6 +230,12 @@ impl RangeStream {
         let ask = (!request.serializable).then_some(Request::ReadIndex);
         let bytes_max = settings.limits.request_bytes_max;
         Ok((ask, Self { request, chunk: Self::FIRST_CHUNK, bytes_max, sent: 0, count: 0, finished: false }))
+    }
+
+    /// What the caller must be allowed.
+    #[must_use]
+    pub fn access(&self) -> Access<'_> {
+        Access::State(Need::Read(&self.request.range))
     }
 
     /// The next message, or `None` after the last one. Header, `more` and `count` are in the last one only.

@@ -3,9 +3,10 @@
 use quorate_api::etcdserverpb as pb;
 use quorate_core::command::{Command, Outcome};
 use quorate_core::replica::{Request, Response};
+use quorate_core::store::Need;
 use quorate_core::{LeaseId, Revision};
 
-use super::{Local, Method, Settings, mismatch};
+use super::{Access, Local, Method, Settings, mismatch};
 use crate::status::Status;
 use crate::wire::{request, response};
 
@@ -17,6 +18,10 @@ impl Method for pb::LeaseGrantRequest {
     /// (etcd: leaseOverhead)
     fn cost(&self) -> u64 {
         64
+    }
+
+    fn access((): &()) -> Access<'_> {
+        Access::Command
     }
 
     fn start(self, _: &Settings) -> Result<(Option<Request>, ()), Status> {
@@ -41,6 +46,10 @@ impl Method for pb::LeaseRevokeRequest {
     type Rest = ();
     const PATH: &'static str = "/etcdserverpb.Lease/LeaseRevoke";
 
+    fn access((): &()) -> Access<'_> {
+        Access::Command
+    }
+
     fn start(self, _: &Settings) -> Result<(Option<Request>, ()), Status> {
         Ok((Some(Request::Command(Command::LeaseRevoke(LeaseId(self.id)))), ()))
     }
@@ -60,6 +69,10 @@ impl Method for pb::LeaseTimeToLiveRequest {
     /// The lease, and whether its keys are wanted.
     type Rest = (LeaseId, bool);
     const PATH: &'static str = "/etcdserverpb.Lease/LeaseTimeToLive";
+
+    fn access((id, wants_keys): &Self::Rest) -> Access<'_> {
+        Access::State(if *wants_keys { Need::ReadLease(*id) } else { Need::AnyUser })
+    }
 
     fn start(self, _: &Settings) -> Result<(Option<Request>, Self::Rest), Status> {
         let id = LeaseId(self.id);
@@ -87,6 +100,10 @@ impl Method for pb::LeaseLeasesRequest {
     type Rest = ();
     const PATH: &'static str = "/etcdserverpb.Lease/LeaseLeases";
 
+    fn access((): &()) -> Access<'_> {
+        Access::State(Need::ReadLeases)
+    }
+
     fn start(self, _: &Settings) -> Result<(Option<Request>, ()), Status> {
         Ok((None, ()))
     }
@@ -111,6 +128,12 @@ impl KeepAlive {
     pub fn start(request: &pb::LeaseKeepAliveRequest, local: &Local<'_>) -> (Request, Self) {
         let id = LeaseId(request.id);
         (Request::KeepAlive(id), Self { id, revision: local.view.revision() })
+    }
+
+    /// What the caller must be allowed.
+    #[must_use]
+    pub fn access(&self) -> Access<'static> {
+        Access::State(Need::WriteLease(self.id))
     }
 
     /// The reply. A lease that does not exist is answered by a TTL of 0; the stream goes on.

@@ -5,10 +5,10 @@ use quorate_core::command::{Command, Outcome};
 use quorate_core::error::Error;
 use quorate_core::replica::{Request, Response};
 use quorate_core::request::{Alarm, AlarmKind};
-use quorate_core::store::KvHash;
+use quorate_core::store::{KvHash, Need};
 use quorate_core::{NodeId, Revision};
 
-use super::{CLUSTER_VERSION, DOWNGRADE_VERSION, ETCD_VERSION, Local, Method, Settings, mismatch};
+use super::{Access, CLUSTER_VERSION, DOWNGRADE_VERSION, ETCD_VERSION, Local, Method, Settings, mismatch};
 use crate::status::{Code, Status};
 
 impl Method for pb::StatusRequest {
@@ -16,6 +16,10 @@ impl Method for pb::StatusRequest {
     type Rest = ();
     const PATH: &'static str = "/etcdserverpb.Maintenance/Status";
     const FOR_LEARNERS: bool = true;
+
+    fn access((): &()) -> Access<'_> {
+        Access::State(Need::AnyUser)
+    }
 
     fn start(self, _: &Settings) -> Result<(Option<Request>, ()), Status> {
         Ok((None, ()))
@@ -58,6 +62,10 @@ impl Method for pb::MoveLeaderRequest {
     type Rest = ();
     const PATH: &'static str = "/etcdserverpb.Maintenance/MoveLeader";
 
+    fn access((): &()) -> Access<'_> {
+        Access::State(Need::Root)
+    }
+
     fn start(self, _: &Settings) -> Result<(Option<Request>, ()), Status> {
         Ok((Some(Request::Transfer(NodeId(self.target_id))), ()))
     }
@@ -76,6 +84,10 @@ impl Method for pb::DefragmentRequest {
     const PATH: &'static str = "/etcdserverpb.Maintenance/Defragment";
     const DEFRAGMENTS: bool = true;
 
+    fn access((): &()) -> Access<'_> {
+        Access::State(Need::Root)
+    }
+
     fn start(self, _: &Settings) -> Result<(Option<Request>, ()), Status> {
         Ok((None, ()))
     }
@@ -92,6 +104,10 @@ impl Method for pb::HashRequest {
 
     fn is_long((): &()) -> bool {
         true
+    }
+
+    fn access((): &()) -> Access<'_> {
+        Access::State(Need::Root)
     }
 
     fn start(self, _: &Settings) -> Result<(Option<Request>, ()), Status> {
@@ -114,6 +130,10 @@ impl Method for pb::HashKvRequest {
         true
     }
 
+    fn access(_: &Self::Rest) -> Access<'_> {
+        Access::State(Need::Root)
+    }
+
     fn start(self, _: &Settings) -> Result<(Option<Request>, Self::Rest), Status> {
         Ok((None, (self.revision != 0).then_some(Revision(self.revision))))
     }
@@ -134,6 +154,10 @@ impl Method for pb::DowngradeRequest {
     /// Whether a downgrade under way is a mistake.
     type Rest = bool;
     const PATH: &'static str = "/etcdserverpb.Maintenance/Downgrade";
+
+    fn access(validates: &bool) -> Access<'_> {
+        if *validates { Access::State(Need::Root) } else { Access::Command }
+    }
 
     fn start(self, _: &Settings) -> Result<(Option<Request>, bool), Status> {
         use pb::downgrade_request::DowngradeAction;
@@ -178,6 +202,10 @@ impl Method for pb::AlarmRequest {
     /// Of which type alarms are listed, if that was asked; NONE is all.
     type Rest = Option<pb::AlarmType>;
     const PATH: &'static str = "/etcdserverpb.Maintenance/Alarm";
+
+    fn access(list: &Self::Rest) -> Access<'_> {
+        if list.is_some() { Access::State(Need::AnyUser) } else { Access::Command }
+    }
 
     fn start(self, _: &Settings) -> Result<(Option<Request>, Self::Rest), Status> {
         use pb::alarm_request::AlarmAction;

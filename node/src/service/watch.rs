@@ -11,6 +11,7 @@ use quorate_core::store::Event;
 use quorate_core::watch::{Create, Delivered, Input, Response};
 use quorate_core::{Blob, Revision, StreamId, Term, WatchId};
 
+use crate::status::Status;
 use crate::wire::{GRPC_OVERHEAD_BYTES, Limits, Responder, response};
 
 /// What etcd calls the whole stream.
@@ -25,6 +26,30 @@ pub fn input(stream: StreamId, request: pb::WatchRequest) -> Option<Input> {
         RequestUnion::CancelRequest(cancel) => Input::Cancel(stream, WatchId(cancel.watch_id)),
         RequestUnion::ProgressRequest(pb::WatchProgressRequest {}) => Input::Progress(stream),
     })
+}
+
+/// The keys a client must be allowed to read for what it asks; `None` if it asks for none.
+#[must_use]
+pub fn keys(request: &pb::WatchRequest) -> Option<KeyRange> {
+    use pb::watch_request::RequestUnion;
+    let Some(RequestUnion::CreateRequest(create)) = &request.request_union else { return None };
+    let (key, end) = (create.key.clone(), create.range_end.clone());
+    // A range without keys is refused as such to whoever may read where it starts.
+    let empty = || KeyRange::Bounded { start: Blob(create.key.clone()), end: Blob(create.range_end.clone()) };
+    Some(range(key, end).unwrap_or_else(empty))
+}
+
+/// The answer to a create that is refused, which does not end the stream. (etcd)
+#[must_use]
+pub fn refusal(header: pb::ResponseHeader, status: &Status) -> WatchReply {
+    WatchReply {
+        header: Some(header),
+        watch_id: WHOLE_STREAM,
+        created: true,
+        canceled: true,
+        cancel_reason: status.to_string_of_grpc(),
+        ..WatchReply::default()
+    }
 }
 
 fn create(request: pb::WatchCreateRequest) -> Create {
