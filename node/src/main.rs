@@ -59,7 +59,9 @@ fn serve(config: &Config) -> ExitCode {
         std::process::abort();
     }));
     config.warnings.iter().for_each(|warning| warn!("{warning}"));
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // A worker may be waiting for the disk: see `member`.
+    let workers = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             error!(error = error.to_string(), "discovery failed");

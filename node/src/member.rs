@@ -9,33 +9,41 @@
 //!
 //! The driver has no thread: whoever brings it something (a client's handler, a peer's stream, one of the threads above)
 //! gives it its turn, see `combiner`. It never waits, so its callers do not either. Everyone takes all that is waiting
-//! at once, so under load each item costs less, and no write waits for more than one sync.
+//! at once, so under load each item costs less, and no write waits for more than one sync. A client's handler that finds
+//! the log idle writes and applies itself instead of waking a thread to wait for, see `station`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_core::entry::Record;
 use quorate_core::error::Error;
 use quorate_core::replica::{self, Replica, Request, Response};
-use quorate_core::{Instant, NodeId, RequestId, Revision, StreamId, WriteId, raft, watch};
+use quorate_core::{Instant, NodeId, Revision, StreamId, raft, watch};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::applier::{self, Applier, HistoryRead, Published, Snap};
+use crate::applier::{self, Applier, HistoryRead, Published};
 use crate::backend::{Backend, BackendError, Backends};
 use crate::disk::Disk;
-use crate::driver::{Driver, Effects, Event, Frame};
+use crate::driver::{Driver, Event, Frame};
 use crate::service::MemberStatus;
 use crate::wal::Wal;
 
+mod applying;
 mod combiner;
+mod driving;
+mod log;
 mod mailbox;
+mod station;
 
-use combiner::{Combiner, Worker};
+use applying::{ApplyStage, Front};
+use combiner::{Combiner, Due};
+use driving::{DriverWorker, ToDriver};
+use log::{LogStage, ToLog};
 use mailbox::Mailbox;
+use station::Station;
 
 /// Sends frames to other members: at once, dropping what cannot be sent. Called from the driver's thread.
 pub trait Peers: Send + 'static {
@@ -75,15 +83,6 @@ pub struct Parts<D, B: Backends, P, O> {
     pub epoch: std::time::Instant,
 }
 
-enum ToDriver {
-    Event(Event),
-    Request(Request, oneshot::Sender<Result<Response, Error>>),
-}
-
-enum ToLog {
-    Write(Vec<Record>, WriteId),
-}
-
 /// What clients' handlers and peers' streams hold of a running member. Cheap to clone.
 pub struct Member<S> {
     shared: Arc<Shared<S>>,
@@ -97,18 +96,14 @@ impl<S> Clone for Member<S> {
 
 struct Shared<S> {
     driver: Combiner<DriverWorker>,
-    log: Mailbox<ToLog>,
-    applier: Mailbox<applier::Input>,
-    published: RwLock<Arc<Published<S>>>,
+    log: Station<ToLog>,
+    applier: Station<applier::Input>,
+    front: Arc<Front<S>>,
     epoch: std::time::Instant,
     status: tokio::sync::watch::Receiver<raft::Status>,
-    disk_bytes: AtomicU64,
-    streams: Mutex<HashMap<StreamId, mpsc::UnboundedSender<watch::Response>>>,
     next_stream: AtomicU64,
-    /// The floor below which nothing is left on disk either.
-    compacted: tokio::sync::watch::Sender<Revision>,
-    /// Those who wait for the next defragmentation.
-    defragmenting: Mutex<Vec<oneshot::Sender<Result<(), BackendError>>>>,
+    /// Held by the one client's handler that does the log's or the applier's work.
+    carrier: Mutex<()>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -134,48 +129,50 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
     {
         let Parts { replica, wal, applier, peers, observer, epoch } = parts;
         let (status_changed, status) = tokio::sync::watch::channel(replica.status().clone());
-        let (log, to_applier, history) = (Mailbox::new(), Mailbox::new(), Mailbox::new());
-        let worker = DriverWorker {
-            driver: Driver::new(replica),
+        let observer: Arc<dyn Observer> = observer;
+        let (to_log, to_applier, history) = (Mailbox::new(), Mailbox::new(), Mailbox::new());
+        let front = Arc::new(Front::new(&applier));
+        let driver = DriverWorker::new(
+            Driver::new(replica),
             epoch,
-            peers: Box::new(peers),
-            observer: Arc::clone(&observer) as Arc<dyn Observer>,
-            log: log.clone(),
-            applier: to_applier.clone(),
-            status: status_changed,
-            waiting: HashMap::new(),
-            next: RequestId(0),
-            inbox: Vec::new(),
-            effects: Effects::default(),
-            writing: None,
-            stopped: false,
+            Box::new(peers),
+            Arc::clone(&observer),
+            to_log.clone(),
+            to_applier.clone(),
+            status_changed,
+        );
+        let applying = ApplyStage {
+            applier,
+            front: Arc::clone(&front),
+            history: history.clone(),
+            observer: Arc::clone(&observer),
+            epoch,
+            inbox: VecDeque::new(),
+            effects: applier::Effects::default(),
         };
         let shared = Arc::new(Shared {
-            driver: Combiner::new(worker),
-            log,
-            applier: to_applier,
-            published: RwLock::new(applier.published()),
+            driver: Combiner::new(driver),
+            log: Station::new(to_log, LogStage::new(wal, observer)),
+            applier: Station::new(to_applier, applying),
+            front,
             epoch,
             status,
-            disk_bytes: AtomicU64::new(applier.backend().disk_bytes()),
-            streams: Mutex::new(HashMap::new()),
             next_stream: AtomicU64::new(1),
-            compacted: tokio::sync::watch::Sender::new(Revision(-1)),
-            defragmenting: Mutex::default(),
+            carrier: Mutex::new(()),
             threads: Mutex::new(Vec::new()),
         });
         let threads = [
             spawn("quorate-timer", {
                 let shared = Arc::clone(&shared);
-                move || shared.driver.keep_time()
+                move || shared.driver.keep_time(|due| shared.wake(due))
             }),
             spawn("quorate-log", {
-                let (shared, observer) = (Arc::clone(&shared), Arc::clone(&observer));
-                move || run_log(&shared, wal, &*observer)
+                let shared = Arc::clone(&shared);
+                move || shared.log.serve(|events| shared.tell(events.drain(..)))
             }),
             spawn("quorate-apply", {
-                let (shared, history) = (Arc::clone(&shared), history.clone());
-                move || run_applier(&shared, applier, &history, &*observer, epoch)
+                let shared = Arc::clone(&shared);
+                move || shared.applier.serve(|events| shared.tell(events.drain(..)))
             }),
             spawn("quorate-history", {
                 let shared = Arc::clone(&shared);
@@ -194,29 +191,21 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
         let (answer, answered) = oneshot::channel();
         let patient = matches!(request, Request::Command(_) | Request::CommandBy(..));
         let item = ToDriver::Request(request, answer);
-        if patient {
-            self.shared.driver.send_patient(item)
-        } else {
-            self.shared.driver.send([item])
-        }
+        let driver = &self.shared.driver;
+        let due = if patient { driver.send_patient(item) } else { driver.send([item]) };
+        self.shared.carry_through(due);
         answered.await.unwrap_or(Err(Error::Stopped))
     }
 
     /// A frame of a peer arrived.
     pub fn received(&self, from: NodeId, frame: Bytes) {
-        self.shared.driver.send([ToDriver::Event(Event::Frame(from, frame))]);
+        self.shared.tell([ToDriver::Event(Event::Frame(from, frame))]);
     }
 
     /// The state that readers see.
     #[must_use]
     pub fn published(&self) -> Arc<Published<S>> {
-        Arc::clone(&self.shared.published.read().expect("no holder panics"))
-    }
-
-    /// The member's clock.
-    #[must_use]
-    pub fn now(&self) -> Instant {
-        now(self.shared.epoch)
+        Arc::clone(&self.shared.front.published.read().expect("no holder panics"))
     }
 
     /// What the member knows of itself.
@@ -225,8 +214,14 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
         MemberStatus {
             raft: self.shared.status.borrow().clone(),
             applied: self.published().applied,
-            disk_bytes: self.shared.disk_bytes.load(Ordering::Relaxed),
+            disk_bytes: self.shared.front.disk_bytes.load(Ordering::Relaxed),
         }
+    }
+
+    /// The member's clock.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        now(self.shared.epoch)
     }
 
     /// Follows role, term, leader and standing.
@@ -240,14 +235,14 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
     pub fn watch(&self) -> WatchStream<S> {
         let id = StreamId(self.shared.next_stream.fetch_add(1, Ordering::Relaxed));
         let (sender, responses) = mpsc::unbounded_channel();
-        self.shared.streams.lock().expect("no holder panics").insert(id, sender);
+        self.shared.front.streams.lock().expect("no holder panics").insert(id, sender);
         self.shared.applier.send(applier::Input::Watch(watch::Input::Open(id)));
         WatchStream { member: self.clone(), id, responses }
     }
 
     /// Returns once every row below `floor` is physically gone. (etcd: compaction with physical)
     pub async fn compacted(&self, floor: Revision) {
-        let mut compacted = self.shared.compacted.subscribe();
+        let mut compacted = self.shared.front.compacted.subscribe();
         let _ = compacted.wait_for(|gone| *gone >= floor).await;
     }
 
@@ -259,7 +254,7 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
         // Rows that are about to go had better be gone.
         self.compacted(self.published().view.compacted()).await;
         let (answer, answered) = oneshot::channel();
-        self.shared.defragmenting.lock().expect("no holder panics").push(answer);
+        self.shared.front.defragmenting.lock().expect("no holder panics").push(answer);
         self.shared.applier.send(applier::Input::Defragment);
         answered.await.unwrap_or_else(|_| Err(BackendError("the member stopped".to_owned())))
     }
@@ -273,7 +268,7 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
         };
         if let Some(this) = member {
             let mut changes = self.status_changes();
-            self.shared.driver.send([ToDriver::Event(Event::Input(replica::Input::StepDown))]);
+            self.shared.tell([ToDriver::Event(Event::Input(replica::Input::StepDown))]);
             let other = changes.wait_for(|status| status.leader.is_some() && status.leader != this);
             let _ = tokio::time::timeout(patience, other).await;
         }
@@ -319,8 +314,51 @@ impl<S: Send + Sync + 'static> WatchStream<S> {
 
 impl<S: Send + Sync + 'static> Drop for WatchStream<S> {
     fn drop(&mut self) {
-        self.member.shared.streams.lock().expect("no holder panics").remove(&self.id);
+        self.member.shared.front.streams.lock().expect("no holder panics").remove(&self.id);
         self.send(watch::Input::Close(self.id));
+    }
+}
+
+impl<S> Shared<S> {
+    /// Brings events to the driver; whatever they leave to do is done by the threads.
+    fn tell(&self, events: impl IntoIterator<Item = ToDriver>) {
+        self.wake(self.driver.send(events));
+    }
+
+    /// Wakes the threads for what is left to do.
+    fn wake(&self, due: Due) {
+        if due.log {
+            self.log.wake();
+        }
+        if due.applier {
+            self.applier.wake();
+        }
+    }
+
+    /// Does what the caller's own request left to do, write, sync and apply, if nobody else is at it: for a caller who
+    /// would otherwise sleep until three threads have woken each other in turn. What this leaves to do goes to the
+    /// threads, so under load it is they who work, on ever larger batches.
+    ///
+    /// This blocks a worker of the runtime, though never more than one: the others carry its tasks and its network.
+    /// (`block_in_place` would be the general way, and was measured to cost more than the wake-ups saved.)
+    fn carry_through(&self, mut due: Due) {
+        let has_other_workers =
+            || tokio::runtime::Handle::try_current().is_ok_and(|runtime| runtime.metrics().num_workers() > 1);
+        let Ok(_only) = self.carrier.try_lock() else { return self.wake(due) };
+        if !due.log || !has_other_workers() {
+            return self.wake(due);
+        }
+        self.wake(Due { log: false, ..due });
+        match self.log.try_turn(|events| self.driver.send(events.drain(..))) {
+            Some(next) => due = next,
+            None => return self.log.wake(),
+        }
+        self.wake(Due { applier: false, ..due });
+        if due.applier {
+            due.log = false;
+            due = self.applier.try_turn(|events| self.driver.send(events.drain(..))).unwrap_or(due);
+            self.wake(due);
+        }
     }
 }
 
@@ -335,212 +373,6 @@ fn now(epoch: std::time::Instant) -> Instant {
 
 fn deadline(epoch: std::time::Instant, at: Instant) -> Option<std::time::Instant> {
     (at != Instant::FAR).then(|| epoch + Duration::from_nanos(at.0))
-}
-
-/// The driver and whom it hands its effects.
-struct DriverWorker {
-    driver: Driver,
-    epoch: std::time::Instant,
-    peers: Box<dyn Peers>,
-    observer: Arc<dyn Observer>,
-    log: Mailbox<ToLog>,
-    applier: Mailbox<applier::Input>,
-    status: tokio::sync::watch::Sender<raft::Status>,
-    waiting: HashMap<RequestId, oneshot::Sender<Result<Response, Error>>>,
-    next: RequestId,
-    inbox: Vec<Event>,
-    effects: Effects,
-    /// The last write handed to the log, until it is persisted.
-    writing: Option<WriteId>,
-    stopped: bool,
-}
-
-impl Worker for DriverWorker {
-    type Item = ToDriver;
-
-    fn turn(&mut self, items: &mut Vec<ToDriver>) {
-        if self.stopped {
-            return items.clear(); // Clients learn it from their dropped answers.
-        }
-        for item in items.drain(..) {
-            let event = match item {
-                ToDriver::Event(event) => event,
-                ToDriver::Request(request, answer) => {
-                    self.next = self.next.next();
-                    self.waiting.insert(self.next, answer);
-                    Event::Request(self.next, request)
-                }
-            };
-            if let Event::Input(replica::Input::Persisted { write }) = &event
-                && self.writing.is_some_and(|writing| writing <= *write)
-            {
-                self.writing = None;
-            }
-            self.inbox.push(event);
-        }
-        self.driver.turn(now(self.epoch), &mut self.inbox, &mut self.effects);
-        self.carry_out();
-    }
-
-    fn deadline(&self) -> Option<std::time::Instant> {
-        if self.stopped { None } else { deadline(self.epoch, self.driver.deadline()) }
-    }
-
-    /// What is proposed now would wait for the log anyway: it makes a larger batch if it waits here.
-    fn is_busy(&self) -> bool {
-        self.writing.is_some() && !self.stopped
-    }
-}
-
-impl DriverWorker {
-    fn carry_out(&mut self) {
-        let effects = &mut self.effects;
-        if !effects.frames.is_empty() {
-            self.peers.send(&mut effects.frames);
-            effects.frames.clear();
-        }
-        if let Some(through) = effects.persist_through.take() {
-            self.writing = Some(through);
-            self.log.send(ToLog::Write(std::mem::take(&mut effects.records), through));
-        }
-        if !effects.applier.is_empty() {
-            self.applier.send_all(effects.applier.drain(..));
-        }
-        for (id, result) in effects.responses.drain(..) {
-            self.observer.answered(result.is_err());
-            if let Some(answer) = self.waiting.remove(&id) {
-                let _ = answer.send(result); // The client may have gone.
-            }
-        }
-        for status in effects.changed.drain(..) {
-            self.observer.changed(&status);
-            self.status.send_replace(status);
-        }
-        for (from, error) in effects.malformed.drain(..) {
-            self.observer.malformed(from, &error.to_string());
-        }
-        if let Some((index, ours, theirs)) = effects.diverged.take() {
-            self.observer.fatal(&format!(
-                "the applied state at index {index} has hash {ours:016x}, but a majority of members has {theirs:016x}: \
-                 this member's state is wrong and must not be served"
-            ));
-        }
-    }
-
-    fn stop(&mut self) {
-        self.stopped = true;
-        self.waiting.clear();
-        self.log.close();
-        self.applier.close();
-    }
-}
-
-/// After so long without a write the log is marked, see [`Wal::mark`].
-const LOG_IDLE: Duration = Duration::from_millis(100);
-
-fn run_log<S, D: Disk>(shared: &Shared<S>, mut wal: Wal<D>, observer: &impl Observer) {
-    let mut items = Vec::new();
-    let mut records = Vec::new();
-    let idle = || Some(std::time::Instant::now() + LOG_IDLE);
-    let mut mark_at = idle();
-    while shared.log.receive(&mut items, mark_at) {
-        let mut through = None;
-        let mut releases = false;
-        for ToLog::Write(more, write) in items.drain(..) {
-            releases |= more.iter().any(|record| matches!(record, Record::Compact { .. } | Record::Snapshot { .. }));
-            records.extend(more);
-            through = Some(write);
-        }
-        let Some(write) = through else {
-            // Nothing to do: say on disk that the last records are durable. No sync, the system writes it back in time.
-            if let Err(error) = wal.mark() {
-                observer.fatal(&format!("the write-ahead log cannot be written: {error}"));
-            }
-            mark_at = None;
-            continue;
-        };
-        mark_at = idle();
-        let began = std::time::Instant::now();
-        if let Err(error) = wal.append(&records).and_then(|()| wal.sync()) {
-            observer.fatal(&format!("the write-ahead log cannot be written: {error}"));
-        }
-        observer.synced(began.elapsed(), records.len());
-        records.clear();
-        shared.driver.send([ToDriver::Event(Event::Input(replica::Input::Persisted { write }))]);
-        if releases && let Err(error) = wal.release() {
-            observer.fatal(&format!("the write-ahead log's old segments cannot be removed: {error}"));
-        }
-    }
-    if let Err(error) = wal.mark().and_then(|()| wal.sync()) {
-        observer.fatal(&format!("the write-ahead log cannot be closed: {error}"));
-    }
-}
-
-fn run_applier<S, B>(
-    shared: &Arc<Shared<S>>,
-    mut applier: Applier<B>,
-    history: &Mailbox<HistoryRead<Snap<B>>>,
-    observer: &impl Observer,
-    epoch: std::time::Instant,
-) where
-    S: quorate_core::rows::Rows + Send + Sync + 'static,
-    B: Backends<Backend: Backend<Snapshot = S>>,
-{
-    let mut items = Vec::new();
-    let mut inbox = VecDeque::new();
-    let mut effects = applier::Effects::default();
-    loop {
-        let until =
-            if applier.has_work() { Some(std::time::Instant::now()) } else { deadline(epoch, applier.deadline()) };
-        if !shared.applier.receive(&mut items, until) {
-            break;
-        }
-        inbox.extend(items.drain(..));
-        let began = std::time::Instant::now();
-        if let Err(error) = applier.turn(now(epoch), &mut inbox, &mut effects) {
-            observer.fatal(&format!("the applied state cannot be kept: {error}"));
-        }
-        if let Some(published) = effects.published.take() {
-            observer.applied(began.elapsed(), std::mem::take(&mut effects.puts), std::mem::take(&mut effects.deletes));
-            *shared.published.write().expect("no holder panics") = published;
-            shared.disk_bytes.store(applier.backend().disk_bytes(), Ordering::Relaxed);
-        }
-        if !effects.watch.is_empty() {
-            let streams = shared.streams.lock().expect("no holder panics");
-            for (stream, response) in effects.watch.drain(..) {
-                if let Some(sender) = streams.get(&stream) {
-                    let _ = sender.send(response); // The client may have gone.
-                }
-            }
-        }
-        if !effects.driver.is_empty() {
-            let inputs = effects.driver.drain(..);
-            shared.driver.send(inputs.map(|input| ToDriver::Event(Event::Input(input))));
-        }
-        if !effects.history.is_empty() {
-            history.send_all(effects.history.drain(..));
-        }
-        if let Some(floor) = effects.compacted.take() {
-            shared.compacted.send_replace(floor);
-        }
-        if let Some(job) = effects.defragment.take() {
-            let shared = Arc::clone(shared);
-            let waiting = std::mem::take(&mut *shared.defragmenting.lock().expect("no holder panics"));
-            // Not joined: whoever stops the member does not wait for it, and it leaves nothing half done.
-            drop(spawn("quorate-defrag", move || {
-                let result = job();
-                if let Ok(disk_bytes) = &result {
-                    shared.disk_bytes.store(*disk_bytes, Ordering::Relaxed);
-                }
-                for answer in waiting {
-                    let _ = answer.send(result.as_ref().map(|_| ()).map_err(|error| BackendError(error.0.clone())));
-                }
-            }));
-        }
-    }
-    shared.defragmenting.lock().expect("no holder panics").clear();
-    shared.streams.lock().expect("no holder panics").clear();
-    history.close();
 }
 
 fn run_history<S: quorate_core::rows::Rows>(shared: &Shared<S>, history: &Mailbox<HistoryRead<S>>) {

@@ -161,9 +161,14 @@ impl Raft {
     pub(super) fn dismiss(&mut self) {
         let now = self.now;
         let Some(leader) = self.leader.as_mut().filter(|leader| !leader.departing.is_empty()) else { return };
-        for (id, _) in leader.departing.extract_if(.., |_, until| *until <= now) {
-            leader.peers.remove(&id);
-        }
+        let peers = &mut leader.peers;
+        leader.departing.retain(|id, until| {
+            let stays = *until > now;
+            if !stays {
+                peers.remove(id);
+            }
+            stays
+        });
     }
 
     /// Steps down once a configuration without this leader is committed; the next leader need not wait. (Raft §6; thesis

@@ -5,9 +5,25 @@
 //! itself, and what arrives meanwhile is done by it in one more turn.
 
 use std::mem;
+use std::ops::BitOrAssign;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
+
+/// Whom a turn left something to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use = "somebody must do it or be woken"]
+pub(super) struct Due {
+    pub(super) log: bool,
+    pub(super) applier: bool,
+}
+
+impl BitOrAssign for Due {
+    fn bitor_assign(&mut self, other: Self) {
+        self.log |= other.log;
+        self.applier |= other.applier;
+    }
+}
 
 /// What a [`Combiner`] guards.
 pub(super) trait Worker: Send {
@@ -15,7 +31,7 @@ pub(super) trait Worker: Send {
     type Item: Send;
 
     /// Does everything in `items`, and what time demands.
-    fn turn(&mut self, items: &mut Vec<Self::Item>);
+    fn turn(&mut self, items: &mut Vec<Self::Item>) -> Due;
 
     /// When the next turn is due at the latest, whatever arrives.
     fn deadline(&self) -> Option<Instant>;
@@ -60,43 +76,43 @@ impl<W: Worker> Combiner<W> {
         }
     }
 
-    /// Brings work that does not wait.
-    pub(super) fn send(&self, items: impl IntoIterator<Item = W::Item>) {
+    /// Brings work that does not wait. What is left to do after a turn is told to whoever gave it.
+    pub(super) fn send(&self, items: impl IntoIterator<Item = W::Item>) -> Due {
         let mut inbox = self.inbox.lock().expect("no holder of this lock panics");
         inbox.items.extend(items);
         inbox.urgent = true;
         drop(inbox);
-        self.run();
+        self.run()
     }
 
     /// Brings work that waits while the worker is busy.
-    pub(super) fn send_patient(&self, item: W::Item) {
+    pub(super) fn send_patient(&self, item: W::Item) -> Due {
         self.inbox.lock().expect("no holder of this lock panics").items.push(item);
         // The order matters: the worker says that it is no longer busy before it looks into the inbox a last time.
-        if !self.busy.load(Ordering::SeqCst) {
-            self.run();
-        }
+        if self.busy.load(Ordering::SeqCst) { Due::default() } else { self.run() }
     }
 
     /// Gives the worker turns until nothing is left that does not wait. If it is at work already, whoever gives it its
     /// turn looks into the inbox again afterwards.
-    fn run(&self) {
+    fn run(&self) -> Due {
         let mut items = Vec::new();
+        let mut due = Due::default();
         while let Ok(mut worker) = self.worker.try_lock() {
             let mut inbox = self.inbox.lock().expect("no holder of this lock panics");
             mem::swap(&mut inbox.items, &mut items);
             inbox.urgent = false;
             drop(inbox);
-            worker.turn(&mut items);
+            due |= worker.turn(&mut items);
             items.clear();
             self.busy.store(worker.is_busy(), Ordering::SeqCst);
             self.set_timer(worker.deadline());
             drop(worker);
             let inbox = self.inbox.lock().expect("no holder of this lock panics");
             if inbox.items.is_empty() || (!inbox.urgent && self.busy.load(Ordering::SeqCst)) {
-                return;
+                break;
             }
         }
+        due
     }
 
     fn set_timer(&self, deadline: Option<Instant>) {
@@ -114,14 +130,14 @@ impl<W: Worker> Combiner<W> {
     }
 
     /// Gives the worker its turns when only time passes, until [`Combiner::close`]. For a thread of its own.
-    pub(super) fn keep_time(&self) {
+    pub(super) fn keep_time(&self, see_to: impl Fn(Due)) {
         let mut timer = self.timer.lock().expect("no holder of this lock panics");
         while !timer.closed {
             let left = timer.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
                 timer.deadline = None;
                 drop(timer);
-                self.wait_turn();
+                see_to(self.wait_turn());
                 timer = self.timer.lock().expect("no holder of this lock panics");
                 continue;
             }
@@ -132,9 +148,9 @@ impl<W: Worker> Combiner<W> {
     }
 
     /// A turn for time's sake, after the one under way.
-    fn wait_turn(&self) {
+    fn wait_turn(&self) -> Due {
         drop(self.worker.lock().expect("no holder of this lock panics"));
-        self.run();
+        self.run()
     }
 
     /// Ends [`Combiner::keep_time`].
@@ -163,10 +179,12 @@ mod tests {
 
     impl Worker for Sum {
         type Item = u64;
-        fn turn(&mut self, items: &mut Vec<u64>) {
+        fn turn(&mut self, items: &mut Vec<u64>) -> Due {
             self.turns += 1;
             self.busy = items.iter().any(|item| item % 2 == 1);
-            self.total += items.drain(..).sum::<u64>();
+            let sum = items.drain(..).sum::<u64>();
+            self.total += sum;
+            Due { log: sum > 0, applier: false }
         }
         fn deadline(&self) -> Option<Instant> {
             None
@@ -184,7 +202,7 @@ mod tests {
                 let combiner = Arc::clone(&combiner);
                 std::thread::spawn(move || {
                     for item in 0..10_000 {
-                        if item % 3 == 0 { combiner.send([item]) } else { combiner.send_patient(item) }
+                        let _ = if item % 3 == 0 { combiner.send([item]) } else { combiner.send_patient(item) };
                     }
                 })
             })
@@ -192,17 +210,17 @@ mod tests {
         for thread in threads {
             thread.join().expect("no thread panics");
         }
-        combiner.send([0]);
+        let _ = combiner.send([0]);
         assert_eq!(combiner.with(|sum| sum.total), 4 * (0..10_000).sum::<u64>());
     }
 
     #[test]
     fn patient_items_wait_while_the_worker_is_busy() {
         let combiner = Combiner::new(Sum { total: 0, turns: 0, busy: false });
-        combiner.send([1]);
-        combiner.send_patient(10);
+        assert!(combiner.send([1]).log);
+        assert!(!combiner.send_patient(10).log, "nothing was done");
         assert_eq!(combiner.with(|sum| (sum.total, sum.turns)), (1, 1));
-        combiner.send([2]);
+        assert!(combiner.send([2]).log);
         assert_eq!(combiner.with(|sum| (sum.total, sum.turns)), (13, 2));
     }
 }

@@ -1,0 +1,140 @@
+//! The driver's turn: what waits for it goes in, what it wants done goes out to whoever does it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use quorate_core::error::Error;
+use quorate_core::replica::{self, Request, Response};
+use quorate_core::{RequestId, WriteId, raft};
+use tokio::sync::oneshot;
+
+use super::combiner::{Due, Worker};
+use super::log::ToLog;
+use super::mailbox::Mailbox;
+use super::{Observer, Peers, deadline, now};
+use crate::applier;
+use crate::driver::{Driver, Effects, Event};
+
+/// What comes to the driver.
+pub(super) enum ToDriver {
+    Event(Event),
+    Request(Request, oneshot::Sender<Result<Response, Error>>),
+}
+
+/// The driver and whom it hands its effects.
+pub(super) struct DriverWorker {
+    pub(super) driver: Driver,
+    epoch: std::time::Instant,
+    peers: Box<dyn Peers>,
+    observer: Arc<dyn Observer>,
+    log: Mailbox<ToLog>,
+    applier: Mailbox<applier::Input>,
+    status: tokio::sync::watch::Sender<raft::Status>,
+    waiting: HashMap<RequestId, oneshot::Sender<Result<Response, Error>>>,
+    next: RequestId,
+    inbox: Vec<Event>,
+    effects: Effects,
+    /// The last write handed to the log, until it is persisted.
+    writing: Option<WriteId>,
+    stopped: bool,
+}
+
+impl Worker for DriverWorker {
+    type Item = ToDriver;
+
+    fn turn(&mut self, items: &mut Vec<ToDriver>) -> Due {
+        if self.stopped {
+            items.clear(); // Clients learn it from their dropped answers.
+            return Due::default();
+        }
+        for item in items.drain(..) {
+            let event = match item {
+                ToDriver::Event(event) => event,
+                ToDriver::Request(request, answer) => {
+                    self.next = self.next.next();
+                    self.waiting.insert(self.next, answer);
+                    Event::Request(self.next, request)
+                }
+            };
+            if let Event::Input(replica::Input::Persisted { write }) = &event
+                && self.writing.is_some_and(|writing| writing <= *write)
+            {
+                self.writing = None;
+            }
+            self.inbox.push(event);
+        }
+        self.driver.turn(now(self.epoch), &mut self.inbox, &mut self.effects);
+        self.carry_out()
+    }
+
+    fn deadline(&self) -> Option<std::time::Instant> {
+        if self.stopped { None } else { deadline(self.epoch, self.driver.deadline()) }
+    }
+
+    /// What is proposed now would wait for the log anyway: it makes a larger batch if it waits here.
+    fn is_busy(&self) -> bool {
+        self.writing.is_some() && !self.stopped
+    }
+}
+
+impl DriverWorker {
+    pub(super) fn new(
+        driver: Driver,
+        epoch: std::time::Instant,
+        peers: Box<dyn Peers>,
+        observer: Arc<dyn Observer>,
+        log: Mailbox<ToLog>,
+        applier: Mailbox<applier::Input>,
+        status: tokio::sync::watch::Sender<raft::Status>,
+    ) -> Self {
+        let (inbox, effects) = (Vec::new(), Effects::default());
+        let (waiting, next, writing, stopped) = (HashMap::new(), RequestId(0), None, false);
+        Self { driver, epoch, peers, observer, log, applier, status, waiting, next, inbox, effects, writing, stopped }
+    }
+
+    fn carry_out(&mut self) -> Due {
+        let mut due = Due::default();
+        let effects = &mut self.effects;
+        if !effects.frames.is_empty() {
+            self.peers.send(&mut effects.frames);
+            effects.frames.clear();
+        }
+        if let Some(through) = effects.persist_through.take() {
+            self.writing = Some(through);
+            self.log.leave([ToLog { records: std::mem::take(&mut effects.records), through }]);
+            due.log = true;
+        }
+        if !effects.applier.is_empty() {
+            self.applier.leave(effects.applier.drain(..));
+            due.applier = true;
+        }
+        for (id, result) in effects.responses.drain(..) {
+            self.observer.answered(result.is_err());
+            if let Some(answer) = self.waiting.remove(&id) {
+                let _ = answer.send(result); // The client may have gone.
+            }
+        }
+        for status in effects.changed.drain(..) {
+            self.observer.changed(&status);
+            self.status.send_replace(status);
+        }
+        for (from, error) in effects.malformed.drain(..) {
+            self.observer.malformed(from, &error.to_string());
+        }
+        if let Some((index, ours, theirs)) = effects.diverged.take() {
+            self.observer.fatal(&format!(
+                "the applied state at index {index} has hash {ours:016x}, but a majority of members has {theirs:016x}: \
+                 this member's state is wrong and must not be served"
+            ));
+        }
+        due
+    }
+
+    /// Nothing is taken up any more; what was handed out is still done.
+    pub(super) fn stop(&mut self) {
+        self.stopped = true;
+        self.waiting.clear();
+        self.log.close();
+        self.applier.close();
+    }
+}
