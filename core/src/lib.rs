@@ -24,6 +24,7 @@ pub mod command;
 pub mod entry;
 pub mod error;
 pub mod format;
+pub mod mutant;
 pub mod raft;
 pub mod replica;
 pub mod request;

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::entry::{Configuration, Entry, HardState, Identity, Record, Recovered, Standing};
+use crate::mutant::{self, Mutant};
 use crate::rng::Rng;
 use crate::{Blob, Generation, Incarnation, Instant, LogIndex, NodeId, Term, WriteId};
 
@@ -349,7 +350,8 @@ impl Raft {
         let commit = hard_state.commit.min(log.last()).max(applied);
         let is_genesis_kept = identity.standing == Standing::Trusted && start_index == LogIndex(0);
         let genesis = if is_genesis_kept { log.config_at(LogIndex(0)).1.voters.clone() } else { BTreeMap::new() };
-        let term = hard_state.term.max(log.last_term());
+        let forgets = mutant::is_on(Mutant::R04);
+        let term = if forgets { log.last_term() } else { hard_state.term.max(log.last_term()) };
         let status = Status {
             term,
             role: Role::Follower,
@@ -368,7 +370,7 @@ impl Raft {
             is_started: false,
             status,
             term,
-            vote: if term == hard_state.term { hard_state.vote } else { None },
+            vote: if term == hard_state.term && !forgets { hard_state.vote } else { None },
             log,
             role: Role::Follower,
             commit,
@@ -464,6 +466,13 @@ impl Raft {
     #[must_use]
     pub fn durable(&self) -> LogIndex {
         self.log.durable()
+    }
+
+    /// Up to where this leader takes each follower's log to equal its own, and of which life of its disk: for checkers.
+    /// Nothing unless this member leads.
+    pub fn matched(&self) -> impl Iterator<Item = (NodeId, Incarnation, LogIndex)> {
+        let peers = self.leader.iter().flat_map(|leader| &leader.peers);
+        peers.map(|(id, progress)| (*id, progress.incarnation, progress.matched))
     }
 
     /// The log starts after this index; up to it, only a snapshot helps a follower.

@@ -11,6 +11,7 @@ use crate::auth::Author;
 use crate::command::{Command, Outcome};
 use crate::entry::{Entry, Record, Recovered};
 use crate::error::Error;
+use crate::mutant::{self, Mutant};
 use crate::raft::{self, Raft, Role};
 use crate::request::Member;
 use crate::store::{Applied, LeaseRecord};
@@ -434,6 +435,11 @@ impl Replica {
         if before.leader != status.leader || before.term != status.term {
             if before.leader.is_some() && status.leader != before.leader {
                 self.waits.leader_lost(self.now);
+                if mutant::is_on(Mutant::R41) {
+                    for id in self.proposals.waiting_ids() {
+                        self.respond(id, Err(Error::TooManyRequests), out);
+                    }
+                }
             }
             self.proposals.leader_changed(status.leader);
             self.reads.leader_changed();

@@ -8,7 +8,7 @@ use quorate_core::entry::{Configuration, HardState, Identity, Recovered, Standin
 use quorate_core::error::Error;
 use quorate_core::raft::{self, Role};
 use quorate_core::replica::{Config, Input, Output, PeerMessage, Replica, Request, Response};
-use quorate_core::request::{KeyRange, Lease, PutRequest, RangeRequest};
+use quorate_core::request::{KeyRange, Lease, Member as Info, PutRequest, RangeRequest};
 use quorate_core::rows::MemRows;
 use quorate_core::store::Store;
 use quorate_core::{
@@ -63,6 +63,10 @@ fn config(member: u64) -> Config {
 impl Cluster {
     /// `count` members that know each other's disks.
     fn new(count: u64) -> Self {
+        Self::with(count, config)
+    }
+
+    fn with(count: u64, config: impl Fn(u64) -> Config) -> Self {
         let voters: BTreeMap<NodeId, Incarnation> = (1..=count).map(|id| (NodeId(id), Incarnation(id))).collect();
         let member = |(&id, &incarnation): (&NodeId, &Incarnation)| {
             let recovered = Recovered {
@@ -252,6 +256,26 @@ fn proposals_gather_while_the_log_is_written() {
     cluster.members.get_mut(&only).expect("it").slow_disk = false;
     cluster.write(only);
     assert!(ids.iter().all(|id| matches!(cluster.answer(only, *id), Some(Ok(_)))));
+}
+
+#[test]
+fn a_member_that_lost_its_leader_before_it_told_its_name_does_not_run_in_circles() {
+    // It did once: the time to tell it again came, there was nobody to tell, and it stayed due.
+    let publish = |id: u64| {
+        let name = format!("m{id}");
+        let (peer_urls, client_urls) = (vec![], vec![]);
+        Config { publish: Some(Info { id: NodeId(id), name, peer_urls, client_urls, is_learner: false }), ..config(id) }
+    };
+    let mut cluster = Cluster::with(3, publish);
+    cluster.cut_off = [NodeId(2), NodeId(3)].into();
+    let body = raft::Body::Heartbeat { round: 1, commit: LogIndex(0) };
+    let message = raft::Message { term: Term(1), incarnation: Incarnation(2), trusted: true, body };
+    cluster.step(NodeId(1), Input::Receive { from: NodeId(2), message: PeerMessage::Raft(message) });
+    assert_eq!(cluster.members[&NodeId(1)].replica.status().leader, Some(NodeId(2)));
+    let told = cluster.mail.iter().any(|(_, _, message)| matches!(message, PeerMessage::Forward { .. }));
+    assert!(told, "it tells its name: {:?}", cluster.mail);
+    cluster.run(30_000 * MILLI);
+    assert_eq!(cluster.members[&NodeId(1)].replica.status().leader, None);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use quorate_core::auth::Sessions;
 use quorate_core::entry::Entry;
+use quorate_core::mutant::{self, Mutant};
 use quorate_core::replica::{self, SnapshotId};
 use quorate_core::request::KeyValue;
 use quorate_core::rows::Rows;
@@ -18,15 +19,6 @@ use quorate_core::watch::{self, WatchHub};
 use quorate_core::{Blob, Generation, Instant, JobId, LogIndex, NodeId, Revision, StreamId, Term};
 
 use crate::backend::{Backend, BackendError, Backends, Defragmentation, Filling};
-
-/// Bytes of rows in one snapshot chunk, about.
-const CHUNK_BYTES: usize = 1 << 20;
-
-/// Entries applied in one batch at most.
-const BATCH_ENTRIES: usize = 2048;
-
-/// Keys visited by one slice of physical compaction.
-const COMPACTION_KEYS: usize = 1000;
 
 /// What does not change while an applier runs.
 #[derive(Clone, Debug)]
@@ -41,6 +33,25 @@ pub struct Config {
     pub session_ttl: Duration,
     /// The last entry in the log when the member started: sessions opened until then are not known any more.
     pub sessions_since: LogIndex,
+    /// How much is done at once.
+    pub slices: Slices,
+}
+
+/// How much an applier does at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slices {
+    /// Bytes of rows in one snapshot chunk, about; one row always fits.
+    pub chunk_bytes: usize,
+    /// Entries applied in one batch at most.
+    pub batch_entries: usize,
+    /// Keys visited by one slice of physical compaction.
+    pub compaction_keys: usize,
+}
+
+impl Default for Slices {
+    fn default() -> Self {
+        Self { chunk_bytes: 1 << 20, batch_entries: 2048, compaction_keys: 1000 }
+    }
 }
 
 /// Something for the applier to do.
@@ -272,7 +283,7 @@ impl<B: Backends> Applier<B> {
             match input {
                 Input::Apply(mut entries) => {
                     while let Some(Input::Apply(more)) = inbox.front_mut() {
-                        if entries.len() + more.len() > BATCH_ENTRIES {
+                        if entries.len() + more.len() > self.config.slices.batch_entries {
                             break;
                         }
                         entries.append(more);
@@ -301,7 +312,17 @@ impl<B: Backends> Applier<B> {
     fn apply(&mut self, now: Instant, entries: &[Entry], effects: &mut Effects<Snap<B>>) -> Result<(), OpenError> {
         let floor = self.published.view.compacted();
         let batch = self.store.apply(entries, &self.published.rows);
-        self.backend.commit(batch.applied.index, &batch.writes)?;
+        // The row that says how far it goes is the last one.
+        let (what, how_far) = batch.writes.split_at(batch.writes.len().saturating_sub(1));
+        if mutant::is_on(Mutant::A01) {
+            self.backend.commit(batch.applied.index, how_far)?;
+            self.backend.commit(batch.applied.index, what)?;
+        } else if mutant::is_on(Mutant::A02) {
+            self.backend.commit(self.published.applied, what)?;
+            self.backend.commit(batch.applied.index, how_far)?;
+        } else {
+            self.backend.commit(batch.applied.index, &batch.writes)?;
+        }
         if !batch.sessions.is_empty() {
             self.sessions.lock().expect("no holder panics").apply(now, &batch.sessions);
         }
@@ -364,6 +385,7 @@ impl<B: Backends> Applier<B> {
             let (index, term) = self.store.applied();
             Picture { rows: self.backend.snapshot(), index, term, after: Vec::new() }
         });
+        let chunk_bytes = self.config.slices.chunk_bytes;
         let (mut rows, mut bytes) = (Vec::new(), 0);
         let mut last = true;
         // The successor of a key is the key with a zero byte behind it; no row key starts with 0xff.
@@ -372,7 +394,7 @@ impl<B: Backends> Applier<B> {
             from.push(0);
         }
         picture.rows.scan(&from, &[0xff], &mut |key, value| {
-            if bytes >= CHUNK_BYTES {
+            if bytes >= chunk_bytes {
                 last = false;
                 return ControlFlow::Break(());
             }
@@ -435,7 +457,7 @@ impl<B: Backends> Applier<B> {
         if !self.compacting {
             return Ok(());
         }
-        let slice = self.store.compact_slice(&self.published.rows, COMPACTION_KEYS, None);
+        let slice = self.store.compact_slice(&self.published.rows, self.config.slices.compaction_keys, None);
         if !slice.writes.is_empty() {
             self.backend.commit(self.store.applied().0, &slice.writes)?;
             self.publish(effects);

@@ -270,6 +270,7 @@ fn applier_config(config: &Config, last: LogIndex) -> io::Result<applier::Config
         flush_entries: config.snapshot_count,
         session_ttl: config.auth_token_ttl,
         sessions_since: last,
+        slices: applier::Slices::default(),
     })
 }
 

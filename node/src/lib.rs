@@ -2,6 +2,11 @@
 //!
 //! Modules outside feature `server` touch nothing of the world by themselves; the simulator runs the same code.
 
+// Mistakes are planted in simulations only.
+#[cfg(feature = "server")]
+const _: () =
+    assert!(!quorate_core::mutant::PLANTABLE, "a server is never built with quorate-core's feature `mutants`");
+
 pub mod applier;
 #[cfg(feature = "server")]
 pub mod auth;

@@ -5,6 +5,7 @@ use std::io;
 use quorate_core::LogIndex;
 use quorate_core::entry::{Configuration, HardState, Identity, Record, Recovered};
 use quorate_core::format::wal::{Checkpoint, Damage, Layout, Recovery, Segment, file_name, sequence};
+use quorate_core::mutant::{self, Mutant};
 
 use crate::disk::Disk;
 
@@ -191,7 +192,11 @@ impl<D: Disk> Wal<D> {
     pub fn sync(&mut self) -> io::Result<()> {
         if self.dirty {
             let name = file_name(self.segment.sequence());
-            self.guard(|disk| disk.sync(&name))?;
+            let skips = mutant::is_on(Mutant::P02) && !(self.segment.end() / 8).is_multiple_of(8);
+            self.guard(|disk| match if skips { Ok(()) } else { disk.sync(&name) } {
+                Err(_) if mutant::is_on(Mutant::P04) => disk.sync(&name),
+                result => result,
+            })?;
             self.dirty = false;
             self.segment.synced();
         }
@@ -298,7 +303,9 @@ fn place<D: Disk>(
     disk.write_at(RESERVE, 0, &header)?;
     disk.sync(RESERVE)?;
     disk.rename(RESERVE, &file_name(sequence))?;
-    disk.sync_dir()?;
+    if !mutant::is_on(Mutant::P07) {
+        disk.sync_dir()?;
+    }
     *has_reserve = match disk.create(RESERVE, bytes) {
         Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::StorageFull => false,

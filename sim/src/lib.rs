@@ -13,6 +13,8 @@ pub mod clock;
 pub mod disk;
 pub mod heap;
 pub mod member;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod network;
 pub mod report;
 pub mod run;

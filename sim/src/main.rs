@@ -1,11 +1,13 @@
 //! `quorate-sim`: one seed with its story, or many seeds until the first that fails.
 
+use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, mpsc};
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use quorate_sim::heap::MILLI;
 use quorate_sim::report::{Report, Totals};
@@ -20,8 +22,10 @@ const RARE_MIN: u64 = 100;
 
 /// Runs Quorate clusters under simulated faults. Exit code 0: all promises held; 1: one was broken; 2: usage.
 #[derive(Debug, Parser)]
-#[command(name = "quorate-sim", version)]
+#[command(name = "quorate-sim", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Run this seed and print what it came to
     #[arg(long, conflicts_with = "seeds", required_unless_present = "seeds")]
     seed: Option<u64>,
@@ -45,10 +49,33 @@ struct Arguments {
     print_schedule: bool,
     /// Use the faults in this file instead of the seed's own, one a line as `--print-schedule` prints them
     #[arg(long, value_name = "FILE", requires = "seed")]
-    schedule: Option<std::path::PathBuf>,
+    schedule: Option<PathBuf>,
     /// End faults and operations after so many simulated seconds (default 60)
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(10..))]
     duration: Option<u64>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Plant known mistakes one by one and show which oracle notices, after how many seeds
+    ///
+    /// Only in a build with `--features mutants`.
+    Mutants {
+        /// These only; all, if none is named
+        names: Vec<String>,
+        /// The first seed
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// Kill each so often, on fresh seeds; the median is shown
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+        tries: u64,
+        /// Give a try up after so many CPU seconds
+        #[arg(long, default_value_t = 60.0)]
+        cpu: f64,
+        /// Write tries down here, and do not repeat those that are written down
+        #[arg(long, value_name = "FILE")]
+        ledger: Option<PathBuf>,
+    },
 }
 
 fn range(text: &str) -> Result<(u64, u64), String> {
@@ -60,10 +87,12 @@ fn range(text: &str) -> Result<(u64, u64), String> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let outcome = match (arguments.seed, arguments.seeds) {
-        (Some(seed), _) => one(&arguments, seed),
-        (None, Some((from, to))) => many(&arguments, from, to),
-        (None, None) => unreachable!("clap demands one of them"),
+    let out = &mut Patient(io::stdout().lock());
+    let outcome = match (&arguments.command, arguments.seed, arguments.seeds) {
+        (Some(command), ..) => run_command(command, out),
+        (None, Some(seed), _) => one(&arguments, seed, out),
+        (None, None, Some((from, to))) => many(&arguments, from, to, out),
+        (None, None, None) => unreachable!("clap demands one of them"),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -73,6 +102,50 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Goes on when nobody reads any more: the exit code still says how it went.
+struct Patient<W>(W);
+
+impl<W: Write> Patient<W> {
+    fn unless_closed<T: Default>(result: io::Result<T>, done: T) -> io::Result<T> {
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(done),
+            result => result,
+        }
+    }
+}
+
+impl<W: Write> Write for Patient<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Self::unless_closed(self.0.write(bytes), bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Self::unless_closed(self.0.flush(), ())
+    }
+}
+
+#[cfg(feature = "mutants")]
+fn run_command(command: &Command, out: &mut impl Write) -> anyhow::Result<bool> {
+    use quorate_core::mutant::Mutant;
+    use quorate_sim::mutants::{Effort, Ledger, matrix};
+    let Command::Mutants { names, from, tries, cpu, ledger } = command;
+    let find = |name: &String| {
+        let found = Mutant::ALL.iter().find(|mutant| mutant.name().eq_ignore_ascii_case(name));
+        found.copied().ok_or_else(|| anyhow::anyhow!("unknown mutant {name}"))
+    };
+    let mut chosen = names.iter().map(find).collect::<anyhow::Result<Vec<Mutant>>>()?;
+    if chosen.is_empty() {
+        chosen = Mutant::ALL.to_vec();
+    }
+    let mut ledger = Ledger::open(ledger.as_deref()).context("the ledger")?;
+    Ok(matrix(&chosen, Effort { from: *from, tries: *tries, cpu_seconds_max: *cpu }, &mut ledger, out)?)
+}
+
+#[cfg(not(feature = "mutants"))]
+fn run_command(_: &Command, _: &mut impl Write) -> anyhow::Result<bool> {
+    anyhow::bail!("no mistake can be planted in this build: build it with `--features mutants`")
 }
 
 fn setup(arguments: &Arguments, seed: u64) -> anyhow::Result<Setup> {
@@ -88,12 +161,12 @@ fn setup(arguments: &Arguments, seed: u64) -> anyhow::Result<Setup> {
     Ok(setup)
 }
 
-fn one(arguments: &Arguments, seed: u64) -> anyhow::Result<bool> {
+fn one(arguments: &Arguments, seed: u64, out: &mut impl Write) -> anyhow::Result<bool> {
     let setup = setup(arguments, seed)?;
     if arguments.print_schedule {
-        println!("{}", setup.describe());
+        writeln!(out, "{}", setup.describe())?;
         for strike in &setup.schedule {
-            println!("{strike}");
+            writeln!(out, "{strike}")?;
         }
         return Ok(true);
     }
@@ -103,39 +176,39 @@ fn one(arguments: &Arguments, seed: u64) -> anyhow::Result<bool> {
     let took = began.elapsed().unwrap_or_default();
     if arguments.log {
         for line in report.log.iter().flatten() {
-            println!("{line}");
+            writeln!(out, "{line}")?;
         }
     }
-    println!("seed {seed}\n  trace hash      {:016x}\n  events          {}", report.hash, report.events);
-    print!("{}", report.totals);
-    println!("  wall seconds    {:.3}", took.as_secs_f64());
+    writeln!(out, "seed {seed}\n  trace hash      {:016x}\n  events          {}", report.hash, report.events)?;
+    write!(out, "{}", report.totals)?;
+    writeln!(out, "  wall seconds    {:.3}", took.as_secs_f64())?;
     let mut good = true;
     if let Some((violation, at)) = &report.violation {
-        println!("FAILED at {} ms\n{violation}", at / MILLI);
+        writeln!(out, "FAILED at {} ms\n{violation}", at / MILLI)?;
         good = false;
     }
     if arguments.check {
-        good &= compare(&report, &run(setup, true));
+        good &= compare(&report, &run(setup, true), out)?;
     }
     Ok(good)
 }
 
 /// Whether two runs of a seed were the same; shows where they parted.
-fn compare(first: &Report, second: &Report) -> bool {
+fn compare(first: &Report, second: &Report, out: &mut impl Write) -> anyhow::Result<bool> {
     if first.hash == second.hash && first.events == second.events {
-        println!("seed {}: both runs have trace hash {:016x}", first.seed, first.hash);
-        return true;
+        writeln!(out, "seed {}: both runs have trace hash {:016x}", first.seed, first.hash)?;
+        return Ok(true);
     }
-    println!("seed {}: two runs differ, {:016x} and {:016x}", first.seed, first.hash, second.hash);
-    let (Some(one), Some(two)) = (&first.log, &second.log) else { return false };
+    writeln!(out, "seed {}: two runs differ, {:016x} and {:016x}", first.seed, first.hash, second.hash)?;
+    let (Some(one), Some(two)) = (&first.log, &second.log) else { return Ok(false) };
     let at = one.iter().zip(two).position(|(one, two)| one != two).unwrap_or(one.len().min(two.len()));
     for (mark, number) in (at.saturating_sub(5)..at + 3).map(|number| (if number < at { ' ' } else { '!' }, number)) {
-        println!("{mark} 1 {}", one.get(number).map_or("(ended)", String::as_str));
+        writeln!(out, "{mark} 1 {}", one.get(number).map_or("(ended)", String::as_str))?;
         if number >= at {
-            println!("{mark} 2 {}", two.get(number).map_or("(ended)", String::as_str));
+            writeln!(out, "{mark} 2 {}", two.get(number).map_or("(ended)", String::as_str))?;
         }
     }
-    false
+    Ok(false)
 }
 
 /// The command that runs a failing seed again.
@@ -150,7 +223,7 @@ fn reproduction(arguments: &Arguments, seed: u64) -> String {
     command
 }
 
-fn many(arguments: &Arguments, from: u64, to: u64) -> anyhow::Result<bool> {
+fn many(arguments: &Arguments, from: u64, to: u64, out: &mut impl Write) -> anyhow::Result<bool> {
     let bar = ProgressBar::new(to - from);
     let style = "{bar:40} {pos}/{len} seeds, {per_sec}, {eta} left {msg}";
     bar.set_style(ProgressStyle::with_template(style).context("the bar's template")?);
@@ -185,22 +258,22 @@ fn many(arguments: &Arguments, from: u64, to: u64) -> anyhow::Result<bool> {
     drop(sender);
     bar.finish_and_clear();
     let totals = totals.into_inner().expect("no holder panics");
-    println!("seeds {from}..{to}\n{totals}");
+    writeln!(out, "seeds {from}..{to}\n{totals}")?;
     let mut failed: Vec<_> = failures.into_iter().collect();
     failed.sort_by_key(|(seed, ..)| *seed);
     for (seed, violation, differs) in &failed {
         if let Some(violation) = violation {
-            println!("seed {seed} FAILED: {violation}");
+            writeln!(out, "seed {seed} FAILED: {violation}")?;
         }
         if *differs {
-            println!("seed {seed} FAILED: two runs of it differ");
+            writeln!(out, "seed {seed} FAILED: two runs of it differ")?;
         }
-        println!("again: {}", reproduction(arguments, *seed));
+        writeln!(out, "again: {}", reproduction(arguments, *seed))?;
     }
     let mut good = failed.is_empty();
     if good && to - from >= MANY_SEEDS {
         for (name, figure) in totals.rare().into_iter().filter(|(_, figure)| *figure < RARE_MIN) {
-            println!("FAILED: only {figure} {name} in {} seeds: the simulation no longer tests them", to - from);
+            writeln!(out, "FAILED: only {figure} {name} in {} seeds: the simulation no longer tests them", to - from)?;
             good = false;
         }
     }

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_api::etcdserverpb as pb;
-use quorate_core::entry::Record;
+use quorate_core::entry::{Record, Recovered};
 use quorate_core::error::Error;
 use quorate_core::replica::{self, Replica, Response};
 use quorate_core::request::Member as Published;
 use quorate_core::rng::Rng;
-use quorate_core::{ClusterId, Incarnation, Instant, LogIndex, NodeId, RequestId, StreamId, WriteId, raft, watch};
+use quorate_core::{
+    ClusterId, Incarnation, Instant, LogIndex, NodeId, RequestId, StreamId, Term, WriteId, raft, watch,
+};
 use quorate_node::applier::{self, Applier, HistoryRead, OpenError};
 use quorate_node::boot::{self, BootError, Booted, Told};
 use quorate_node::driver::{self, Driver};
@@ -76,8 +78,8 @@ impl Due {
 
 /// What consensus hands to the applied state.
 pub enum Handed {
-    /// Committed entries.
-    Entries(Vec<quorate_core::entry::Entry>),
+    /// Committed entries, and the term that the member is in by now.
+    Entries(Term, Vec<quorate_core::entry::Entry>),
     /// A snapshot up to this index takes its place.
     Snapshot(LogIndex),
 }
@@ -172,8 +174,7 @@ impl Process {
             incarnation: Incarnation(rng.next_u64()),
         };
         let options = Options { segment_bytes: u32::try_from(knobs.segment_bytes).expect("small segments") };
-        let Booted { wal, recovered, found } =
-            boot::boot(|| Ok(disk.clone()), options, &told).map_err(StartError::Boot)?;
+        let mut booted = boot::boot(|| Ok(disk.clone()), options, &told).map_err(StartError::Boot)?;
         let watch = watch::Config {
             progress_interval: Duration::from_secs(5),
             stream_bytes_max: knobs.stream_bytes_max,
@@ -181,14 +182,26 @@ impl Process {
             history_bytes_max: knobs.history_bytes_max,
             seed: rng.next_u64(),
         };
-        let config = applier::Config {
-            member: told.member,
-            watch,
-            flush_entries: knobs.flush_batches,
-            session_ttl: Duration::from_secs(300),
-            sessions_since: recovered.entries.last().map_or(recovered.start_index, |entry| entry.index),
+        let open = |recovered: &Recovered| {
+            let config = applier::Config {
+                member: told.member,
+                watch: watch.clone(),
+                flush_entries: knobs.flush_batches,
+                slices: knobs.slices,
+                session_ttl: Duration::from_secs(300),
+                sessions_since: recovered.entries.last().map_or(recovered.start_index, |entry| entry.index),
+            };
+            Applier::open(config, backends.clone(), recovered.generation).map_err(StartError::Open)
         };
-        let applier = Applier::open(config, backends.clone(), recovered.generation).map_err(StartError::Open)?;
+        let mut applier = open(&booted.recovered)?;
+        if let Err(missing) = boot::check_applied(&booted.recovered, applier.applied()) {
+            if members < 3 {
+                return Err(StartError::Boot(BootError::Damage(missing)));
+            }
+            booted = boot::forget(disk.clone(), options, &told, missing).map_err(StartError::Boot)?;
+            applier = open(&booted.recovered)?;
+        }
+        let Booted { wal, recovered, found } = booted;
         let config = replica_config(start, rng);
         let replica = Replica::new(config, recovered, applier.applied(), &applier.leases(), now);
         let responder = Responder { cluster: CLUSTER, member: told.member };
@@ -353,9 +366,10 @@ impl Process {
         actions.frames.append(&mut effects.frames);
         self.unwritten.append(&mut effects.records);
         self.unwritten_through = effects.persist_through.take().or(self.unwritten_through);
+        let term = self.driver.replica().raft().status().term;
         for input in effects.applier.drain(..) {
             match &input {
-                applier::Input::Apply(entries) => actions.handed.push(Handed::Entries(entries.clone())),
+                applier::Input::Apply(entries) => actions.handed.push(Handed::Entries(term, entries.clone())),
                 applier::Input::Restore { index, .. } => actions.handed.push(Handed::Snapshot(*index)),
                 _ => {}
             }
@@ -463,7 +477,7 @@ fn replica_config(start: &Start<'_>, rng: &mut Rng) -> replica::Config {
         },
         session: Incarnation(rng.next_u64()),
         request_timeout: Duration::from_nanos(5_000_000_000 + 2 * knobs.election),
-        read_retry: Duration::from_millis(500),
+        read_retry: Duration::from_nanos(knobs.read_retry),
         apply_lag_max: 5_000,
         held_max: 1_000,
         lease_checkpoint: Duration::from_nanos(knobs.lease_checkpoint),

@@ -4,6 +4,7 @@
 //! only a few things together can cause.
 
 use quorate_core::rng::Rng;
+use quorate_node::applier::Slices;
 
 use crate::clock::DRIFT_PPM_MAX;
 use crate::heap::{MICRO, MILLI, Nanos, SECOND};
@@ -81,6 +82,12 @@ pub struct Knobs {
     pub apply_inputs_max: usize,
     /// The backend flushes after so many batches, on average.
     pub flush_batches: u64,
+    /// A read round without answer is asked afresh after this.
+    pub read_retry: Nanos,
+    /// How much the applier does at once.
+    pub slices: Slices,
+    /// Members start within so long.
+    pub start_spread: Nanos,
 }
 
 /// How long things take inside a member.
@@ -138,7 +145,7 @@ impl Setup {
         let rng = &mut stream(seed, Stream::Setup, 0);
         let members = pick(rng, &[(10, 1), (5, 2), (60, 3), (5, 4), (20, 5)]);
         let classes = draw_classes(rng, members);
-        let election = pick(rng, &[(1, 300), (2, 1_000), (1, 2_000)]) * MILLI;
+        let election = pick(rng, &[(1, 100), (2, 300), (2, 1_000), (1, 2_000)]) * MILLI;
         let clients = pick(rng, &[(1, 4), (4, 10), (1, 16)]);
         let clock_rate = |rng: &mut Rng| if classes.clock { ppm(rng) } else { 0 };
         let clocks = (0..members).map(|_| (rng.below(1_000 * SECOND), clock_rate(rng))).collect();
@@ -146,14 +153,15 @@ impl Setup {
             seed,
             members,
             clients,
-            think: SECOND / 100 * clients as u64,
+            think: SECOND / 150 * clients as u64,
             keys: pick(rng, &[(1, 3), (3, 20), (1, 200)]),
             duration: duration.unwrap_or(60 * SECOND),
             classes,
             knobs: draw_knobs(rng, election),
             latencies: Latencies {
                 turn: pick(rng, &[(3, 10), (1, 100)]) * MICRO,
-                sync: pick(rng, &[(1, 100), (2, 1_000), (1, 10_000)]) * MICRO,
+                // A vote is given after a sync: no disk is so slow that nobody can be elected.
+                sync: (pick(rng, &[(1, 100), (2, 1_000), (1, 10_000)]) * MICRO).min(election / 30),
                 apply: pick(rng, &[(3, 100), (1, 2_000), (1, 20_000)]) * MICRO,
                 client: pick(rng, &[(2, 100), (1, 2_000)]) * MICRO,
             },
@@ -252,6 +260,13 @@ fn draw_knobs(rng: &mut Rng, election: Nanos) -> Knobs {
         history_bytes_max: pick(rng, &[(1, 1), (1, 2_000), (2, 1 << 20)]),
         apply_inputs_max: pick(rng, &[(1, 1), (1, 4), (2, 1_000)]),
         flush_batches: pick(rng, &[(1, 1), (2, 20), (1, 500)]),
+        read_retry: pick(rng, &[(1, 20), (1, 100), (2, 500)]) * MILLI,
+        slices: Slices {
+            chunk_bytes: pick(rng, &[(1, 500), (2, 4_000), (1, 1 << 20)]),
+            batch_entries: pick(rng, &[(1, 1), (1, 5), (2, 2_048)]),
+            compaction_keys: pick(rng, &[(1, 1), (1, 7), (2, 1_000)]),
+        },
+        start_spread: pick(rng, &[(3, 50), (1, 1_000)]) * MILLI,
     }
 }
 
@@ -274,7 +289,8 @@ fn draw_schedule(setup: &Setup) -> Vec<Strike> {
     let mut class = |number: usize, on: bool, mean: Nanos, draw: &dyn Fn(&mut Rng) -> Fault| {
         let rng = &mut stream(setup.seed, Stream::Schedule, number);
         let mean = mean * pick(rng, &[(1, 1), (2, 2), (1, 6)]);
-        let mut at = begin + rng.below(2 * mean);
+        // Now and then the first one comes while the cluster is still being born.
+        let mut at = if rng.chance(1, 6) { rng.below(begin) } else { begin + rng.below(2 * mean) };
         while on && at < end {
             let at_micros = at / MICRO * MICRO;
             schedule.push(Strike { at: at_micros, fault: whole_micros(draw(rng)) });
@@ -316,6 +332,11 @@ fn draw_schedule(setup: &Setup) -> Vec<Strike> {
         span: 2 * SECOND + 8 * down(rng),
     });
     class(11, classes.transfer, 3 * SECOND, &|rng| Fault::Transfer { member: member(rng) });
+    let relentless = &mut stream(setup.seed, Stream::Schedule, 14);
+    if classes.harass && relentless.chance(1, 2) {
+        let after = pick(relentless, &[(1, 1), (1, 10), (1, 100)]) * MILLI;
+        schedule.push(Strike { at: begin, fault: Fault::Harass { after, span: end - begin } });
+    }
     schedule.sort_by_key(|strike| strike.at);
     schedule
 }

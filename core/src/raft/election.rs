@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use super::quorum::is_quorum;
 use super::{Body, Leader, Message, Output, Raft, Role, Transfer};
 use crate::entry::{Configuration, Payload, Standing};
+use crate::mutant::{self, Mutant};
 use crate::{Incarnation, Instant, LogIndex, NodeId, Term};
 
 impl Raft {
@@ -46,7 +47,7 @@ impl Raft {
         self.start_round(out);
     }
 
-    fn has_heard_quorum(&self) -> bool {
+    pub(super) fn has_heard_quorum(&self) -> bool {
         is_quorum(self.log.config(), |id, incarnation| {
             self.is_self(id, incarnation)
                 || self.counted(id, incarnation).is_some_and(|p| self.now < p.heard + self.config.election_timeout)
@@ -157,7 +158,7 @@ impl Raft {
 
     /// "At least as up-to-date as ours" (Raft §5.4.1)
     fn is_up_to_date(&self, last_index: LogIndex, last_term: Term) -> bool {
-        (last_term, last_index) >= (self.log.last_term(), self.log.last())
+        (last_term, last_index) >= (self.log.last_term(), self.log.last()) || mutant::is_on(Mutant::R44)
     }
 
     /// [`Body::PreVote`]
@@ -221,7 +222,11 @@ impl Raft {
             self.reset_election_deadline();
         }
         // A vote that a crash can forget lets two leaders share a term: it is held until durable.
-        self.send_promised(from, Body::VoteReply { to: message.incarnation, granted }, out);
+        let reply = Body::VoteReply { to: message.incarnation, granted };
+        if mutant::is_on(Mutant::R02) {
+            return self.send(from, reply, out);
+        }
+        self.send_promised(from, reply, out);
     }
 
     /// [`Body::VoteReply`] of the current term.
@@ -289,7 +294,11 @@ impl Raft {
         }
         if let Some(leader) = self.leader.take() {
             let asked = leader.rounds.into_iter().flat_map(|round| round.reads).chain(leader.reads);
-            out.extend(asked.map(|read| Output::ReadLost { read }));
+            let index = self.commit;
+            out.extend(asked.map(|read| match mutant::is_on(Mutant::R33) {
+                false => Output::ReadLost { read },
+                true => Output::ReadReady { read, index },
+            }));
             self.leader_id = None;
             self.received = self.commit; // What a leader has is not received.
         }

@@ -89,6 +89,7 @@ use alloc::vec::Vec;
 
 use super::{Becoming, Body, Message, Output, Raft};
 use crate::entry::{Configuration, Identity, Payload, Record, Standing};
+use crate::mutant::{self, Mutant};
 use crate::{Incarnation, LogIndex, NodeId, Term};
 
 /// What a Fresh member has heard from the others about its own past.
@@ -148,7 +149,9 @@ impl Raft {
         let life = message.incarnation;
         match standing {
             Standing::Fresh => _ = self.greetings.answers.insert(from, (life, true)),
-            Standing::Trusted if genesis => _ = self.greetings.answers.insert(from, (life, true)),
+            Standing::Trusted if genesis || mutant::is_on(Mutant::R24) => {
+                _ = self.greetings.answers.insert(from, (life, true))
+            }
             Standing::Trusted => return self.become_standing(Standing::Amnesiac, None),
             // What it said before it forgot still holds.
             Standing::Amnesiac => _ = self.greetings.answers.entry(from).or_insert((life, false)),

@@ -2,6 +2,7 @@
 
 use alloc::collections::{BTreeSet, VecDeque};
 
+use crate::mutant::{self, Mutant};
 use crate::{Incarnation, Instant, LogIndex};
 
 /// How the leader feeds a follower.
@@ -102,7 +103,7 @@ impl Progress {
         next: LogIndex,
         now: Instant,
     ) -> bool {
-        if incarnation != self.incarnation {
+        if incarnation != self.incarnation && !mutant::is_on(Mutant::R23) {
             if self.dead.contains(&incarnation) {
                 return false;
             }
@@ -134,6 +135,9 @@ impl Progress {
     /// The follower's log is durable and equal to ours up to `index`. Our log is that behind `start` through `last`.
     pub(super) fn accepted(&mut self, index: LogIndex, start: LogIndex, last: LogIndex) {
         let is_news = index > self.matched;
+        if mutant::is_on(Mutant::R08) {
+            self.matched = index;
+        }
         if is_news {
             self.matched = index;
             while self.inflight.front().is_some_and(|(last, _)| *last <= index) {
@@ -177,7 +181,7 @@ impl Progress {
         self.mark = None;
         if self.pace == Pace::Replicate && received < sent {
             // All that was sent after `received` and before the heartbeat is lost, or so late that it may as well be.
-            let agreed = received.max(self.matched);
+            let agreed = if mutant::is_on(Mutant::R10) { received } else { received.max(self.matched) };
             while self.inflight.back().is_some_and(|(last, _)| *last > agreed) {
                 let (_, bytes) = self.inflight.pop_back().expect("just seen");
                 self.inflight_bytes -= bytes;
@@ -258,5 +262,42 @@ impl Progress {
         assert!(bytes == self.inflight_bytes, "{} bytes in flight, not {bytes}", self.inflight_bytes);
         assert!(self.inflight.iter().all(|(last, _)| *last > self.matched && *last < self.next), "{:?}", self.inflight);
         assert!(!self.dead.contains(&self.incarnation), "incarnation {} is dead", self.incarnation);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: LogIndex = LogIndex(0);
+    const LAST: LogIndex = LogIndex(9);
+
+    #[test]
+    fn an_acknowledgement_that_tells_nothing_new_does_not_end_a_probe() {
+        // It did once: the whole window was sent again for it, whose refusals began the next probe, and so on for ever
+        // where links repeat messages.
+        let mut progress = Progress::new(Incarnation(1), LogIndex(6), Instant(0));
+        progress.accepted(LogIndex(5), START, LAST);
+        assert_eq!((progress.pace, progress.next), (Pace::Replicate, LogIndex(6)));
+        progress.sent(LogIndex(6), 1);
+        progress.sent(LogIndex(7), 1);
+        progress.refused(LogIndex(6), LogIndex(5));
+        assert_eq!((progress.pace, progress.next), (Pace::Probe { waiting: false }, LogIndex(6)));
+        progress.sent(LogIndex(6), 1);
+        progress.accepted(LogIndex(5), START, LAST);
+        assert_eq!(progress.pace, Pace::Probe { waiting: true }, "an old answer");
+        progress.accepted(LogIndex(6), START, LAST);
+        assert_eq!((progress.pace, progress.next), (Pace::Replicate, LogIndex(7)));
+        progress.check_deep(LAST);
+    }
+
+    #[test]
+    fn a_probe_without_an_entry_ends_with_an_answer_that_tells_nothing_new() {
+        let mut progress = Progress::new(Incarnation(1), LogIndex(6), Instant(0));
+        progress.accepted(LogIndex(5), START, LogIndex(5));
+        progress.refused(LogIndex(6), LogIndex(5));
+        assert_eq!(progress.pace, Pace::Probe { waiting: false });
+        progress.accepted(LogIndex(5), START, LogIndex(5));
+        assert_eq!((progress.pace, progress.next), (Pace::Replicate, LogIndex(6)));
     }
 }

@@ -10,11 +10,15 @@ use super::progress::Pace;
 use super::quorum::agreed;
 use super::{Body, Output, Raft, Round};
 use crate::entry::Standing;
+use crate::mutant::{self, Mutant};
 
 impl Raft {
     /// [`super::Input::ReadIndex`]
     pub(super) fn read_index(&mut self, read: u64, out: &mut Vec<Output>) {
+        let trusts_itself = mutant::is_on(Mutant::R34) || (mutant::is_on(Mutant::R36) && self.has_heard_quorum());
+        let index = self.commit;
         match self.leader.as_mut() {
+            Some(leader) if trusts_itself && index >= leader.term_start => out.push(Output::ReadReady { read, index }),
             Some(leader) => leader.reads.push(read),
             None => out.push(Output::ReadLost { read }),
         }
@@ -24,7 +28,8 @@ impl Raft {
     pub(super) fn start_waiting_reads(&mut self, out: &mut Vec<Output>) {
         let Some(leader) = &self.leader else { return };
         // Before an entry of its own term is committed a leader does not know what is. (thesis §6.4, step 1)
-        if leader.rounds.is_empty() && !leader.reads.is_empty() && self.commit >= leader.term_start {
+        let knows = self.commit >= leader.term_start || mutant::is_on(Mutant::R31);
+        if leader.rounds.is_empty() && !leader.reads.is_empty() && knows {
             self.start_round(out);
         }
     }
@@ -35,7 +40,8 @@ impl Raft {
         let Some(leader) = self.leader.as_mut() else { return };
         leader.round += 1;
         let round = leader.round;
-        if self.commit >= leader.term_start && !leader.reads.is_empty() {
+        let knows = self.commit >= leader.term_start || mutant::is_on(Mutant::R31);
+        if knows && !leader.reads.is_empty() {
             let reads = core::mem::take(&mut leader.reads);
             leader.rounds.push_back(Round { round, index: self.commit, reads });
         }

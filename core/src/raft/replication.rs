@@ -6,6 +6,7 @@ use super::progress::{Pace, Progress};
 use super::quorum::agreed;
 use super::{Body, Message, Output, Raft, Role};
 use crate::entry::{Entry, Payload, Record, Standing};
+use crate::mutant::{self, Mutant};
 use crate::{Blob, LogIndex, NodeId, Term};
 
 impl Raft {
@@ -123,7 +124,10 @@ impl Raft {
         let is_known = |entry: &Entry| {
             entry.index <= self.log.start() || self.log.term(entry.index).is_some_and(|term| term == entry.term)
         };
-        let known = entries.iter().take_while(|entry| is_known(entry)).count();
+        let mut known = entries.iter().take_while(|entry| is_known(entry)).count();
+        if mutant::is_on(Mutant::R06) {
+            known = entries.iter().take_while(|entry| entry.index <= self.commit).count();
+        }
         let Some(first) = entries.get(known) else { return true };
         let before = self.log.term(LogIndex(first.index.0 - 1));
         if first.index <= self.commit || before.is_none_or(|before| first.term < before) {
@@ -141,7 +145,10 @@ impl Raft {
 
     /// Tells the leader that the log is its own up to `index`, once that is durable.
     pub(super) fn acknowledge(&mut self, leader: NodeId, index: LogIndex, out: &mut Vec<Output>) {
-        let write = self.log.write_of(index).map_or(self.promised, |write| write.max(self.promised));
+        let mut write = self.log.write_of(index).map_or(self.promised, |write| write.max(self.promised));
+        if mutant::is_on(Mutant::R43) {
+            write = self.promised;
+        }
         self.send_after(write, leader, Body::Accepted { matched: index }, out);
     }
 
@@ -181,6 +188,9 @@ impl Raft {
         match message.body {
             Body::Accepted { matched } => progress.accepted(matched, start, last),
             Body::Refused { prev_index, hint_index, hint_term } => {
+                if mutant::is_on(Mutant::R11) {
+                    progress.accepted(prev_index.min(last), start, last);
+                }
                 progress.refused(prev_index, self.log.find_by_term(hint_index, hint_term));
             }
             Body::HeartbeatReply { round, received, matched } => {
@@ -204,10 +214,11 @@ impl Raft {
         }
         let index = LogIndex(agreed(self.log.config(), |id, incarnation| match self.counted(id, incarnation) {
             Some(progress) => progress.matched.0,
+            None if self.is_self(id, incarnation) && mutant::is_on(Mutant::R42) => self.log.last().0,
             None if self.is_self(id, incarnation) => self.log.durable().0,
             None => 0,
         }));
-        if index > self.commit && self.log.term(index) == Some(self.term) {
+        if index > self.commit && (self.log.term(index) == Some(self.term) || mutant::is_on(Mutant::R01)) {
             self.commit = index;
         }
     }

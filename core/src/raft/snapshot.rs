@@ -6,6 +6,7 @@ use super::message::{is_plausible_index, is_plausible_term};
 use super::progress::Progress;
 use super::{Output, Raft, Role};
 use crate::entry::{Configuration, Record, Standing};
+use crate::mutant::{self, Mutant};
 use crate::{Generation, LogIndex, NodeId, Term};
 
 /// So many times [`super::Config::catchup_bytes`] are kept at most for a follower that is receiving a snapshot.
@@ -54,7 +55,7 @@ impl Raft {
         let is_fresh = self.standing() == Standing::Fresh;
         if !is_valid || is_fresh || self.role == Role::Leader || index <= self.commit {
             out.push(Output::Unneeded { generation });
-        } else if self.log.term(index) == Some(term) {
+        } else if self.log.term(index) == Some(term) || (self.log.last() >= index && mutant::is_on(Mutant::P12)) {
             // The log arrived first. It may go beyond the snapshot, and that may have been acknowledged: it stays.
             self.commit = index;
             self.received = self.received.max(index);

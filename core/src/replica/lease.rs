@@ -7,8 +7,9 @@ use super::lease_clock::{self, LeaseClock, Renewal};
 use super::read::Then;
 use super::{Config, LeaseAnswer, LeaseQuestion, Output, PeerMessage, Replica, Response};
 use crate::command::Command;
+use crate::mutant::{self, Mutant};
 use crate::store::{LeaseChange, LeaseRecord};
-use crate::{Incarnation, Instant, LeaseId, LogIndex, NodeId, RequestId};
+use crate::{Incarnation, Instant, LeaseId, LogIndex, NodeId, RequestId, Ttl};
 
 /// Leases in one proposal of expiry or checkpoints.
 const LEASES_PER_PROPOSAL: usize = 1000;
@@ -91,6 +92,9 @@ impl Leases {
 
 impl Replica {
     pub(super) fn ask_lease(&mut self, id: RequestId, question: LeaseQuestion, out: &mut Vec<Output>) {
+        if self.leads() && mutant::is_on(Mutant::K11) {
+            return self.answer_lease(Asker::Client(id), question, out);
+        }
         if self.leads() {
             self.reads.queue(Then::Lease(Asker::Client(id), question));
             return;
@@ -117,7 +121,9 @@ impl Replica {
         out: &mut Vec<Output>,
     ) {
         let asker = Asker::Peer { from, question, session };
-        if self.leads() {
+        if self.leads() && mutant::is_on(Mutant::K11) {
+            self.answer_lease(asker, ask, out);
+        } else if self.leads() {
             self.reads.queue(Then::Lease(asker, ask));
         } else {
             self.tell(asker, None, out);
@@ -172,7 +178,7 @@ impl Replica {
             LeaseQuestion::KeepAlive(id) => match self.leases.clock.renew(self.now, id) {
                 Renewal::Renewed { ttl, uncheckpoint: false } => Some(LeaseAnswer::KeptAlive(Some(ttl))),
                 Renewal::Renewed { uncheckpoint: true, .. } => return self.clear_checkpoint(id, asker, out),
-                Renewal::Unknown => Some(LeaseAnswer::KeptAlive(None)),
+                Renewal::Unknown => Some(LeaseAnswer::KeptAlive(mutant::is_on(Mutant::K02).then_some(Ttl(10)))),
                 Renewal::Expired => return wait(&mut self.leases.expiring, id, asker),
                 Renewal::NotLeading => None,
             },

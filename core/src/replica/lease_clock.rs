@@ -12,6 +12,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use crate::mutant::{self, Mutant};
 use crate::store::{LeaseChange, LeaseRecord};
 use crate::{Instant, LeaseId, Ttl};
 
@@ -130,7 +131,9 @@ impl LeaseClock {
         let (mut expiries, mut checkpoints) = (Vec::new(), Vec::new());
         for (&id, held) in &mut self.leases {
             (held.due, held.checkpointing) = (false, false);
-            held.expiry = now + self.config.grace + span(held.remaining.unwrap_or(held.ttl));
+            if held.expiry == Instant(0) || !mutant::is_on(Mutant::K12) {
+                held.expiry = now + self.config.grace + span(held.remaining.unwrap_or(held.ttl));
+            }
             held.checkpoint = now + self.config.checkpoint_interval;
             expiries.push((held.expiry, id));
             if span(held.ttl) > self.config.checkpoint_interval {

@@ -89,6 +89,11 @@ impl Proposals {
         Some(id)
     }
 
+    /// The requests that wait for a proposal of theirs.
+    pub(super) fn waiting_ids(&self) -> Vec<RequestId> {
+        self.sequences.keys().copied().collect()
+    }
+
     pub(super) fn forget(&mut self, id: RequestId) {
         if let Some(sequence) = self.sequences.remove(&id) {
             self.waiting.remove(&sequence);

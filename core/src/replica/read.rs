@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 
 use super::lease::Asker;
 use super::{Config, LeaseQuestion, Output, PeerMessage, Replica, Response, raft};
+use crate::mutant::{self, Mutant};
 use crate::{Incarnation, Instant, LogIndex, NodeId, RequestId};
 
 /// What to do once a read is safe here.
@@ -100,6 +101,9 @@ impl Replica {
     pub(super) fn retry_reads(&mut self) {
         if self.now >= self.reads.deadline(&self.config) {
             self.reads.leader_changed();
+            if mutant::is_on(Mutant::R32) {
+                self.reads.next -= 1;
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use super::rows::{self, Record};
 use super::values::Values;
 use super::{Event, RevisionEvents, View};
 use crate::error::Error;
+use crate::mutant::{self, Mutant};
 use crate::request::KeyValue;
 use crate::rows::Rows;
 use crate::{Blob, Revision};
@@ -63,6 +64,11 @@ impl View {
         });
         let seen = found.last().map_or(Revision(first.0 - 1), |events| events.revision);
         assert!(seen >= last, "records of revisions {}..={last} are missing", seen.next());
+        if mutant::is_on(Mutant::W04) {
+            for events in found.iter_mut().filter(|events| events.revision == self.floor) {
+                events.events.retain(|event| !event.deleted);
+            }
+        }
         let values = Values::stored(rows);
         for event in found.iter_mut().flat_map(|events| &mut events.events).filter(|event| !event.deleted) {
             event.kv.value = values.value(&event.kv.key, event.kv.mod_revision, event.sub);

@@ -8,6 +8,7 @@ use super::index::Index;
 use super::ring::Shared;
 use super::watcher::Place;
 use super::{Delivered, Name, Output, Previous, Response, WatchHub};
+use crate::mutant::{self, Mutant};
 use crate::request::KeyValue;
 use crate::store::RevisionEvents;
 use crate::{JobId, Revision, StreamId, WatchId};
@@ -111,7 +112,10 @@ impl WatchHub {
             self.revision = revision;
             self.ring.reset(revision);
             let synced = self.watchers.iter().filter(|(_, watcher)| watcher.place == Place::Synced);
-            let behind = synced.map(|(&name, watcher)| (name, watcher.next.max(unseen)));
+            let behind = synced.map(|(&name, watcher)| match mutant::is_on(Mutant::W01) {
+                false => (name, watcher.next.max(unseen)),
+                true => (name, watcher.start.max(Revision(1))),
+            });
             for (name, next) in behind.filter(|&(_, next)| next <= revision).collect::<Vec<_>>() {
                 self.place(name, Place::Ready, next);
             }
@@ -170,17 +174,28 @@ impl WatchHub {
             let mut next = self.watchers[&name].next.max(through.next());
             if let Some(events) = collected.remove(&name) {
                 if self.streams[&name.0].full() {
+                    if mutant::is_on(Mutant::W08) {
+                        self.deliver(name, self.revision, events.clone(), out);
+                    }
                     next = events[0].event.kv.mod_revision;
                     self.place(name, Place::Parked, next);
                     continue;
                 }
                 self.deliver(name, self.revision, events, out);
             }
+            if next <= self.revision && mutant::is_on(Mutant::W13) {
+                next = next.next();
+            }
             self.place(name, if next > self.revision { Place::Synced } else { Place::Ready }, next);
         }
     }
 
-    fn deliver(&mut self, name: Name, revision: Revision, events: Vec<Delivered>, out: &mut Vec<Output>) {
+    fn deliver(&mut self, name: Name, revision: Revision, mut events: Vec<Delivered>, out: &mut Vec<Output>) {
+        if events.len() > 1 && mutant::is_on(Mutant::W11) {
+            let rest = events.split_off(1);
+            self.deliver(name, revision, events, out);
+            return self.deliver(name, revision, rest, out);
+        }
         let watcher = self.watchers.get_mut(&name).expect("collected watchers are held");
         watcher.active = self.now;
         let response = Response { events, fragment: watcher.fragment, ..Response::to(name.1, revision) };

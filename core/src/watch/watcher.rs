@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use super::{Create, Name, Output, Response, WatchHub};
 use crate::error::Error;
+use crate::mutant::{self, Mutant};
 use crate::request::KeyRange;
 use crate::store::Event;
 use crate::{Instant, Revision, StreamId, WatchId};
@@ -69,7 +70,11 @@ impl WatchHub {
         let name = (stream, id);
         let now = self.now;
         let start = create.start.unwrap_or(Revision(0));
-        let next = if start > Revision(0) { start } else { self.revision.next() };
+        let next = match start {
+            Revision(1..) => start,
+            _ if mutant::is_on(Mutant::A17) => Revision(1),
+            _ => self.revision.next(),
+        };
         let watcher = Watcher {
             range: range.clone(),
             start,

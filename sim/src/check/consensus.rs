@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use quorate_core::entry::Entry;
-use quorate_core::raft::{Role, Status};
+use quorate_core::raft::{Raft, Role, Status};
 use quorate_core::store::Applied;
-use quorate_core::{LogIndex, Term};
+use quorate_core::{Incarnation, LogIndex, NodeId, Term};
 
 use super::{Verdict, Violation};
 use crate::trace::Digest;
@@ -14,12 +14,24 @@ use crate::trace::Digest;
 #[derive(Debug, Default)]
 pub struct Consensus {
     leaders: BTreeMap<Term, usize>,
-    /// Term and digest of the entry committed at index 1 + i, and who said so first.
-    committed: Vec<(Term, u64, usize)>,
+    /// What is committed at index 1 + i.
+    committed: Vec<Committed>,
     /// State hash after an index, and who had it first.
     states: BTreeMap<LogIndex, (u64, usize)>,
     /// The entry that each member has to be given next.
     next: BTreeMap<usize, LogIndex>,
+    /// Per leader: its term, and how far the lives of its followers had got.
+    matched: BTreeMap<usize, (Term, BTreeMap<(NodeId, Incarnation), LogIndex>)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Committed {
+    term: Term,
+    digest: u64,
+    /// Who said so first...
+    member: usize,
+    /// ...and in which term, which is not before the one it was committed in.
+    by: Term,
 }
 
 impl Consensus {
@@ -64,11 +76,11 @@ impl Consensus {
         self.next.insert(member, LogIndex(1));
     }
 
-    /// A member hands these entries to its store.
+    /// A member hands these entries to its store, being in term `by`.
     ///
     /// # Errors
     /// They are not those that were committed before, or not the next ones.
-    pub fn committed(&mut self, member: usize, entries: &[Entry]) -> Verdict {
+    pub fn committed(&mut self, member: usize, by: Term, entries: &[Entry]) -> Verdict {
         for entry in entries {
             let expected = self.next.entry(member).or_insert(LogIndex(1));
             if entry.index != *expected {
@@ -79,19 +91,65 @@ impl Consensus {
             let digest = digest(entry);
             let position = usize::try_from(entry.index.0 - 1).expect("logs fit into memory");
             match self.committed.get(position) {
-                Some((term, other, first)) if (*term, *other) != (entry.term, digest) => {
+                Some(known) if (known.term, known.digest) != (entry.term, digest) => {
                     let text = format!(
-                        "index {}: member {first} committed an entry of term {term}, member {member} another of term {}",
-                        entry.index, entry.term
+                        "index {}: member {} committed an entry of term {}, member {member} another of term {}",
+                        entry.index, known.member, known.term, entry.term
                     );
                     return Err(Violation::new("committed", text));
                 }
                 Some(_) => {}
-                None if position == self.committed.len() => self.committed.push((entry.term, digest, member)),
+                None if position == self.committed.len() => {
+                    self.committed.push(Committed { term: entry.term, digest, member, by });
+                }
                 None => {
                     let text = format!("member {member} committed {} after a gap", entry.index);
                     return Err(Violation::new("committed", text));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// A member leads: its log holds what was committed in earlier terms (Raft §5.4), and what it takes its followers
+    /// for having only grows, and they do have it. `all`: every running member.
+    ///
+    /// # Errors
+    /// One of that does not hold.
+    pub fn led(&mut self, member: usize, raft: &Raft, all: &[Option<&Raft>]) -> Verdict {
+        let term = raft.status().term;
+        let (since, matched) = self.matched.entry(member).or_default();
+        if *since != term {
+            (*since, *matched) = (term, BTreeMap::new());
+            let before = |index: &usize| self.committed[*index].by < term;
+            if let Some(last) = (0..self.committed.len()).rev().find(before) {
+                let (index, known) = (LogIndex(last as u64 + 1), self.committed[last]);
+                let held = raft.entry(index).map(|entry| entry.term);
+                if index > raft.start() && held != Some(known.term) {
+                    let text = format!(
+                        "member {member} leads term {term} with {held:?} at index {index}, where an entry of term {} was \
+                         committed by member {} in term {}",
+                        known.term, known.member, known.by
+                    );
+                    return Err(Violation::new("completeness", text));
+                }
+            }
+        }
+        for (follower, life, index) in raft.matched() {
+            let before = matched.insert((follower, life), index).unwrap_or_default();
+            if index < before {
+                let text = format!("in term {term} member {member} took {follower} from {before} back to {index}");
+                return Err(Violation::new("matched", text));
+            }
+            let Some(other) = all.iter().flatten().find(|raft| raft.identity().member == follower) else { continue };
+            let comparable = other.identity().incarnation == life && other.status().term == term;
+            // What lies before a snapshot that is not durable yet still is on disk.
+            if comparable && other.durable() >= other.start() && other.durable() < index {
+                let text = format!(
+                    "in term {term} member {member} takes {follower} for having {index}, it has {} durably",
+                    other.durable()
+                );
+                return Err(Violation::new("matched", text));
             }
         }
         Ok(())
@@ -167,16 +225,16 @@ mod tests {
     #[test]
     fn another_entry_at_a_committed_index_is_noticed() {
         let mut consensus = Consensus::default();
-        consensus.committed(0, &[entry(1, 1, "a"), entry(2, 1, "b")]).unwrap();
-        consensus.committed(1, &[entry(1, 1, "a")]).unwrap();
-        assert_eq!(consensus.committed(1, &[entry(2, 1, "c")]).unwrap_err().oracle, "committed");
-        assert_eq!(consensus.committed(2, &[entry(2, 1, "b")]).unwrap_err().oracle, "apply");
+        consensus.committed(0, Term(1), &[entry(1, 1, "a"), entry(2, 1, "b")]).unwrap();
+        consensus.committed(1, Term(1), &[entry(1, 1, "a")]).unwrap();
+        assert_eq!(consensus.committed(1, Term(1), &[entry(2, 1, "c")]).unwrap_err().oracle, "committed");
+        assert_eq!(consensus.committed(2, Term(1), &[entry(2, 1, "b")]).unwrap_err().oracle, "apply");
     }
 
     #[test]
     fn different_states_at_one_index_are_noticed() {
         let mut consensus = Consensus::default();
-        consensus.committed(0, &[entry(1, 1, "a")]).unwrap();
+        consensus.committed(0, Term(1), &[entry(1, 1, "a")]).unwrap();
         consensus.restored(1, LogIndex(1), 7).unwrap();
         assert_eq!(consensus.restored(2, LogIndex(1), 8).unwrap_err().oracle, "state");
         assert_eq!(consensus.restored(2, LogIndex(9), 8).unwrap_err().oracle, "committed");

@@ -125,10 +125,10 @@ impl Client {
 
     /// How long to wait for an answer.
     pub fn patience(&mut self) -> Nanos {
-        if self.generator.chance(1, 10) {
-            10 * MILLI + self.generator.below(200 * MILLI)
-        } else {
-            2 * SECOND + self.generator.below(8 * SECOND)
+        match self.generator.below(10) {
+            0 => 10 * MILLI + self.generator.below(200 * MILLI),
+            1..6 => 300 * MILLI + self.generator.below(2 * SECOND),
+            _ => 2 * SECOND + self.generator.below(8 * SECOND),
         }
     }
 

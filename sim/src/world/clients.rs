@@ -5,7 +5,8 @@ use quorate_api::etcdserverpb as pb;
 use quorate_core::{Revision, Ttl};
 use quorate_jepsen::history::{Op, OpId, Response, Sighting};
 
-use super::{Event, WATCH_CLIENTS, World, link};
+use super::event::{Event, link};
+use super::{WATCH_CLIENTS, World};
 use crate::call::{Answer, CallError, Rpc};
 use crate::check::{Verdict, Violation};
 use crate::heap::{MILLI, Nanos, SECOND, tail};

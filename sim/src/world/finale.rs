@@ -5,7 +5,8 @@ use quorate_core::request::PutRequest;
 use quorate_jepsen::history::{Op, OpId};
 use quorate_jepsen::witness;
 
-use super::{Event, WATCH_CLIENTS, World, link};
+use super::event::{Event, link};
+use super::{WATCH_CLIENTS, World};
 use crate::call::Answer;
 use crate::check::{self, Verdict, Violation};
 use crate::heap::{MILLI, Nanos, SECOND};

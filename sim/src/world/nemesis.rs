@@ -1,12 +1,14 @@
 //! Carries out the schedule of faults.
 
 use quorate_core::Term;
+use quorate_core::replica::Request;
 use quorate_core::rng::Rng;
 
-use super::{Event, World, link};
+use super::World;
+use super::event::{Event, link};
 use crate::call::CallError;
 use crate::clock::Clock;
-use crate::heap::{MILLI, Nanos};
+use crate::heap::{MILLI, Nanos, tail};
 use crate::member::{Process, id};
 use crate::network::Quality;
 use crate::schedule::{Fault, Strike};
@@ -102,7 +104,7 @@ impl World {
                 if let Some(leader) = self.leader()
                     && let Some(process) = &mut self.machines[leader].process
                 {
-                    process.ask(quorate_core::replica::Request::Transfer(id(member)));
+                    process.ask(Request::Transfer(id(member)));
                     self.rouse(now, leader);
                 }
             }
@@ -130,7 +132,8 @@ impl World {
         let span = election / 10 * (1 + rng.below(40));
         let down = if rng.chance(1, 2) { MILLI * (1 + rng.below(20)) } else { span };
         let other = (leader + 1 + usize::try_from(rng.below(members as u64 - 1)).expect("few members")) % members;
-        let way = rng.below(7);
+        let way = rng.below(12);
+        let soon = 1 + rng.below(election / 10);
         self.trace.event(now, Kind::Fault, leader, way, &[], || format!("leader {leader} is struck, way {way}"));
         match way {
             0 => self.isolate(now, leader, span),
@@ -150,6 +153,18 @@ impl World {
                     self.kill(now, other, down, Death::Power);
                 }
             }
+            // It hands over, and is cut off meanwhile: the next one is elected while it believes to lead.
+            6 | 7 => {
+                if let Some(process) = &mut self.machines[leader].process {
+                    process.ask(Request::Transfer(id(other)));
+                    self.rouse(now, leader);
+                }
+                self.heap.push(now + soon, link::NEMESIS, Event::Isolate { member: leader, span });
+            }
+            // Nobody hears it; it hears nobody; only one hears it.
+            8 => self.cut_each(now, span, |from, _| from == leader),
+            9 => self.cut_each(now, span, |_, to| to == leader),
+            10 => self.cut_each(now, span, |from, to| from == leader && to != other),
             _ => {
                 for member in 0..members {
                     self.machines[member].slowness *= 20;
@@ -159,7 +174,18 @@ impl World {
         }
     }
 
-    fn isolate(&mut self, now: Nanos, member: usize, span: Nanos) {
+    /// Nothing arrives on these links for a while.
+    fn cut_each(&mut self, now: Nanos, span: Nanos, cuts: impl Fn(usize, usize) -> bool) {
+        let members = self.machines.len();
+        for (from, to) in (0..members).flat_map(|from| (0..members).map(move |to| (from, to))) {
+            if from != to && cuts(from, to) {
+                self.network.cut(from, to);
+                self.heap.push(now + span, link::NEMESIS, Event::Relief(Relief::Cut(from, to)));
+            }
+        }
+    }
+
+    pub(super) fn isolate(&mut self, now: Nanos, member: usize, span: Nanos) {
         let side = 1 << member;
         self.each_crossing(side, |network, from, to| network.cut(from, to));
         self.heap.push(now + span, link::NEMESIS, Event::Relief(Relief::Partition(side)));
@@ -208,12 +234,16 @@ impl World {
             return;
         }
         machine.paused = false;
-        // What waited comes in the order in which it arrived; turns are scheduled afresh.
+        // What waited comes in the order in which it arrived, but of peers' connections any may be read first; turns are
+        // scheduled afresh.
         (machine.next_turn, machine.next_apply) = (None, None);
+        let rng = &mut machine.rng;
+        let read = [0; 8].map(|_: u8| if rng.chance(1, 2) { tail(rng, MILLI) } else { 0 });
         let waited = std::mem::take(&mut machine.stash).into_iter();
         let waited = waited.filter(|event| !matches!(event, Event::Turn { .. } | Event::Apply { .. }));
         for (n, event) in waited.enumerate() {
-            self.heap.push(now + n as u64, link::member(member, 5), event);
+            let delay = if let Event::Frame { from, .. } = event { read[from] } else { 0 };
+            self.heap.push(now + delay + n as u64, link::member(member, 5), event);
         }
         self.rouse(now, member);
     }
@@ -234,19 +264,23 @@ impl World {
         drop(process);
         machine.epoch += 1;
         let epoch = machine.epoch;
+        if machine.rng.chance(1, 2) {
+            machine.heard_since = epoch;
+        }
         machine.backends.crash();
         let lost = match death {
             Death::Process => 0,
             Death::Rot => {
                 machine.rotten |= machine.disk.rot(&mut machine.rng);
                 machine.trusted &= !machine.rotten;
+                machine.blank |= machine.rotten;
                 u64::from(machine.rotten)
             }
             Death::Power => machine.disk.power_cut(&mut machine.rng),
             Death::Disk => {
                 machine.disk.wipe();
                 machine.backends.wipe();
-                (machine.trusted, machine.rotten) = (false, false);
+                (machine.trusted, machine.rotten, machine.blank) = (false, false, true);
                 0
             }
         };
@@ -284,8 +318,11 @@ impl World {
 
     /// Whether the others can do without this member's memory: no more than a minority may be without theirs.
     fn may_wipe(&self, member: usize) -> bool {
+        // While nobody is trusted nothing was ever promised; but who lost a disk then may be an amnesiac to the others.
+        let is_born = self.machines.iter().any(|machine| machine.trusted);
         let others = self.machines.iter().enumerate().filter(|(other, _)| *other != member);
-        let forgetful = others.filter(|(_, machine)| !machine.trusted).count() + 1;
+        let forgetful =
+            others.filter(|(_, machine)| if is_born { !machine.trusted } else { machine.blank }).count() + 1;
         forgetful <= (self.machines.len() - 1) / 2
     }
 

@@ -1,0 +1,103 @@
+//! Mistakes that can be planted here on purpose, to show that the simulator sees them.
+//!
+//! Without the cargo feature `mutants` none of this exists: [`is_on`] is a constant `false`. With it, one mutant at a
+//! time is chosen by name while the program runs ([`plant`]). A server does not compile with it: see `node/src/lib.rs`.
+//! Each is a mechanism that once shipped somewhere (its rows: Raft R, log P, apply A, watch W, lease K), planted as the
+//! smallest change of ours that has it. Workloads, faults and oracles know nothing of them.
+//!
+//! A new one is a line in the list below, and `mutant::is_on(Mutant::X)` where it does its harm.
+
+/// Whether this build can be made wrong.
+pub const PLANTABLE: bool = cfg!(feature = "mutants");
+
+macro_rules! mutants {
+    ($($name:ident $text:literal,)*) => {
+        /// A mistake that can be planted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[repr(u16)]
+        pub enum Mutant {
+            $(#[doc = $text] $name,)*
+        }
+
+        impl Mutant {
+            /// Every mutant.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// What it is called.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name),)* }
+            }
+
+            /// What it does wrong.
+            #[must_use]
+            pub fn text(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+mutants! {
+    R01 "a leader commits an older term's entry by counting copies",
+    R02 "a vote is given before it is durable",
+    R04 "a restart forgets the vote and every term without an entry",
+    R06 "an append removes everything behind what it follows, though it may be an old one",
+    R08 "an overtaken acknowledgement takes the match index back",
+    R10 "a heartbeat's answer sets the next index below the match index",
+    R11 "a refusal counts as an acknowledgement",
+    R23 "a new life of a follower's disk inherits what its earlier life acknowledged",
+    R24 "a member with an empty disk takes itself for one without a past",
+    R31 "reads are confirmed before an entry of the leader's own term is committed",
+    R32 "a read round asked again keeps its name",
+    R33 "reads that wait for a round are answered when the leader steps down",
+    R34 "a leader answers reads without a round",
+    R36 "a leader answers reads without a round while it heard a quorum lately",
+    R41 "a proposal that may still be committed is refused for good when the leader is lost",
+    R42 "a leader counts its own copy of an entry before it is durable",
+    R43 "a follower acknowledges entries before they are durable",
+    R44 "a candidate's log need not be up to date",
+    P02 "most syncs of the log are skipped",
+    P03 "a damaged record in the middle of the log is taken for its end",
+    P04 "a failed sync of the log is tried again and believed",
+    P06 "the checksums of the log's records are not looked at",
+    P07 "the log's folder is not synced after a segment was put in place",
+    P12 "a snapshot is ignored if the log is as long, whatever it contains",
+    A01 "the applied index is committed before what was applied",
+    A02 "the applied index is committed after what was applied",
+    A12 "the index is rebuilt without the last version of deleted keys",
+    A15 "a proposal delivered twice is applied twice",
+    A17 "a watch from now on starts at the beginning",
+    W01 "a restored snapshot takes watchers back to where they began",
+    W04 "a delete at the compacted revision is left out of history",
+    W08 "an event is delivered, and again when its slow watcher goes on",
+    W11 "the events of a revision come in two responses",
+    W13 "a watcher that catches up skips the revision at which history stopped",
+    K02 "the renewal of a lease that is gone succeeds",
+    K11 "a lease is renewed without asking whether this leader still leads",
+    K12 "a new leader goes on counting where the lease stood when it was last heard of",
+}
+
+#[cfg(feature = "mutants")]
+static PLANTED: core::sync::atomic::AtomicU16 = core::sync::atomic::AtomicU16::new(u16::MAX);
+
+/// Makes this whole process wrong in one way, or right again.
+#[cfg(feature = "mutants")]
+pub fn plant(mutant: Option<Mutant>) {
+    PLANTED.store(mutant.map_or(u16::MAX, |mutant| mutant as u16), core::sync::atomic::Ordering::SeqCst);
+}
+
+/// Whether `mutant` is planted.
+#[cfg(feature = "mutants")]
+#[must_use]
+pub fn is_on(mutant: Mutant) -> bool {
+    PLANTED.load(core::sync::atomic::Ordering::Relaxed) == mutant as u16
+}
+
+/// Whether `mutant` is planted: never in this build.
+#[cfg(not(feature = "mutants"))]
+#[inline(always)]
+#[must_use]
+pub const fn is_on(_mutant: Mutant) -> bool {
+    false
+}

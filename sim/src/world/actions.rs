@@ -1,0 +1,132 @@
+//! Carries out what a process asked for, and lets the oracles see it.
+
+use quorate_core::Revision;
+use quorate_core::entry::Standing;
+use quorate_core::raft::Role;
+use quorate_core::replica;
+use quorate_core::store::RevisionEvents;
+use quorate_jepsen::history::Sighting;
+use quorate_node::applier;
+
+use super::World;
+use super::event::{Event, link};
+use crate::call::CallError;
+use crate::check::{Verdict, Violation};
+use crate::heap::{Nanos, tail};
+use crate::member::{Handed, number};
+use crate::trace::Kind;
+
+impl World {
+    /// Carries out what a process asked for, and lets the oracles see it.
+    pub(super) fn carry_out(&mut self, now: Nanos, member: usize) -> Verdict {
+        let mut actions = std::mem::take(&mut self.actions);
+        for status in actions.changed.drain(..) {
+            self.trace.event(now, Kind::Member, member, status.term.0, &[status.role as u8], || format!("{status:?}"));
+            self.consensus.changed(member, &status)?;
+            if status.role == Role::Leader {
+                self.harass(now, member, status.term);
+            }
+            let machine = &mut self.machines[member];
+            if status.standing == Standing::Trusted && !machine.trusted {
+                machine.trusted = true;
+                self.totals.readmissions += u64::from(machine.epoch > 1);
+                machine.blank = false;
+            }
+        }
+        if let Some((index, ours, theirs)) = actions.diverged.take() {
+            let text = format!("member {member} has {ours:016x} after {index}, the majority {theirs:016x}");
+            return Err(Violation::new("state", text));
+        }
+        if std::mem::take(&mut actions.malformed) > 0 {
+            return Err(Violation::new("codec", format!("member {member} got a frame it cannot decode")));
+        }
+        for handed in actions.handed.drain(..) {
+            match handed {
+                Handed::Entries(term, entries) => self.consensus.committed(member, term, &entries)?,
+                Handed::Snapshot(index) => self.consensus.installed(member, index)?,
+            }
+        }
+        for input in actions.applied.drain(..) {
+            self.see_applied(now, member, input)?;
+        }
+        for frame in actions.frames.drain(..) {
+            self.send(now, member, number(frame.to), frame.bytes, frame.bulk);
+        }
+        let epoch = self.machines[member].epoch;
+        for due in actions.due.drain(..) {
+            let at = now + 1 + self.machines[member].rng.below(2 * self.setup.latencies.turn);
+            self.heap.push(at, link::member(member, 3), Event::Finish { member, epoch, due: Box::new(due) });
+        }
+        for (call, answer) in actions.answers.drain(..) {
+            self.reply(now, call, answer.map_err(CallError::Status));
+        }
+        for (subscription, bytes, cost) in actions.watch.drain(..) {
+            let (line, at) = self.down(now, self.line_of_watcher(subscription.client));
+            self.heap.push(at, link::client(line, 1), Event::WatchMessage { subscription, bytes, cost });
+        }
+        for read in actions.history.drain(..) {
+            let at = now + 1 + tail(&mut self.machines[member].rng, self.setup.latencies.apply);
+            let input = Box::new(read.run());
+            self.heap.push(at, link::member(member, 4), Event::History { member, epoch, input });
+        }
+        self.actions = actions;
+        Ok(())
+    }
+
+    fn see_applied(&mut self, now: Nanos, member: usize, input: replica::Input) -> Verdict {
+        match input {
+            replica::Input::Applied { applied, .. } => {
+                self.trace.event(now, Kind::Backend, member, applied.hash, &[], || format!("state {}", applied.index));
+                self.consensus.applied(member, &applied)?;
+                self.see_revisions(now, member, applied.revision)?;
+                for change in &applied.leases {
+                    self.leases.changed(change, now)?;
+                }
+            }
+            replica::Input::Restored { index, hash, .. } => {
+                self.trace.event(now, Kind::Backend, member, hash, &[], || format!("restored {index}"));
+                self.totals.snapshot_installs += 1;
+                self.consensus.restored(member, index, hash)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Tells the history what new revisions changed, as soon as the first member has applied them: it settles what
+    /// operations of unknown outcome did.
+    fn see_revisions(&mut self, now: Nanos, member: usize, revision: Revision) -> Verdict {
+        let Some(process) = &self.machines[member].process else { return Ok(()) };
+        let applier::Published { view, rows, .. } = process.published();
+        let from = self.seen.next().max(view.compacted());
+        if revision <= self.seen {
+            return Ok(());
+        }
+        let (revisions, through) = view
+            .history(rows, from, revision, u64::MAX)
+            .map_err(|error| Violation::new("history", format!("member {member} cannot read {from}: {error}")))?;
+        if through != revision {
+            let text =
+                format!("member {member} reads history through {through}, it was asked for all through {revision}");
+            return Err(Violation::new("history", text));
+        }
+        for RevisionEvents { revision, events } in revisions {
+            // The first one may have lost changes to a compaction in the same batch.
+            if revision > view.compacted() {
+                let changes = u32::try_from(events.len()).expect("small txns");
+                self.history.saw(now, Sighting::Whole { revision, changes });
+            }
+            for event in events {
+                self.history.saw(
+                    now,
+                    match event.deleted {
+                        true => Sighting::Delete { key: event.kv.key, revision },
+                        false => Sighting::Put(event.kv),
+                    },
+                );
+            }
+        }
+        self.seen = revision;
+        Ok(())
+    }
+}

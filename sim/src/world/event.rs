@@ -1,0 +1,52 @@
+//! What happens in a world, each at its time, and the queues that keep simultaneous things apart.
+
+use bytes::Bytes;
+use quorate_api::etcdserverpb as pb;
+use quorate_node::applier;
+
+use super::nemesis::Relief;
+use crate::call::{Answer, Rpc};
+use crate::heap::Nanos;
+use crate::member::{CallId, Due, Subscription};
+
+/// Something that happens at its time.
+pub(super) enum Event {
+    Frame { from: usize, to: usize, epoch: u64, bytes: Bytes },
+    Turn { member: usize, epoch: u64, at: Nanos },
+    Synced { member: usize, epoch: u64 },
+    Apply { member: usize, epoch: u64, at: Nanos },
+    Finish { member: usize, epoch: u64, due: Box<Due> },
+    History { member: usize, epoch: u64, input: Box<applier::Input> },
+    Request { member: usize, call: CallId, rpc: Rpc, bytes: Bytes },
+    Answer { call: CallId, answer: Answer },
+    Patience { call: CallId },
+    Think { client: usize },
+    Subscribe { member: usize, subscription: Subscription, requests: Vec<pb::WatchRequest> },
+    WatchRequest { member: usize, subscription: Subscription, request: pb::WatchRequest },
+    Taken { member: usize, subscription: Subscription, bytes: u64 },
+    Unsubscribe { member: usize, subscription: Subscription },
+    WatchMessage { subscription: Subscription, bytes: Bytes, cost: u64 },
+    WatchBroken { subscription: Subscription },
+    WatchRead { subscription: Subscription },
+    Whim { client: usize },
+    Strike(usize),
+    Relief(Relief),
+    Hit { leader: usize, epoch: u64 },
+    Isolate { member: usize, span: Nanos },
+    Start { member: usize, epoch: u64 },
+    Finale,
+}
+
+/// What numbers a queue of the heap.
+pub(super) mod link {
+    pub(in super::super) const NEMESIS: usize = 1_000;
+    pub(in super::super) fn frame(from: usize, to: usize, lane: usize) -> usize {
+        (lane * 8 + from) * 8 + to
+    }
+    pub(in super::super) fn member(member: usize, queue: usize) -> usize {
+        300 + member * 8 + queue
+    }
+    pub(in super::super) fn client(line: usize, direction: usize) -> usize {
+        2_000 + line * 4 + direction
+    }
+}

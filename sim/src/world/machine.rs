@@ -1,0 +1,197 @@
+//! A member's machine in the world: started on what its disks hold, its threads given their turns.
+
+use quorate_core::LogIndex;
+use quorate_core::entry::Standing;
+use quorate_core::raft::Role;
+use quorate_core::rng::Rng;
+use quorate_node::boot::Found;
+
+use super::World;
+use super::event::{Event, link};
+use crate::backend::SimBackends;
+use crate::check::{Verdict, Violation};
+use crate::clock::Clock;
+use crate::disk::SimDisk;
+use crate::heap::{MICRO, Nanos, SECOND, tail};
+use crate::member::{Process, Start};
+use crate::swarm::{Stream, stream};
+use crate::trace::Kind;
+
+/// A member's machine: what survives its process.
+pub(super) struct Machine {
+    pub(super) disk: SimDisk,
+    pub(super) backends: SimBackends,
+    pub(super) clock: Clock,
+    pub(super) process: Option<Process>,
+    /// Grows with every start and every crash: what was scheduled for an earlier life is void.
+    pub(super) epoch: u64,
+    /// What was sent before this epoch and is still under way is lost.
+    pub(super) heard_since: u64,
+    /// The process does nothing until it is resumed; what happens to it waits.
+    pub(super) paused: bool,
+    pub(super) stash: Vec<Event>,
+    /// It has votes and log that count, as far as the nemesis knows.
+    pub(super) trusted: bool,
+    /// Its disk was replaced, and it has not been trusted since.
+    pub(super) blank: bool,
+    /// Its log has been damaged since it ran last.
+    pub(super) rotten: bool,
+    pub(super) next_turn: Option<Nanos>,
+    pub(super) next_apply: Option<Nanos>,
+    /// Syncs take so many times as long.
+    pub(super) slowness: u64,
+    pub(super) rng: Rng,
+}
+
+/// However slow a disk is made, a sync ends after so long.
+const SYNC_MAX: Nanos = 3 * SECOND;
+
+impl World {
+    /// Starts a process on what the machine's disks hold.
+    pub(super) fn start(&mut self, now: Nanos, member: usize, epoch: u64) -> Verdict {
+        let machine = &mut self.machines[member];
+        if machine.epoch != epoch || machine.process.is_some() {
+            return Ok(());
+        }
+        machine.epoch += 1;
+        machine.paused = false;
+        (machine.next_turn, machine.next_apply) = (None, None);
+        let mut rng = stream(self.setup.seed, Stream::Process, member).split(machine.epoch);
+        let local = machine.clock.read(now);
+        let start = Start { member, members: self.setup.members, knobs: &self.setup.knobs, now: local };
+        let process = Process::start(&start, &machine.disk, &machine.backends, &mut rng)
+            .map_err(|error| Violation::new("recovery", format!("member {member} does not start: {error:?}")))?;
+        let rotten = std::mem::take(&mut machine.rotten);
+        match &process.found {
+            Found::Damaged { damage, .. } if !rotten => {
+                let text = format!("member {member} takes its log for damaged: {damage}");
+                return Err(Violation::new("recovery", text));
+            }
+            Found::Nothing | Found::Log if rotten => {
+                let text = format!("member {member} does not notice that its log is damaged");
+                return Err(Violation::new("recovery", text));
+            }
+            _ => {}
+        }
+        let (applied, hash) = (process.published().applied, process.published().hash);
+        let status = process.status().clone();
+        machine.trusted = status.standing == Standing::Trusted;
+        self.trace.event(now, Kind::Member, member, hash, &[], || {
+            format!("starts at {local:?} with {applied} applied, {status:?}")
+        });
+        machine.process = Some(process);
+        if applied > LogIndex(0) {
+            self.consensus.started(member, applied, hash)?;
+        } else {
+            self.consensus.started_empty(member);
+        }
+        self.totals.starts += 1;
+        self.rouse(now, member);
+        Ok(())
+    }
+
+    /// Schedules whatever the member's threads have to do next.
+    pub(super) fn rouse(&mut self, now: Nanos, member: usize) {
+        let latencies = self.setup.latencies;
+        let machine = &mut self.machines[member];
+        let epoch = machine.epoch;
+        let Some(process) = &mut machine.process else { return };
+        let turn = if process.has_mail() {
+            Some(now + 1 + machine.rng.below(latencies.turn))
+        } else {
+            machine.clock.when(process.deadline()).map(|at| at.max(now + MICRO))
+        };
+        if let Some(at) = turn.filter(|&at| machine.next_turn.is_none_or(|next| at < next)) {
+            machine.next_turn = Some(at);
+            self.heap.push(at, link::member(member, 0), Event::Turn { member, epoch, at });
+        }
+        if process.can_write() {
+            let records = process.write();
+            let digest = machine.disk.digest();
+            let took = machine.slowness * (MICRO + latencies.sync / 2 + tail(&mut machine.rng, latencies.sync));
+            let took = took.min(SYNC_MAX);
+            self.trace.event(now, Kind::Disk, member, digest, &[], || format!("write {records} records, sync {took}"));
+            self.heap.push(now + took, link::member(member, 1), Event::Synced { member, epoch });
+        }
+        let apply = if process.can_apply() {
+            Some(now + 1 + tail(&mut machine.rng, latencies.apply))
+        } else {
+            machine.clock.when(process.applier_deadline()).map(|at| at.max(now + MICRO))
+        };
+        if let Some(at) = apply.filter(|&at| machine.next_apply.is_none_or(|next| at < next)) {
+            machine.next_apply = Some(at);
+            self.heap.push(at, link::member(member, 2), Event::Apply { member, epoch, at });
+        }
+    }
+
+    pub(super) fn turn(&mut self, now: Nanos, member: usize, epoch: u64, at: Nanos) -> Verdict {
+        let machine = &mut self.machines[member];
+        if machine.epoch != epoch || machine.next_turn != Some(at) {
+            return Ok(());
+        }
+        machine.next_turn = None;
+        let Some(process) = &mut machine.process else { return Ok(()) };
+        let local = machine.clock.read(now);
+        process.turn(local, &mut self.actions);
+        self.trace.event(now, Kind::Output, member, local.0, &[], || format!("turn at {}", local.0));
+        self.carry_out(now, member)?;
+        self.inspect(member)?;
+        self.rouse(now, member);
+        Ok(())
+    }
+
+    /// What can be said of a member between two turns.
+    fn inspect(&mut self, member: usize) -> Verdict {
+        let deep = self.machines[member].rng.chance(1, 64);
+        let Some(process) = &self.machines[member].process else { return Ok(()) };
+        let raft = process.replica().raft();
+        if raft.status().role == Role::Leader {
+            let followers = self.machines.iter().map(|machine| machine.process.as_ref().map(|p| p.replica().raft()));
+            self.consensus.led(member, raft, &followers.collect::<Vec<_>>())?;
+        }
+        if deep {
+            raft.check_deep();
+        }
+        Ok(())
+    }
+
+    pub(super) fn synced(&mut self, now: Nanos, member: usize, epoch: u64) {
+        let machine = &mut self.machines[member];
+        if machine.epoch != epoch {
+            return;
+        }
+        let Some(process) = &mut machine.process else { return };
+        process.synced(machine.rng.chance(1, 50));
+        let digest = machine.disk.digest();
+        self.trace.event(now, Kind::Disk, member, digest, &[], || "synced".into());
+        self.rouse(now, member);
+    }
+
+    pub(super) fn apply(&mut self, now: Nanos, member: usize, epoch: u64, at: Nanos) -> Verdict {
+        let inputs_max = self.setup.knobs.apply_inputs_max;
+        let machine = &mut self.machines[member];
+        if machine.epoch != epoch || machine.next_apply != Some(at) {
+            return Ok(());
+        }
+        machine.next_apply = None;
+        let Some(process) = &mut machine.process else { return Ok(()) };
+        if let Err(error) = process.apply(machine.clock.read(now), inputs_max, &mut self.actions) {
+            return Err(Violation::new("backend", format!("member {member} cannot keep its state: {error}")));
+        }
+        let (digest, applied) = (machine.backends.digest(), process.published().applied);
+        self.trace.event(now, Kind::Backend, member, digest, &[], || format!("applied {applied}"));
+        self.carry_out(now, member)?;
+        self.rouse(now, member);
+        Ok(())
+    }
+
+    pub(super) fn leader(&self) -> Option<usize> {
+        let leads = |machine: &&Machine| machine.process.as_ref().is_some_and(|p| p.status().role == Role::Leader);
+        let newest = self
+            .machines
+            .iter()
+            .filter(leads)
+            .max_by_key(|machine| machine.process.as_ref().map(|process| process.status().term))?;
+        self.machines.iter().position(|machine| std::ptr::eq(machine, newest))
+    }
+}

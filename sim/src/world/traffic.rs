@@ -1,0 +1,97 @@
+//! What moves between members, and between clients and members: frames, requests, the second halves of calls.
+
+use bytes::Bytes;
+use quorate_core::format::codec;
+use quorate_core::replica::PeerMessage;
+
+use super::World;
+use super::event::{Event, link};
+use crate::call::{CallError, Rpc};
+use crate::check::Verdict;
+use crate::heap::Nanos;
+use crate::member::{CallId, Due, id};
+use crate::network::Lane;
+use crate::trace::Kind;
+
+impl World {
+    pub(super) fn deliver(&mut self, now: Nanos, from: usize, to: usize, epoch: u64, bytes: Bytes) {
+        // A cut takes with it what is under way, and so may the sender's end.
+        if !self.network.open(from, to) || epoch < self.machines[from].heard_since {
+            self.trace.event(now, Kind::Network, to, from as u64, &[], || format!("lost under way from {from}"));
+            return;
+        }
+        let logs = self.trace.logs();
+        let text = if logs { describe(&bytes) } else { String::new() };
+        self.trace.event(now, Kind::Input, to, from as u64, &bytes, || format!("<- {from} {text}"));
+        if let Some(process) = &mut self.machines[to].process {
+            process.receive(id(from), bytes);
+            self.rouse(now, to);
+        }
+    }
+
+    pub(super) fn send(&mut self, now: Nanos, from: usize, to: usize, bytes: Bytes, bulk: bool) {
+        let lane = if bulk { Lane::Snapshot } else { Lane::Frames };
+        let sent = self.network.send(now, from, to, lane, bytes.len());
+        let logs = self.trace.logs();
+        let text = if logs { describe(&bytes) } else { String::new() };
+        self.trace.event(now, Kind::Network, from, sent.first.unwrap_or(0), &bytes, || {
+            format!("-> {to} {} {text}", if sent.first.is_some() { "sent" } else { "lost" })
+        });
+        let epoch = self.machines[from].epoch;
+        self.totals.frames += 1;
+        if let Some(again) = sent.second {
+            self.heap.push(
+                again,
+                link::frame(from, to, 2 + lane as usize),
+                Event::Frame { from, to, epoch, bytes: bytes.clone() },
+            );
+        }
+        if let Some(at) = sent.first {
+            self.heap.push(at, link::frame(from, to, lane as usize), Event::Frame { from, to, epoch, bytes });
+        }
+    }
+
+    pub(super) fn finish(&mut self, now: Nanos, member: usize, epoch: u64, due: Due) {
+        let Some(process) = self.alive(member, epoch) else {
+            self.reply(now, due.call(), Err(CallError::Broken));
+            return;
+        };
+        let (call, answer) = process.finish(due);
+        self.reply(now, call, answer.map_err(CallError::Status));
+    }
+
+    pub(super) fn request(&mut self, now: Nanos, member: usize, call: CallId, rpc: Rpc, bytes: Bytes) -> Verdict {
+        self.trace.event(now, Kind::Client, member, call.call, &bytes, || format!("{call:?} {rpc:?}"));
+        match &mut self.machines[member].process {
+            None => self.reply(now, call, Err(CallError::Refused)),
+            Some(process) => {
+                process.call(call, rpc, bytes, &mut self.actions);
+                self.carry_out(now, member)?;
+                self.rouse(now, member);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A frame in words, for logs.
+fn describe(bytes: &Bytes) -> String {
+    match codec::decode::<PeerMessage>(bytes.clone()) {
+        Ok(PeerMessage::Raft(message)) => message.to_string(),
+        Ok(PeerMessage::Snapshot(chunk)) => {
+            format!(
+                "Snapshot {:?} chunk {} of {} rows, last {}",
+                chunk.snapshot,
+                chunk.sequence,
+                chunk.rows.len(),
+                chunk.last
+            )
+        }
+        Ok(other) => {
+            let mut text = format!("{other:?}");
+            text.truncate(300);
+            text
+        }
+        Err(error) => error.to_string(),
+    }
+}
