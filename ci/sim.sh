@@ -1,13 +1,112 @@
 #!/usr/bin/env bash
-# Simulates whole clusters under faults: ci/sim.sh [A..B], 0..200 unless said otherwise; then every tenth part of them
-# twice, comparing the traces. The simulator itself prints the one command that reproduces a failure.
+# Simulates whole clusters under faults: every seed of A..B once, and every tenth of them twice, comparing the traces.
+#   ci/sim.sh [A..B] [--shard I/N] [--minutes M] [--ledger DIR]
+#     A..B         seeds, B excluded; 0..200 unless said otherwise
+#     --shard I/N  only part I (0..N) of N: parts run on machines that know nothing of each other
+#     --minutes M  begin nothing new after so long; what is left is said, and done by the next run with the same ledger
+#     --ledger DIR where finished pieces are noted, by commit and tree (default: target/sim). A run begins where the last
+#                  one of the same code ended.
+#   JOBS: seeds run at once (default: one a core)
+# Exit code 0: nothing found; 1: a seed failed, and the output has the one command that reproduces it; 2: usage.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-seeds=${1:-0..200}
-from=${seeds%..*} to=${seeds#*..}
-sim="${CARGO_TARGET_DIR:-target}/release/quorate-sim"
+usage() {
+  echo "ci/sim.sh: $1" >&2
+  sed -n '3s/^# *//p' ci/sim.sh >&2
+  exit 2
+}
+target=${CARGO_TARGET_DIR:-target}
+seeds=0..200 shard=0/1 minutes= ledger=$target/sim
+while [ $# -gt 0 ]; do
+  case $1 in
+    --shard | --minutes | --ledger)
+      [ $# -gt 1 ] || usage "$1 needs a value"
+      printf -v "${1#--}" %s "$2"
+      shift 2
+      ;;
+    -*) usage "unknown flag $1" ;;
+    *)
+      seeds=$1
+      shift
+      ;;
+  esac
+done
+[[ $seeds =~ ^([0-9]+)\.\.([0-9]+)$ ]] || usage "bad seeds '$seeds'"
+from=${BASH_REMATCH[1]} to=${BASH_REMATCH[2]}
+[ "$from" -lt "$to" ] || usage "no seed in '$seeds'"
+[[ $shard =~ ^([0-9]+)/([0-9]+)$ ]] || usage "bad shard '$shard'"
+part=${BASH_REMATCH[1]} parts=${BASH_REMATCH[2]}
+[ "$part" -lt "$parts" ] || usage "shard '$shard': the parts of $parts are 0 to $((parts - 1))"
+[[ $minutes =~ ^[0-9]*$ ]] || usage "bad number of minutes '$minutes'"
+
 cargo build --release --locked -p quorate-sim
-"$sim" --seeds "$seeds" --jobs "${JOBS:-$(nproc)}"
-echo "== the same seeds give the same traces"
-"$sim" --seeds "$from..$((from + (to - from + 9) / 10))" --check --jobs "${JOBS:-$(nproc)}"
+sim=$target/release/quorate-sim
+jobs=${JOBS:-$(nproc)}
+
+# The same code or not: the commit, and what is changed since.
+code=$(git rev-parse --short=16 HEAD 2>/dev/null || echo none)
+changes=$(git diff HEAD 2>/dev/null | sha256sum | cut -c1-8)
+ledger=$ledger/$code-$changes
+mkdir -p "$ledger"
+
+# Pieces of 50 seeds: small enough to lose, large enough to keep every core busy.
+piece=50 began=$SECONDS left=0 done_before=0 sheets=()
+for ((a = from / piece * piece; a < to; a += piece)); do
+  [ $((a / piece % parts)) -eq "$part" ] || continue
+  first=$((a > from ? a : from)) last=$((a + piece < to ? a + piece : to))
+  sheet=$ledger/$first..$last
+  if [ -e "$sheet" ]; then
+    done_before=$((done_before + last - first))
+  elif [ -n "$minutes" ] && [ $((SECONDS - began)) -ge $((minutes * 60)) ]; then
+    left=$((left + last - first))
+    continue
+  else
+    TIMEFORMAT='  CPU milliseconds %U %S'
+    { time "$sim" --seeds "$first..$last" --jobs "$jobs" >"$sheet.part"; } 2>"$sheet.time" || {
+      cat "$sheet.part" "$sheet.time"
+      exit 1
+    }
+    again=$((first + (last - first + 9) / 10))
+    "$sim" --seeds "$first..$again" --check --jobs "$jobs" >"$sheet.check" 2>&1 || {
+      cat "$sheet.check"
+      exit 1
+    }
+    # Seconds with three decimals, of user and system: without the dot, milliseconds.
+    awk '/CPU milliseconds/ { gsub(/\./, ""); print "  CPU milliseconds", $3 + $4 }' "$sheet.time" >>"$sheet.part"
+    echo "  seeds $((last - first))" >>"$sheet.part"
+    rm -f "$sheet.time" "$sheet.check"
+    mv "$sheet.part" "$sheet"
+    [ ! -t 1 ] || printf '\r%s..%s clean' "$first" "$last"
+  fi
+  sheets+=("$sheet")
+done
+
+[ ${#sheets[@]} -gt 0 ] || { echo "seeds $seeds, shard $shard: nothing to do"; exit 0; }
+printf 'seeds %s, shard %s, code %s-%s\n' "$seeds" "$shard" "$code" "$changes"
+awk '
+  /^  / {
+    label = $0
+    sub(/^ +/, "", label)
+    sub(/ +[0-9]+$/, "", label)
+    if (!(label in sum)) order[++n] = label
+    sum[label] += $NF
+  }
+  END {
+    for (i = 1; i <= n; i++) if (order[i] != "CPU milliseconds") printf "  %-30s %12d\n", order[i], sum[order[i]]
+    cpu = sum["CPU milliseconds"] / 1000
+    printf "  %-30s %12d\n", "CPU seconds", cpu
+    if (cpu > 0) {
+      printf "  %-30s %12.1f\n", "seeds a CPU second", sum["seeds"] / cpu
+      printf "  %-30s %12.0f\n", "simulated seconds a CPU second", sum["simulated seconds"] / cpu
+    }
+    # A campaign in which nothing happened has shown nothing.
+    split("leader changes,power cuts that lost bytes,unknown outcomes,snapshot installs,amnesiac returns", due, ",")
+    for (i in due) if (sum["seeds"] >= 1000 && sum[due[i]] < 100) {
+      printf "too few %s: %d in %d seeds\n", due[i], sum[due[i]], sum["seeds"]
+      poor = 1
+    }
+    exit poor
+  }' "${sheets[@]}"
+[ "$done_before" -eq 0 ] || echo "$done_before of these seeds were run before, on the same code"
+[ "$left" -eq 0 ] || echo "$left seeds left: the time was up"
