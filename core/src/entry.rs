@@ -164,5 +164,8 @@ pub struct Recovered {
     pub generation: Generation,
 }
 
+/// Where the log of a cluster starts that was made from a snapshot file: the file's contents count as its first entry.
+pub const RESTORED: (LogIndex, Term) = (LogIndex(1), Term(1));
+
 /// The feature level this build understands and proposes for a new cluster.
 pub const FEATURE_LEVEL: FeatureLevel = FeatureLevel(1);

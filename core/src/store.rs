@@ -13,9 +13,11 @@ mod auth;
 mod compact;
 mod dedup;
 mod downgrade;
+mod export;
 mod hash;
 mod hash_kv;
 mod history;
+mod import;
 mod index;
 mod kv;
 mod lease;
@@ -32,7 +34,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-pub use auth::{Auth, Need, User};
+pub use auth::{Auth, AuthState, Need, User};
 pub use hash_kv::KvHash;
 
 use crate::command::{Origin, Outcome};
@@ -41,6 +43,9 @@ use crate::error::Error;
 use crate::request::{Alarm, KeyValue, Lease, Member};
 use crate::rows::{RowWrite, Rows};
 use crate::{Blob, FeatureLevel, LeaseId, LogIndex, NodeId, Revision, Term, Ttl};
+
+pub use export::Change;
+pub use import::{History, Import, ImportError, Imported, import};
 
 /// What applying a batch of entries did, as far as other machines care.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -188,6 +193,12 @@ pub struct View {
     /// -1 <= floor <= revision; -1 before the first compaction.
     floor: Revision,
     logical_bytes: u64,
+}
+
+/// The state a delete leaves.
+fn tombstone(key: Blob, main: Revision) -> KeyValue {
+    let (create_revision, version) = (Revision(0), 0);
+    KeyValue { key, create_revision, mod_revision: main, version, value: Blob::EMPTY, lease: None }
 }
 
 /// The last applied index that `rows` hold, 0 if none: all that must be read to know how far a backend has got.

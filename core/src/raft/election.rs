@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use super::quorum::is_quorum;
 use super::{Body, Leader, Message, Output, Raft, Role, Transfer};
-use crate::entry::{Configuration, Payload, Standing};
+use crate::entry::{Configuration, Payload, RESTORED, Standing};
 use crate::mutant::{self, Mutant};
 use crate::{Incarnation, Instant, LogIndex, NodeId, Term};
 
@@ -143,10 +143,9 @@ impl Raft {
         self.sync_peers();
         // The configuration this member started with may differ from others' in the lives it names: the first entry of
         // all makes it one replicated fact.
-        let first = match self.log.config_index() {
-            LogIndex(0) => Payload::Config(self.log.config().clone()),
-            _ => Payload::Empty,
-        };
+        let is_restored = (self.log.start(), self.log.last()) == (RESTORED.0, RESTORED.0);
+        let is_genesis = self.log.config_index() == LogIndex(0) || is_restored;
+        let first = if is_genesis { Payload::Config(self.log.config().clone()) } else { Payload::Empty };
         self.append_own(first);
         self.start_round(out);
     }

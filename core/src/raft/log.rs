@@ -111,8 +111,8 @@ impl Log {
 
     /// Replaces the configuration that a log which is still empty starts with.
     pub(super) fn set_initial(&mut self, config: Configuration) {
-        assert!(self.last() == LogIndex(0), "a genesis at index {}", self.last());
-        self.configs = VecDeque::from([(LogIndex(0), config)]);
+        assert!(self.last() == self.start, "a genesis at index {}", self.last());
+        self.configs = VecDeque::from([(self.start, config)]);
     }
 
     /// The term at `index`, unless that is compacted or beyond the end.

@@ -15,6 +15,10 @@
 //! - the other is Trusted and cannot say that: the asker has, or may have, a past. It becomes [`Standing::Amnesiac`];
 //! - the other is Amnesiac: it knows nothing; its slot is skipped. At most a minority of slots may be.
 //!
+//! A cluster made from a snapshot file has its genesis just so, on top of the one state that all its members were given
+//! ([`RESTORED`]). A member that was given it alone, while the others have a past, stays Fresh: it would take the end of
+//! that state for a place in their log.
+//!
 //! If no answer was of the second kind, the asker is Trusted. **Why that is safe**: suppose an earlier life of the
 //! asker helped to commit or elect anything. It did so in a quorum of members, and unless a majority of disks were
 //! lost, one of that quorum never lost its own. That member acted before the asker's present life began, so it was not
@@ -88,9 +92,9 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use super::{Becoming, Body, Message, Output, Raft};
-use crate::entry::{Configuration, Identity, Payload, Record, Standing};
+use crate::entry::{Configuration, Identity, Payload, RESTORED, Record, Standing};
 use crate::mutant::{self, Mutant};
-use crate::{Incarnation, LogIndex, NodeId, Term};
+use crate::{Incarnation, LogIndex, NodeId};
 
 /// What a Fresh member has heard from the others about its own past.
 #[derive(Clone, Debug, Default)]
@@ -152,6 +156,9 @@ impl Raft {
             Standing::Trusted if genesis || mutant::is_on(Mutant::R24) => {
                 _ = self.greetings.answers.insert(from, (life, true))
             }
+            // What a restored member holds is no part of that cluster's past: it stays out. Nothing but its folder is lost
+            // if that is removed; then it comes back as an amnesiac.
+            Standing::Trusted if self.log.start() == RESTORED.0 => return,
             Standing::Trusted => return self.become_standing(Standing::Amnesiac, None),
             // What it said before it forgot still holds.
             Standing::Amnesiac => _ = self.greetings.answers.entry(from).or_insert((life, false)),
@@ -183,7 +190,9 @@ impl Raft {
         assert!(self.standing() != Standing::Trusted, "trust is not lost by deciding so");
         if let Some(config) = &genesis {
             let config = config.clone();
-            self.records.push(Record::Compact { index: LogIndex(0), term: Term(0), config });
+            let index = self.log.start();
+            let term = self.log.term(index).expect("the start's term is kept");
+            self.records.push(Record::Compact { index, term, config });
         }
         self.records.push(Record::Identity(Identity { standing, ..self.identity.clone() }));
         self.becoming = Some(Becoming { write: self.next_write, standing, genesis });

@@ -64,6 +64,25 @@ impl Role {
     }
 }
 
+/// All that is stored about users and roles.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthState {
+    /// Whether requests are checked at all.
+    pub enabled: bool,
+    /// Counts changes.
+    pub revision: AuthRevision,
+    /// By name.
+    pub users: BTreeMap<String, User>,
+    /// Their permissions by name.
+    pub roles: BTreeMap<String, Vec<Permission>>,
+}
+
+impl Default for AuthState {
+    fn default() -> Self {
+        Auth::default().state()
+    }
+}
+
 /// The row of the state as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 #[bincode(decode_context = "Source")]
@@ -119,6 +138,15 @@ impl Auth {
             return Some(alloc::vec![Permission { allows: Allows::ReadWrite, key, range_end }]);
         }
         Some(role.row())
+    }
+
+    /// Everything, as it is stored.
+    #[must_use]
+    pub fn state(&self) -> AuthState {
+        let users = self.users.iter().map(|(name, user)| (name.clone(), (**user).clone()));
+        let roles = self.roles.iter().map(|(name, role)| (name.clone(), role.row()));
+        let (enabled, revision) = (self.enabled, self.revision);
+        AuthState { enabled, revision, users: users.collect(), roles: roles.collect() }
     }
 
     /// Takes over the row of the state as a whole.

@@ -8,11 +8,11 @@ use super::revisions::Rev;
 use super::rows::{self, Record};
 use super::values::Values;
 use super::{Event, RevisionEvents, View};
+use crate::Revision;
 use crate::error::Error;
 use crate::mutant::{self, Mutant};
 use crate::request::KeyValue;
 use crate::rows::Rows;
-use crate::{Blob, Revision};
 
 /// What an event costs beyond its key and its value.
 const EVENT_BYTES: u64 = 64;
@@ -86,14 +86,7 @@ impl View {
         };
         let kv = match put {
             Some(put) => key_value(key, Rev::put(main, sub, put.value_bytes as usize), put.meta),
-            None => KeyValue {
-                key,
-                create_revision: Revision(0),
-                mod_revision: main,
-                version: 0,
-                value: Blob::EMPTY,
-                lease: None,
-            },
+            None => super::tombstone(key, main),
         };
         Event { kv, deleted: put.is_none(), sub, previous: previous.map(|rev| (rev.main(), rev.sub())) }
     }

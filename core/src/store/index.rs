@@ -75,6 +75,15 @@ impl Versions {
         older.count(holds).checked_sub(1).map(|at| older.get(at))
     }
 
+    /// Whether (`main`, `sub`) is here and visible from `floor` or later.
+    pub(super) fn is_kept(&self, main: Revision, sub: u32, floor: Revision) -> bool {
+        let is_it = |rev: Rev| (rev.main(), rev.sub()) == (main, sub);
+        let older = self.older.as_ref();
+        let at = older.map_or(0, |older| older.count(|rev| (rev.main(), rev.sub()) < (main, sub)));
+        let found = older.filter(|older| at < older.len()).map_or(self.last, |older| older.get(at));
+        is_it(found) && at >= self.removable(floor)
+    }
+
     /// All kept revisions, oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = Rev> {
         self.older.iter().flat_map(|older| older.iter()).chain([self.last])
@@ -149,6 +158,13 @@ impl Index {
             previous
         });
         removed.expect("only a key that exists is deleted")
+    }
+
+    /// Removes a key with all its revisions, and returns the newest if it existed.
+    pub(super) fn forget(&mut self, key: &[u8]) -> Option<(Rev, Meta)> {
+        let live = self.live(key);
+        self.keys.remove(key);
+        live
     }
 
     /// Adds a revision as it was stored. Revisions of a key must come in order.

@@ -7,12 +7,12 @@ use super::apply::Builder;
 use super::range::key_value;
 use super::revisions::Rev;
 use super::txn::{Done, execute};
+use crate::Blob;
 use crate::error::Error;
 use crate::request::{
     DeleteRangeRequest, DeleteRangeResult, KeyValue, PutRequest, PutResult, RequestOp, ResponseOp, TxnRequest,
     TxnResult,
 };
-use crate::{Blob, Revision};
 
 impl Builder<'_> {
     pub(super) fn put(&mut self, request: &PutRequest) -> PutResult {
@@ -69,14 +69,7 @@ impl Builder<'_> {
         let (rev, meta) = self.store.view.index.delete(&key, Rev::tombstone(main, sub));
         self.store.ledger.supersede(key.len(), rev.value_bytes());
         self.store.view.leases.moved(&key, meta.lease, None);
-        let kv = KeyValue {
-            key,
-            create_revision: Revision(0),
-            mod_revision: main,
-            version: 0,
-            value: Blob::EMPTY,
-            lease: None,
-        };
+        let kv = super::tombstone(key, main);
         self.current.push(Event { kv, deleted: true, sub, previous: Some((rev.main(), rev.sub())) });
     }
 

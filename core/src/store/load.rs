@@ -124,26 +124,15 @@ fn auth(store: &mut Store, rows: &dyn Rows) -> Result<(), String> {
 }
 
 fn records(store: &mut Store, rows: &dyn Rows) -> Result<(), String> {
-    let (revision, floor) = (store.view.revision, Revision(store.view.floor.0.max(1)));
-    let mut last = (floor, u32::MAX);
+    let (revision, floor) = (store.view.revision, store.view.floor);
+    let mut records = Records::new(revision, floor);
     each(rows, Kind::Records, |key, row| {
         let (main, sub) = rows::parse_record(key).ok_or("a record's key is damaged")?;
         let record = Record::decode(row).ok_or_else(|| format!("the record of revision {main}.{sub} is malformed"))?;
-        if main.0 < 2 || main > revision {
-            return Err(format!("a record of revision {main} in a store at revision {revision}"));
-        }
-        if main > floor {
-            // No revision above the floor may be missing, nor any change but the last ones of a revision.
-            let next = if main == last.0 { (last.0, last.1.wrapping_add(1)) } else { (last.0.next(), 0) };
-            if (main, sub) != next {
-                return Err(format!("revision {main}.{sub} follows {}.{}", last.0, last.1));
-            }
-            last = (main, sub);
-        }
-        restore(store, main, sub, &record, main > floor)
+        records.add(store, main, sub, &record)
     })?;
-    if last.0 < revision {
-        return Err(format!("records end at revision {}, the store is at {revision}", last.0));
+    if records.last.0 < revision {
+        return Err(format!("records end at revision {}, the store is at {revision}", records.last.0));
     }
     for (lease, key) in store.view.leases.attachments() {
         if !store.view.leases.contains(lease) {
@@ -151,6 +140,38 @@ fn records(store: &mut Store, rows: &dyn Rows) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Takes records into a store's memory, in order of their revisions.
+pub(super) struct Records {
+    revision: Revision,
+    floor: Revision,
+    /// The last one above the floor.
+    last: (Revision, u32),
+}
+
+impl Records {
+    /// For a store with this revision and this floor.
+    pub(super) fn new(revision: Revision, floor: Revision) -> Self {
+        let floor = Revision(floor.0.max(1));
+        Self { revision, floor, last: (floor, u32::MAX) }
+    }
+
+    pub(super) fn add(&mut self, store: &mut Store, main: Revision, sub: u32, record: &Record) -> Result<(), String> {
+        if main.0 < 2 || main > self.revision {
+            return Err(format!("a record of revision {main} in a store at revision {}", self.revision));
+        }
+        if main > self.floor {
+            // No revision above the floor may be missing, nor any change but the last ones of a revision.
+            let (last, last_sub) = self.last;
+            let next = if main == last { (last, last_sub.wrapping_add(1)) } else { (last.next(), 0) };
+            if (main, sub) != next {
+                return Err(format!("revision {main}.{sub} follows {last}.{last_sub}"));
+            }
+            self.last = (main, sub);
+        }
+        restore(store, main, sub, record, main > self.floor)
+    }
 }
 
 /// `whole`: the key's state before it must be known, since compaction has not reached it.
