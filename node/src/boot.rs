@@ -2,7 +2,7 @@
 
 use std::io;
 
-use quorate_core::entry::{Configuration, HardState, Identity, Recovered, Standing};
+use quorate_core::entry::{Configuration, HardState, Identity, RESTORED, Record, Recovered, Standing};
 use quorate_core::format::wal::Damage;
 use quorate_core::{ClusterId, Generation, Incarnation, LogIndex, NodeId, Term};
 
@@ -144,6 +144,26 @@ pub fn forget<D: Disk>(
     begin(disk, options, told, Standing::Amnesiac, Found::Damaged { damage, aside })
 }
 
+/// Where the applied state of a new life belongs.
+#[must_use]
+pub fn generation(told: &Told) -> Generation {
+    Generation::first(told.incarnation)
+}
+
+/// Begins the log of a member that was given its applied state, up to [`RESTORED`], in folder [`generation`]. Like any new
+/// member it is to ask the others whether they are new, too. Durable on return.
+///
+/// # Errors
+/// The file system failed; or there is a log already.
+pub fn begin_restored<D: Disk>(disk: D, options: wal::Options, told: &Told) -> Result<(), BootError> {
+    let Booted { mut wal, recovered, .. } = begin(disk, options, told, Standing::Fresh, Found::Nothing)?;
+    let Recovered { config, generation, .. } = recovered;
+    let (index, term) = RESTORED;
+    wal.append(&[Record::Snapshot { index, term, config, generation }])?;
+    wal.sync()?;
+    Ok(())
+}
+
 fn begin<D: Disk>(
     disk: D,
     options: wal::Options,
@@ -183,7 +203,7 @@ mod tests {
     use std::path::Path;
 
     use quorate_core::Term;
-    use quorate_core::entry::{Entry, Payload, Record};
+    use quorate_core::entry::{Entry, Payload};
 
     use super::*;
     use crate::disk::file::FileDisk;

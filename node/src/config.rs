@@ -257,6 +257,31 @@ impl Config {
     }
 }
 
+/// The founding members of a cluster, and which of them is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Founding {
+    /// All of them, ascending by ID.
+    pub members: Vec<InitialMember>,
+    /// The one that is meant.
+    pub member: NodeId,
+    /// The cluster's ID.
+    pub cluster: ClusterId,
+}
+
+impl Founding {
+    /// What a server makes of its flags `--name`, `--initial-cluster`, `--initial-cluster-token` and
+    /// `--initial-advertise-peer-urls`.
+    ///
+    /// # Errors
+    /// A [`Refusal`], as the server's.
+    pub fn parse(name: &str, cluster: &str, token: &str, advertise: &str) -> Result<Self, Refusal> {
+        let members = initial_members(cluster, token)?;
+        let advertised: Result<Vec<Url>, String> = advertise.split(',').map(str::parse).collect();
+        let member = own_member(&members, name, &advertised.map_err(Refusal::invalid)?)?;
+        Ok(Self { member, cluster: cluster_id(members.iter().map(|member| member.id)), members })
+    }
+}
+
 /// The largest `--max-request-bytes`: as a log entry a request takes up to two and a half times its bytes (a txn of tiny
 /// reads does), and [`quorate_core::format::codec::MESSAGE_BYTES_MAX`] bounds that.
 const REQUEST_BYTES_MAX: u64 = 24 * 1024 * 1024;

@@ -75,6 +75,7 @@ pub const METHODS: &[(&str, &str)] = &[
     (pb::LeaseLeasesRequest::PATH, "unary"),
     (pb::MemberListRequest::PATH, "unary"),
     (pb::StatusRequest::PATH, "unary"),
+    (stream::SNAPSHOT, "server_stream"),
     (pb::MoveLeaderRequest::PATH, "unary"),
     (pb::AlarmRequest::PATH, "unary"),
     (pb::DefragmentRequest::PATH, "unary"),

@@ -222,7 +222,7 @@ fn set_aside(folder: &std::path::Path) -> io::Result<()> {
 }
 
 /// Eight bytes of the system's entropy.
-fn random() -> io::Result<u64> {
+pub(crate) fn random() -> io::Result<u64> {
     let mut bytes = [0; 8];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(u64::from_ne_bytes(bytes))

@@ -11,6 +11,7 @@ pub mod applier;
 #[cfg(feature = "server")]
 pub mod auth;
 pub mod backend;
+pub mod bolt;
 pub mod boot;
 #[cfg(feature = "server")]
 pub mod config;
@@ -32,7 +33,10 @@ pub mod member;
 pub mod metrics;
 #[cfg(feature = "server")]
 pub mod peer;
+#[cfg(feature = "server")]
+pub mod restore;
 pub mod service;
+pub mod snapshot;
 pub mod status;
 pub mod wal;
 pub mod wire;

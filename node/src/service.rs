@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod kv;
 pub mod lease;
 pub mod maintenance;
+pub mod snapshot;
 pub mod watch;
 
 use std::time::Duration;

@@ -14,6 +14,7 @@ use quorate_api::etcdserverpb as pb;
 use quorate_api::etcdserverpb::auth_client::AuthClient;
 use quorate_api::etcdserverpb::kv_client::KvClient;
 use quorate_api::etcdserverpb::lease_client::LeaseClient;
+use quorate_api::etcdserverpb::maintenance_client::MaintenanceClient;
 use quorate_api::etcdserverpb::watch_client::WatchClient;
 use quorate_api::v3electionpb::election_client::ElectionClient;
 use quorate_api::v3electionpb::{CampaignRequest, LeaderKey, LeaderRequest, ProclaimRequest, ResignRequest};
@@ -215,6 +216,7 @@ const ELSEWHERE: &[&str] = &[
     "/etcdserverpb.Auth/Authenticate",    // whoever_authenticates_gets_a_token
     "/etcdserverpb.KV/RangeStream",       // streams_are_refused_like_calls
     "/etcdserverpb.Watch/Watch",          // streams_are_refused_like_calls
+    "/etcdserverpb.Maintenance/Snapshot", // streams_are_refused_like_calls
     "/etcdserverpb.Lease/LeaseKeepAlive", // streams_are_refused_like_calls
 ];
 
@@ -262,6 +264,13 @@ async fn streams_are_refused_like_calls() {
             Err(status) => Err(status),
         };
         check("RangeStream", outcome(first), READ);
+
+        let mut maintenance = MaintenanceClient::new(channel.clone());
+        let first = match maintenance.snapshot(with(&token, pb::SnapshotRequest {})).await {
+            Ok(file) => file.into_inner().message().await,
+            Err(status) => Err(status),
+        };
+        check("Snapshot", outcome(first), ROOT);
 
         let renewals = tokio_stream::iter([pb::LeaseKeepAliveRequest { id: 7 }]);
         let renewed = LeaseClient::new(channel.clone()).lease_keep_alive(with(&token, renewals)).await.unwrap();

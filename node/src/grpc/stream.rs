@@ -1,4 +1,4 @@
-//! Calls with streams on one side or both, watches apart: keep-alives and ranges in chunks.
+//! Calls with streams on one side or both, watches apart: keep-alives, ranges in chunks, snapshots.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,6 +12,7 @@ use prost::Message as _;
 use quorate_api::etcdserverpb as pb;
 use quorate_core::error::Error;
 use quorate_core::rows::Rows;
+use quorate_core::store::Need;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -20,12 +21,16 @@ use tonic_prost::ProstCodec;
 
 use super::{Caller, Server, wants_leader};
 use crate::metrics::Call;
+use crate::service::Access;
 use crate::service::kv::RangeStream;
 use crate::service::lease::KeepAlive;
+use crate::service::snapshot::SnapshotStream;
 use crate::status::{Code, Status};
 
 pub(super) const KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 pub(super) const RANGE_STREAM: &str = "/etcdserverpb.KV/RangeStream";
+
+pub(super) const SNAPSHOT: &str = "/etcdserverpb.Maintenance/Snapshot";
 
 /// Replies that may wait for a client before the work for it stops.
 const REPLIES_AHEAD: usize = 4;
@@ -38,6 +43,7 @@ pub(super) type Opening<T> = Pin<Box<dyn Future<Output = Result<tonic::Response<
 pub(super) fn routes<S: Rows + Send + Sync + 'static>(router: Router, server: &Arc<Server<S>>) -> Router {
     let keep_alive = Arc::clone(server);
     let range_stream = Arc::clone(server);
+    let snapshot = Arc::clone(server);
     router
         .route(
             KEEP_ALIVE,
@@ -52,6 +58,13 @@ pub(super) fn routes<S: Rows + Send + Sync + 'static>(router: Router, server: &A
                 let codec = ProstCodec::<pb::RangeStreamResponse, pb::RangeRequest>::default();
                 let mut grpc = Grpc::new(codec).max_decoding_message_size(range_stream.message_bytes_max());
                 grpc.server_streaming(Ranges(range_stream), request).await.into_response()
+            }),
+        )
+        .route(
+            SNAPSHOT,
+            post(move |request: Request| async move {
+                let codec = ProstCodec::<pb::SnapshotResponse, pb::SnapshotRequest>::default();
+                Grpc::new(codec).server_streaming(Snapshots(snapshot), request).await.into_response()
             }),
         )
 }
@@ -118,7 +131,43 @@ impl<S: Rows + Send + Sync + 'static> ServerStreamingService<pb::RangeRequest> f
     }
 }
 
+struct Snapshots<S>(Arc<Server<S>>);
+
+impl<S: Rows + Send + Sync + 'static> ServerStreamingService<pb::SnapshotRequest> for Snapshots<S> {
+    type Response = pb::SnapshotResponse;
+    type ResponseStream = Replies<pb::SnapshotResponse>;
+    type Future = Opening<pb::SnapshotResponse>;
+
+    fn call(&mut self, request: tonic::Request<pb::SnapshotRequest>) -> Self::Future {
+        let server = Arc::clone(&self.0);
+        Box::pin(async move {
+            let counters = server.metrics.call(SNAPSHOT);
+            counters.started();
+            server.check_leader(request.metadata())?;
+            server.permit(&Caller::from(&request), None, Access::State(Need::Root)).await?;
+            let (sender, replies) = mpsc::channel(REPLIES_AHEAD);
+            tokio::spawn(async move {
+                server.snapshot(&sender, &counters).await;
+                counters.handled(Code::Ok);
+            });
+            Ok(tonic::Response::new(ReceiverStream::new(replies)))
+        })
+    }
+}
+
 impl<S: Rows + Send + Sync + 'static> Server<S> {
+    /// Sends this member's state as a file, for as long as the client takes it.
+    async fn snapshot(&self, replies: &mpsc::Sender<Result<pb::SnapshotResponse, tonic::Status>>, counters: &Call) {
+        let super::Picture { status, published } = self.picture();
+        let mut stream = tokio::task::block_in_place(|| SnapshotStream::new(published, &status));
+        while let Some(reply) = tokio::task::block_in_place(|| stream.next_message()) {
+            counters.sent(reply.encoded_len());
+            if replies.send(Ok(reply)).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Answers keep-alives in the order they come, until the client ends the stream.
     async fn keep_alive(
         &self,
