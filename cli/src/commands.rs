@@ -9,6 +9,7 @@ mod lease;
 mod lock;
 mod maintenance;
 mod member;
+mod snapshot;
 mod txn;
 mod watch;
 
@@ -72,7 +73,14 @@ pub const COMMANDS: &[Command] = &[
     command("move-leader", "<transferee-member-id>", "Makes another member the leader", &[]),
     command("options", "", "Lists the flags that every command understands", &[]),
     command("put", "[options] <key> <value>", "Writes a key; the value may come from stdin", kv::PUT_FLAGS),
+    command(
+        "snapshot restore",
+        "[options] <filename>",
+        "Makes a member's data directory from a backup, or from etcd's data",
+        snapshot::RESTORE_FLAGS,
+    ),
     command("snapshot save", "<filename>", "Saves a backup of an endpoint's data", &[]),
+    command("snapshot status", "<filename>", "Shows what a backup holds", &[]),
     command("txn", "[options]", "Runs a transaction read from stdin", txn::FLAGS),
     command("version", "", "Shows the versions", &[]),
     command(
@@ -207,7 +215,9 @@ async fn dispatch(command: &Command, context: Context) -> Result<()> {
         "move-leader" => maintenance::move_leader(c).await,
         "options" => help::options(),
         "put" => kv::put(c).await,
+        "snapshot restore" => snapshot::restore(c),
         "snapshot save" => maintenance::save(c).await,
+        "snapshot status" => snapshot::status(c),
         "txn" => txn::txn(c).await,
         "version" => help::version(&c.program),
         "watch" => watch::watch(c).await,

@@ -4,6 +4,7 @@ mod endpoint;
 mod kv;
 mod lease;
 mod member;
+mod snapshot;
 mod watch;
 
 use std::fmt::Display;
