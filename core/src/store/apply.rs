@@ -108,8 +108,7 @@ impl Builder<'_> {
         }
         match command {
             Command::Put(request) => {
-                self.store.view.check_lease(&request)?;
-                self.store.view.check_kept(&request)?;
+                self.store.view.check_put(&request)?;
                 Ok(Outcome::Put(self.put(&request)))
             }
             Command::DeleteRange(request) => Ok(Outcome::DeleteRange(self.delete_range(&request))),

@@ -67,44 +67,31 @@ impl View {
         Path { succeeded, nested }
     }
 
-    /// What the chosen branches would be refused for: first the puts in order, then the ranges, as etcd does.
+    /// What the chosen branches would be refused for: the first of their operations that would be, in their order.
+    /// (etcd 3.7; older ones look at all puts before the ranges)
     pub(super) fn check_txn(&self, txn: &TxnRequest, path: &Path) -> Result<(), Error> {
-        self.check_ops(txn, path, &|op| match op {
-            RequestOp::Put(put) => self.check_nested_put(put),
-            _ => Ok(()),
-        })?;
-        self.check_ops(txn, path, &|op| match op {
-            RequestOp::Range(range) => self.readable(range.revision),
-            _ => Ok(()),
-        })
-    }
-
-    fn check_ops(
-        &self,
-        txn: &TxnRequest,
-        path: &Path,
-        check: &dyn Fn(&RequestOp) -> Result<(), Error>,
-    ) -> Result<(), Error> {
         path.steps(txn).try_for_each(|(op, nested)| match (op, nested) {
-            (RequestOp::Txn(txn), Some(path)) => self.check_ops(txn, path, check),
-            _ => check(op),
+            (RequestOp::Txn(txn), Some(path)) => self.check_txn(txn, path),
+            (RequestOp::Put(put), _) => self.check_put(put),
+            (RequestOp::Range(range), _) => self.readable(range.revision),
+            _ => Ok(()),
         })
     }
 
-    /// A put's refusals in the order they have inside a txn; a put of its own has them the other way round.
-    fn check_nested_put(&self, put: &PutRequest) -> Result<(), Error> {
-        self.check_kept(put)?;
-        self.check_lease(put)
+    /// What a put would be refused for, in or outside of a txn.
+    pub(super) fn check_put(&self, put: &PutRequest) -> Result<(), Error> {
+        self.check_lease(put)?;
+        self.check_kept(put)
     }
 
     /// `ignore_*` needs something to keep.
-    pub(super) fn check_kept(&self, put: &PutRequest) -> Result<(), Error> {
+    fn check_kept(&self, put: &PutRequest) -> Result<(), Error> {
         let keeps = put.ignore_value || put.ignore_lease;
         if keeps && self.index.live(&put.key).is_none() { Err(Error::KeyNotFound) } else { Ok(()) }
     }
 
     /// The lease to attach must exist.
-    pub(super) fn check_lease(&self, put: &PutRequest) -> Result<(), Error> {
+    fn check_lease(&self, put: &PutRequest) -> Result<(), Error> {
         match put.lease {
             Some(lease) if !self.leases.contains(lease) => Err(Error::LeaseNotFound),
             _ => Ok(()),

@@ -56,17 +56,12 @@ impl Model {
             Command::Txn(txn) => {
                 self.check(txn, &|model, op| match op {
                     RequestOp::Put(put) => {
-                        if (put.ignore_value || put.ignore_lease) && !model.newest().contains_key(&put.key) {
-                            return Err(Error::KeyNotFound);
+                        if put.lease.is_some_and(|lease| !model.leases.contains_key(&lease.0)) {
+                            return Err(Error::LeaseNotFound);
                         }
-                        match put.lease {
-                            Some(lease) if !model.leases.contains_key(&lease.0) => Err(Error::LeaseNotFound),
-                            _ => Ok(()),
-                        }
+                        let keeps = put.ignore_value || put.ignore_lease;
+                        if keeps && !model.newest().contains_key(&put.key) { Err(Error::KeyNotFound) } else { Ok(()) }
                     }
-                    _ => Ok(()),
-                })?;
-                self.check(txn, &|model, op| match op {
                     RequestOp::Range(range) => model.readable(range.revision),
                     _ => Ok(()),
                 })?;

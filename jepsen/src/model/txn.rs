@@ -35,7 +35,7 @@ impl Kv {
     /// Whether the branches that `txn` takes at revision `now` can be executed.
     ///
     /// # Errors
-    /// The first one of its puts, else the first one of its ranges. (etcd: checkPut, checkRange)
+    /// That of the first operation, in their order, that cannot. (etcd: checkPut, checkRange)
     pub fn check_txn(
         &self,
         txn: &TxnRequest,
@@ -44,12 +44,13 @@ impl Kv {
         lease_exists: &dyn Fn(LeaseId) -> bool,
     ) -> Result<(), Error> {
         let path = self.path(txn, now);
-        each(txn, &path, &mut |op| {
-            let RequestOp::Put(put) = op else { return Ok(()) };
-            self.check_put(put, now)?;
-            if put.lease.is_some_and(|id| !lease_exists(id)) { Err(Error::LeaseNotFound) } else { Ok(()) }
-        })?;
         each(txn, &path, &mut |op| match op {
+            RequestOp::Put(put) => {
+                if put.lease.is_some_and(|id| !lease_exists(id)) {
+                    return Err(Error::LeaseNotFound);
+                }
+                self.check_put(put, now)
+            }
             RequestOp::Range(range) => self.check_range(range, now, compacted),
             _ => Ok(()),
         })
