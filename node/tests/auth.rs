@@ -306,7 +306,12 @@ async fn streams_are_refused_like_calls() {
             }
         }
 
-        // Locks and elections ask for keys of their own: nobody but root may write `lock/..`.
+        // Locks and elections ask for keys of their own: nobody but root may write `lock/..`. etcd asks through its own
+        // client library, in which refusals lose their codes.
+        let check = |what: &str, found: (Code, String), mut expected: [Expected; 6]| {
+            expected.iter_mut().filter(|(code, _)| *code != Code::Ok).for_each(|(code, _)| *code = Code::Unknown);
+            check(what, found, expected);
+        };
         let mut locks = LockClient::new(channel.clone());
         let lock = locks.lock(with(&token, LockRequest { name: "lock".into(), lease: 0 })).await;
         let key = lock.as_ref().map_or("lock/1".into(), |lock| lock.get_ref().key.clone());

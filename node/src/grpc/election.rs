@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response};
 
-use super::session::{self, Place, created_at, next_event, op, prefix, prefix_end};
+use super::session::{self, Place, created_at, next_event, on_behalf, op, prefix, prefix_end};
 use super::{Caller, Server};
 use crate::status::{Code, Status};
 
@@ -36,21 +36,22 @@ impl<S: Rows + Send + Sync + 'static> Election for Elections<S> {
     async fn campaign(&self, request: Request<CampaignRequest>) -> Result<Response<CampaignResponse>, tonic::Status> {
         self.0.check_leader(request.metadata())?;
         let caller = Caller::from(&request);
-        Ok(Response::new(campaign(&self.0, &caller, request.into_inner()).await?))
+        Ok(Response::new(campaign(&self.0, &caller, request.into_inner()).await.map_err(on_behalf)?))
     }
 
     async fn proclaim(&self, request: Request<ProclaimRequest>) -> Result<Response<ProclaimResponse>, tonic::Status> {
         self.0.check_leader(request.metadata())?;
         let caller = Caller::from(&request);
         let ProclaimRequest { leader, value } = request.into_inner();
-        let header = proclaim(&self.0, &caller, &leader.ok_or_else(leader_missing)?, value).await?;
+        let header = proclaim(&self.0, &caller, &leader.ok_or_else(leader_missing)?, value).await.map_err(on_behalf)?;
         Ok(Response::new(ProclaimResponse { header }))
     }
 
     async fn leader(&self, request: Request<LeaderRequest>) -> Result<Response<LeaderResponse>, tonic::Status> {
         self.0.check_leader(request.metadata())?;
         let caller = Caller::from(&request);
-        let reply = self.0.call(&caller, session::oldest(&prefix(&request.into_inner().name))).await?;
+        let reply =
+            self.0.call(&caller, session::oldest(&prefix(&request.into_inner().name))).await.map_err(on_behalf)?;
         let Some(kv) = reply.kvs.into_iter().next() else {
             return Err(Status::new(Code::Unknown, "election: no leader").into());
         };
@@ -70,7 +71,7 @@ impl<S: Rows + Send + Sync + 'static> Election for Elections<S> {
                 () = sender.closed() => return,
             };
             if let Err(status) = end {
-                let _ = sender.send(Err(status.into())).await; // The client may have gone.
+                let _ = sender.send(Err(on_behalf(status).into())).await; // The client may have gone.
             }
         });
         Ok(Response::new(ReceiverStream::new(replies)))
@@ -86,7 +87,7 @@ impl<S: Rows + Send + Sync + 'static> Election for Elections<S> {
             success: vec![op(pb::request_op::Request::RequestDeleteRange(delete))],
             failure: vec![],
         };
-        let header = self.0.call(&caller, txn).await?.header;
+        let header = self.0.call(&caller, txn).await.map_err(on_behalf)?.header;
         Ok(Response::new(ResignResponse { header }))
     }
 }

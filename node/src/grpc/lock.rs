@@ -10,7 +10,7 @@ use quorate_api::v3lockpb::{LockRequest, LockResponse, UnlockRequest, UnlockResp
 use quorate_core::rows::Rows;
 use tonic::{Request, Response};
 
-use super::session::Place;
+use super::session::{Place, on_behalf};
 use super::{Caller, Server};
 use crate::status::{Code, Status};
 
@@ -26,14 +26,15 @@ impl<S: Rows + Send + Sync + 'static> Lock for Locks<S> {
     async fn lock(&self, request: Request<LockRequest>) -> Result<Response<LockResponse>, tonic::Status> {
         self.0.check_leader(request.metadata())?;
         let caller = Caller::from(&request);
-        Ok(Response::new(lock(&self.0, &caller, request.into_inner()).await?))
+        Ok(Response::new(lock(&self.0, &caller, request.into_inner()).await.map_err(on_behalf)?))
     }
 
     async fn unlock(&self, request: Request<UnlockRequest>) -> Result<Response<UnlockResponse>, tonic::Status> {
         self.0.check_leader(request.metadata())?;
         let caller = Caller::from(&request);
         let key = request.into_inner().key;
-        let reply = self.0.call(&caller, pb::DeleteRangeRequest { key, ..Default::default() }).await?;
+        let reply =
+            self.0.call(&caller, pb::DeleteRangeRequest { key, ..Default::default() }).await.map_err(on_behalf)?;
         Ok(Response::new(UnlockResponse { header: reply.header }))
     }
 }

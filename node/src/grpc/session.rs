@@ -45,7 +45,7 @@ impl<S: Rows + Send + Sync + 'static> Place<S> {
             lease => lease,
         };
         let prefix = prefix(name);
-        let key = Bytes::from([&prefix[..], format!("{lease:x}").as_bytes()].concat());
+        let key = Bytes::from([&prefix[..], hex(lease).as_bytes()].concat());
         let put = pb::PutRequest { key: key.clone(), value, lease, ..Default::default() };
         let get = pb::RangeRequest { key: key.clone(), ..Default::default() };
         let absent = created_at(key.clone(), 0);
@@ -114,6 +114,19 @@ impl<S: Rows + Send + Sync + 'static> Drop for Place<S> {
     }
 }
 
+/// A lease in a key: hexadecimal with a sign, as Go prints it.
+fn hex(lease: i64) -> String {
+    let sign = if lease < 0 { "-" } else { "" };
+    format!("{sign}{:x}", lease.unsigned_abs())
+}
+
+/// What became of a call that these services made on behalf of their client. etcd makes it with its own client library,
+/// whose errors have texts only: the code is lost on the way.
+pub(super) fn on_behalf(status: Status) -> Status {
+    let known = status.message.starts_with("etcdserver: ") && status.message != Error::TimeoutWaitApplied.to_string();
+    if known { Status::new(Code::Unknown, status.message) } else { status }
+}
+
 pub(super) fn prefix(name: &[u8]) -> Vec<u8> {
     [name, b"/"].concat()
 }
@@ -179,4 +192,25 @@ pub(super) async fn next_event<S: Rows + Send + Sync + 'static>(
         stream.taken(response.bytes());
     }
     Err(Error::Stopped.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_in_a_key_is_printed_as_go_does() {
+        let cases = [(1, "1"), (0x7a_0b, "7a0b"), (-7, "-7"), (-255, "-ff"), (i64::MIN, "-8000000000000000")];
+        for (lease, text) in cases {
+            assert_eq!(hex(lease), text);
+        }
+    }
+
+    #[test]
+    fn a_refusal_on_behalf_of_a_client_has_lost_its_code() {
+        let refused = on_behalf(Error::LeaseNotFound.into());
+        assert_eq!(refused, Status::new(Code::Unknown, "etcdserver: requested lease not found"));
+        assert_eq!(on_behalf(Error::TimeoutWaitApplied.into()).code, Code::Unavailable);
+        assert_eq!(on_behalf(Status::new(Code::Unknown, "election: no leader")).message, "election: no leader");
+    }
 }
