@@ -14,6 +14,7 @@ cargo fmt --all --check
 
 step "lints"
 cargo clippy --workspace --all-targets --locked -- -D warnings
+cargo clippy -p quorate-jepsen --features differential --all-targets --locked -- -D warnings
 
 step "documentation"
 RUSTDOCFLAGS="-D warnings --cfg madsim" cargo doc --workspace --no-deps --locked

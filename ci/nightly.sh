@@ -15,6 +15,7 @@ part ci/sim.sh 0..1000
 part ci/sim.sh "$((day * 10000))..$((day * 10000 + 4000))"
 part env ETCDCTL_FULL=1 QUORATE_CI=1 ci/etcdctl.sh
 part env KILL9_SEED="$day" ci/kill9.sh
+part env QUORATE_CI=1 ci/differential.sh "$((day * 1000))..$((day * 1000 + 100))" 5000
 part ci/fuzz.sh
 part ci/bench.sh
 
