@@ -38,7 +38,7 @@ step "fences"
 # What is deterministic draws no entropy, reads no clock and starts no thread.
 fence quorate-core 'tokio|rand|rand_core|getrandom|fjall|tonic|hyper|madsim|tempfile|rustix|libc|mio'
 # The simulator runs the real code without the real world.
-fence quorate-sim 'tonic|fjall|hyper|mio|quorate-cli'
+fence quorate-sim 'tonic|fjall|hyper|mio|rustls|quorate-cli'
 fence quorate-node 'tonic|tokio|fjall|rustix|clap' --no-default-features
 fence quorate-jepsen 'tonic|tokio|fjall|madsim'
 grep -q '#!\[no_std\]' core/src/lib.rs || { echo "core/src/lib.rs must say #![no_std]"; exit 1; }

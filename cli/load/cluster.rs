@@ -142,6 +142,8 @@ impl Cluster {
             keepalive_timeout: Duration::from_secs(5),
             max_request_bytes: 2 << 20,
             max_recv_bytes: i32::MAX as usize,
+            connector: quorate_tls::Connector::plain(),
+            is_secure: false,
             user: None,
             token: None,
         };

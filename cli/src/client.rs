@@ -11,6 +11,7 @@ use quorate_api::etcdserverpb::lease_client::LeaseClient;
 use quorate_api::etcdserverpb::maintenance_client::MaintenanceClient;
 use quorate_api::etcdserverpb::watch_client::WatchClient;
 use quorate_api::etcdserverpb::*;
+use quorate_tls::Connector;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
@@ -28,7 +29,7 @@ const MIN_KEEPALIVE: Duration = Duration::from_secs(10);
 /// How to reach the cluster.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// `host:port`, with or without `http://`; at least one.
+    /// `host:port`, with or without `http://` or `https://`; at least one.
     pub endpoints: Vec<String>,
     /// Bounds one attempt to connect.
     pub dial_timeout: Duration,
@@ -46,6 +47,10 @@ pub struct Config {
     pub user: Option<(String, String)>,
     /// A token to send instead of asking for one.
     pub token: Option<String>,
+    /// Opens connections.
+    pub connector: Connector,
+    /// Whether endpoints without a scheme are reached with TLS.
+    pub is_secure: bool,
 }
 
 /// Whether a call may be repeated when its outcome is unknown.
@@ -89,7 +94,7 @@ impl Client {
             return Err("etcdclient: no available endpoints".to_owned());
         }
         for endpoint in &config.endpoints {
-            address(endpoint)?;
+            address(endpoint, config.is_secure)?;
         }
         Ok(Client { config, connection: Mutex::default(), warns: true })
     }
@@ -140,13 +145,12 @@ impl Client {
 
     async fn dial(&self, endpoint: &str) -> Result<Channel, String> {
         let c = &self.config;
-        let endpoint = Endpoint::from_shared(address(endpoint)?)
+        let endpoint = Endpoint::from_shared(address(endpoint, c.is_secure)?)
             .map_err(|e| e.to_string())?
             .connect_timeout(c.dial_timeout)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(c.keepalive_time.max(MIN_KEEPALIVE))
             .keep_alive_timeout(c.keepalive_timeout);
-        endpoint.connect().await.map_err(|error| {
+        endpoint.connect_with_connector(c.connector.clone()).await.map_err(|error| {
             let mut source: &dyn std::error::Error = &error;
             while let Some(deeper) = source.source() {
                 source = deeper;
@@ -266,11 +270,11 @@ fn repeatable(status: &Status, retry: Retry) -> bool {
 }
 
 /// The URL of `endpoint`.
-fn address(endpoint: &str) -> Result<String, String> {
+fn address(endpoint: &str, is_secure: bool) -> Result<String, String> {
     match endpoint.split_once("://") {
+        None if is_secure => Ok(format!("https://{endpoint}")),
         None => Ok(format!("http://{endpoint}")),
-        Some(("http", _)) => Ok(endpoint.to_owned()),
-        Some(("https", _)) => Err(format!("endpoint {endpoint:?} needs TLS, which this build does not have yet")),
+        Some(("http" | "https", _)) => Ok(endpoint.to_owned()),
         Some(_) => Err(format!("endpoint {endpoint:?} has a scheme that is not supported")),
     }
 }

@@ -1,7 +1,10 @@
 //! Compiles the .proto files without protoc. Feature `grpc` adds client and server stubs to the messages.
 
-use std::env;
 use std::error::Error;
+use std::path::Path;
+use std::{env, fs};
+
+use prost::Message as _;
 
 const PROTOS: [&str; 7] = [
     "mvccpb/kv.proto",
@@ -16,6 +19,7 @@ const PROTOS: [&str; 7] = [
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files = protox::compile(PROTOS, ["proto"])?;
+    describe(&files)?;
     let mut config = prost_build::Config::new();
     // Values travel as shared buffers; maps keep their order so that equal messages encode equally.
     config.bytes(["."]).btree_map(["."]);
@@ -25,4 +29,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         config.compile_fds(files)?;
     }
     Ok(())
+}
+
+/// Writes what clients may know of the API, for reflection and JSON: all packages but the peers'.
+fn describe(files: &prost_types::FileDescriptorSet) -> Result<(), Box<dyn Error>> {
+    let mut public = files.clone();
+    public.file.retain(|file| !file.package().starts_with("quorate."));
+    public.file.iter_mut().for_each(|file| file.source_code_info = None);
+    let path = Path::new(&env::var("OUT_DIR")?).join("descriptors.bin");
+    Ok(fs::write(path, public.encode_to_vec())?)
 }

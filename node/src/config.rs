@@ -1,6 +1,7 @@
 //! What a member is started with: etcd's flags and environment variables, parsed and checked as etcd does.
 
 mod flags;
+mod tls;
 pub mod url;
 
 use std::collections::BTreeMap;
@@ -11,7 +12,9 @@ use quorate_core::{ClusterId, NodeId};
 use sha1::{Digest as _, Sha1};
 
 pub use self::flags::{FLAGS_TEXT, USAGE_TEXT};
+pub use self::tls::Tls;
 use self::url::Url;
+use crate::http::{Access, Plain, Tuning};
 use crate::wire::Limits;
 
 /// Whether a member without data founds its cluster or joins one. (etcd: `--initial-cluster-state`)
@@ -94,6 +97,18 @@ pub struct Config {
     pub bcrypt_cost: u32,
     /// An idle watcher that asked for it hears from the server this often.
     pub progress_interval: Duration,
+    /// Where clients are served plain HTTP; gRPC alone is served on the other URLs then.
+    pub listen_client_http_urls: Vec<Url>,
+    /// Where metrics and health are served beside the client URLs.
+    pub listen_metrics_urls: Vec<Url>,
+    /// What plain HTTP offers.
+    pub plain: Plain,
+    /// How clients' connections are kept.
+    pub tuning: Tuning,
+    /// TLS on the client port.
+    pub client_tls: Tls,
+    /// TLS on the peer port, and towards other members.
+    pub peer_tls: Tls,
     /// The least severe level that is logged: debug, info, warn or error.
     pub log_level: tracing::Level,
     /// How lines look.
@@ -161,6 +176,7 @@ impl Invocation {
         if config.name == "default" {
             warnings.push("'initial-cluster' and 'name' are at their defaults: data is in default.etcd".to_owned());
         }
+        warnings.extend(tls::warnings(&config));
         config.warnings = warnings;
         Ok(Self::Serve(Box::new(config)))
     }
@@ -175,7 +191,8 @@ impl Config {
         };
         let listen_client_urls = flags.urls("listen-client-urls");
         let listen_peer_urls = flags.urls("listen-peer-urls");
-        for url in listen_client_urls.iter().chain(&listen_peer_urls) {
+        let (http_urls, metrics_urls) = (flags.urls("listen-client-http-urls"), flags.urls("listen-metrics-urls"));
+        for url in [&listen_client_urls, &listen_peer_urls, &http_urls, &metrics_urls].into_iter().flatten() {
             url.check_bindable().map_err(Refusal::invalid)?;
         }
         if flags.is_set("listen-client-urls") && !flags.is_set("advertise-client-urls") {
@@ -210,6 +227,11 @@ impl Config {
             Duration::ZERO => Duration::from_secs(600),
             interval => interval.max(Duration::from_millis(100)),
         };
+        let (client_tls, peer_tls) = (Tls::of_clients(flags)?, Tls::of_peers(flags)?);
+        for urls in [&listen_client_urls, &http_urls, &metrics_urls] {
+            client_tls.check_client_urls(urls)?;
+        }
+        peer_tls.check_peer_urls(&listen_peer_urls)?;
         Ok(Self {
             name,
             data_dir,
@@ -245,6 +267,20 @@ impl Config {
             }),
             bcrypt_cost,
             progress_interval,
+            listen_client_http_urls: http_urls,
+            listen_metrics_urls: metrics_urls,
+            plain: Plain {
+                gateway: flags.bool("enable-grpc-gateway"),
+                access: Access { origins: flags.list("cors"), hosts: flags.list("host-whitelist") },
+            },
+            tuning: Tuning {
+                streams_max: u32::try_from(flags.uint("max-concurrent-streams")).unwrap_or(u32::MAX),
+                ping_interval: Some(flags.duration("grpc-keepalive-interval")).filter(|it| !it.is_zero()),
+                ping_timeout: flags.duration("grpc-keepalive-timeout"),
+                client_ping_min: Some(flags.duration("grpc-keepalive-min-time")),
+            },
+            client_tls,
+            peer_tls,
             log_level: level(flags.text("log-level"))?,
             log_format: match flags.text("log-format") {
                 "json" => LogFormat::Json,

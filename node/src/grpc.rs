@@ -4,6 +4,8 @@ mod election;
 mod gate;
 mod health;
 mod lock;
+mod reflection;
+mod refused;
 mod session;
 mod stream;
 mod unary;
@@ -142,6 +144,7 @@ pub fn router<S: Rows + Send + Sync + 'static>(server: Arc<Server<S>>) -> Router
     router = watch::route(router, &server);
     router = lock::routes(router, &server);
     router = election::routes(router, &server);
+    router = reflection::routes(router);
     health::routes(router).fallback(unknown)
 }
 
@@ -211,7 +214,7 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
         answer
     }
 
-    fn message_bytes_max(&self) -> usize {
+    pub(crate) fn message_bytes_max(&self) -> usize {
         usize::try_from(self.settings.limits.request_bytes_max + GRPC_OVERHEAD_BYTES).unwrap_or(usize::MAX)
     }
 

@@ -1,39 +1,84 @@
 //! Plain HTTP beside gRPC on the client port: health, version, metrics. (etcd: /health, /livez, /readyz, /version)
 
-use std::convert::Infallible;
+mod access;
+pub(crate) mod deadline;
+mod pings;
+mod serve;
+
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
+use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
 use quorate_api::etcdserverpb as pb;
 use quorate_core::error::Error;
 use quorate_core::rows::Rows;
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
-use tracing::warn;
 
-use crate::grpc::{self, Caller, Server};
+use crate::gateway;
+use crate::grpc::{self, Caller, CommonName, Server};
 use crate::metrics::Metrics;
 use crate::service::maintenance::{alarms, own_alarms};
 use crate::service::{CLUSTER_VERSION, ETCD_VERSION};
+
+pub use self::access::Access;
+pub use self::serve::{Origin, Security, Tuning, serve};
 
 /// The version of Quorate itself.
 pub const QUORATE_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 
+/// What plain HTTP offers beside gRPC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plain {
+    /// Whether the API is served as JSON. (etcd: `--enable-grpc-gateway`)
+    pub gateway: bool,
+    /// Who may use it.
+    pub access: Access,
+}
+
 /// Everything on the client port: gRPC and plain HTTP.
-pub fn client_router<S: Rows + Send + Sync + 'static>(server: &Arc<Server<S>>) -> Router {
-    let mut router = grpc::router(Arc::clone(server)).route("/version", get(version));
+pub fn client_router<S: Rows + Send + Sync + 'static>(server: &Arc<Server<S>>, plain: &Plain) -> Router {
+    grpc::router(Arc::clone(server)).merge(plain_routes(server, plain))
+}
+
+/// Plain HTTP alone. (etcd: `--listen-client-http-urls`)
+pub fn plain_router<S: Rows + Send + Sync + 'static>(server: &Arc<Server<S>>, plain: &Plain) -> Router {
+    let not_found = || async { (StatusCode::NOT_FOUND, "404 page not found\n") };
+    plain_routes(server, plain).fallback(not_found)
+}
+
+fn plain_routes<S: Rows + Send + Sync + 'static>(server: &Arc<Server<S>>, plain: &Plain) -> Router {
+    let mut router = metrics_router(server).route("/version", get(version));
+    if plain.gateway {
+        let gateway = gateway::routes(grpc::router(Arc::clone(server)), server.message_bytes_max());
+        router = router.merge(gateway.layer(from_fn_with_state(Arc::clone(server), refuse_names)));
+    }
+    access::guard(router, &plain.access)
+}
+
+/// Refuses users that only a certificate names: the gateway's calls are not theirs. (etcd: the same text)
+async fn refuse_names<S: Rows + Send + Sync + 'static>(
+    State(server): State<Arc<Server<S>>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let is_named = request.extensions().get::<CommonName>().is_some();
+    if is_named && server.picture().local(&server.settings).view.auth().is_enabled() {
+        let text = "CommonName of client sending a request against gateway will be ignored and not used as expected\n";
+        return (StatusCode::BAD_REQUEST, text).into_response();
+    }
+    next.run(request).await
+}
+
+/// Metrics and health. (etcd: `--listen-metrics-urls`)
+pub fn metrics_router<S: Rows + Send + Sync + 'static>(server: &Arc<Server<S>>) -> Router {
     let it = Arc::clone(server);
-    router = router.route("/metrics", get(move || async move { metrics(&it) }));
+    let mut router = Router::new().route("/metrics", get(move || async move { metrics(&it) }));
     let it = Arc::clone(server);
     let health = move |method: Method, uri: Uri| async move { health(&it, &method, &uri).await };
     router = router.route("/health", axum::routing::any(health));
@@ -47,73 +92,6 @@ pub fn client_router<S: Rows + Send + Sync + 'static>(server: &Arc<Server<S>>) -
         }
     }
     router
-}
-
-/// The address of the client that sent a request, in the request's extensions.
-#[derive(Clone, Copy, Debug)]
-pub struct RemoteAddr(pub SocketAddr);
-
-/// Serves `router` on `listener` for ever, gRPC (HTTP/2) and HTTP/1.1 alike; dropping it ends every connection.
-///
-/// This is hyper without tonic's server around it: tonic would answer a client's deadline itself, with another status
-/// than etcd's, while a client keeps its deadline anyway and its request ends when it hangs up.
-pub async fn serve(listener: TcpListener, router: Router) {
-    // Windows large enough that one connection with many streams, or a snapshot, is not held up by round trips.
-    const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-    const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-    /// After a failure to accept, which is a lack of file descriptors, time for some to come free.
-    const PAUSE: Duration = Duration::from_millis(50);
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(u32::MAX)
-        // Clients give up many calls at once when their own deadline passes: no reason to end the connection.
-        .max_pending_accept_reset_streams(Some(1024))
-        .keep_alive_interval(Some(Duration::from_secs(7200)))
-        .keep_alive_timeout(Duration::from_secs(20));
-    builder.http1().timer(TokioTimer::new());
-    let builder = Arc::new(builder);
-    let router: Router = router.with_state(());
-    let mut connections = JoinSet::new();
-    loop {
-        let (stream, address) = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    warn!(error = error.to_string(), "cannot accept a connection");
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
-            },
-            Some(_) = connections.join_next() => continue,
-        };
-        let _ = stream.set_nodelay(true); // Only slower without.
-        let (builder, service) = (Arc::clone(&builder), Connection { router: router.clone(), address });
-        connections.spawn(async move {
-            // A broken connection is the client's to notice.
-            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
-        });
-    }
-}
-
-/// Answers one connection's requests.
-struct Connection {
-    router: Router,
-    address: SocketAddr,
-}
-
-impl hyper::service::Service<hyper::Request<hyper::body::Incoming>> for Connection {
-    type Response = Response;
-    type Error = Infallible;
-    type Future = <Router as tower_service::Service<hyper::Request<hyper::body::Incoming>>>::Future;
-
-    fn call(&self, mut request: hyper::Request<hyper::body::Incoming>) -> Self::Future {
-        request.extensions_mut().insert(RemoteAddr(self.address));
-        tower_service::Service::call(&mut self.router.clone(), request)
-    }
 }
 
 /// Which program this is, and whose behaviour it has.

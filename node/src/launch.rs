@@ -1,5 +1,6 @@
 //! From a configuration to a serving member, and back to a stopped one.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::{self, Read as _};
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use quorate_core::replica::{self, Replica, Request};
 use quorate_core::request::Member as MemberInfo;
 use quorate_core::{Incarnation, Instant, LogIndex, NodeId, raft, watch};
+use quorate_tls::TlsError;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -18,11 +20,11 @@ use crate::backend::fjall::{FjallBackend, FjallBackends, Options};
 use crate::backend::{Backend, BackendError};
 use crate::boot::{self, BootError, Booted, Found, Told};
 use crate::config::url::Url;
-use crate::config::{AuthToken, Config, InitialMember};
+use crate::config::{AuthToken, Config, InitialMember, Tls};
 use crate::datadir::{DataDir, DataDirError};
 use crate::disk::file::FileDisk;
 use crate::grpc::{self, Server};
-use crate::http;
+use crate::http::{self, Security, Tuning};
 use crate::member::{Member, Observer, Parts};
 use crate::metrics::{Metrics, observe};
 use crate::peer::{self, Network};
@@ -44,6 +46,9 @@ pub enum LaunchError {
         /// Why.
         error: io::Error,
     },
+    /// A certificate, key or list of authorities is not to be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The data directory is not to be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
@@ -77,8 +82,12 @@ pub struct Running {
 /// # Errors
 /// See [`LaunchError`]. A port is taken before the data directory is touched.
 pub async fn launch(config: &Config) -> Result<Running, LaunchError> {
-    let peer_listeners = listen(&config.listen_peer_urls).await?;
-    let client_listeners = listen(&config.listen_client_urls).await?;
+    let peer_urls = config.initial_cluster.iter().flat_map(|member| &member.peer_urls);
+    let connector = config.peer_tls.connector(peer_urls)?;
+    let peer_listeners = listen(&config.listen_peer_urls, &config.peer_tls).await?;
+    let client_listeners = listen(&config.listen_client_urls, &config.client_tls).await?;
+    let http_listeners = listen(&config.listen_client_http_urls, &config.client_tls).await?;
+    let metrics_listeners = listen(&config.listen_metrics_urls, &config.client_tls).await?;
     let data_dir = DataDir::open(&config.data_dir)?;
     let epoch = std::time::Instant::now();
     let (booted, applier) = recover(config, &data_dir)?;
@@ -89,7 +98,8 @@ pub async fn launch(config: &Config) -> Result<Running, LaunchError> {
     };
     let metrics = Arc::new(Metrics::new(config.member, grpc::METHODS));
     let others: Vec<&InitialMember> = config.initial_cluster.iter().filter(|it| it.id != config.member).collect();
-    let network = Network::start(identity, others.iter().map(|it| (it.id, it.peer_urls.clone())).collect(), &metrics);
+    let peers = others.iter().map(|it| (it.id, it.peer_urls.clone())).collect();
+    let network = Network::start(identity, peers, &connector, &metrics);
     let replica_config = replica_config(config, random()?, random()?);
     let replica =
         Replica::new(replica_config, booted.recovered, applier.applied(), &applier.leases(), Instant::default());
@@ -101,14 +111,29 @@ pub async fn launch(config: &Config) -> Result<Running, LaunchError> {
     let server = Arc::new(Server { member: member.clone(), settings: settings(config), metrics, authenticator });
     let mut servers = JoinSet::new();
     let ids: Vec<NodeId> = others.iter().map(|it| it.id).collect();
-    for listener in peer_listeners {
+    for (listener, security) in peer_listeners {
         info!(address = address(&listener), "serving peer traffic");
-        servers.spawn(http::serve(listener, peer::router(&server, identity, &ids)));
+        servers.spawn(http::serve(listener, security, Tuning::default(), peer::router(&server, identity, &ids)));
     }
-    for listener in client_listeners {
-        let address = address(&listener);
-        info!(traffic = "grpc+http", address, "serving client traffic insecurely; this is strongly discouraged!");
-        servers.spawn(http::serve(listener, http::client_router(&server)));
+    let (traffic, router) = match http_listeners.is_empty() {
+        true => ("grpc+http", http::client_router(&server, &config.plain)),
+        false => ("grpc", grpc::router(Arc::clone(&server))),
+    };
+    let plain = ("http", http_listeners, http::plain_router(&server, &config.plain));
+    for (traffic, listeners, router) in [(traffic, client_listeners, router), plain] {
+        for (listener, security) in listeners {
+            let address = address(&listener);
+            if security.is_plain() {
+                info!(traffic, address, "serving client traffic insecurely; this is strongly discouraged!");
+            } else {
+                info!(traffic, address, "serving client traffic securely");
+            }
+            servers.spawn(http::serve(listener, security, config.tuning, router.clone()));
+        }
+    }
+    for (listener, security) in metrics_listeners {
+        info!(address = address(&listener), "serving metrics");
+        servers.spawn(http::serve(listener, security, Tuning::default(), http::metrics_router(&server)));
     }
     Ok(Running { member, servers, _data_dir: data_dir })
 }
@@ -135,16 +160,25 @@ impl Running {
     }
 }
 
-async fn listen(urls: &[Url]) -> Result<Vec<TcpListener>, LaunchError> {
-    let mut listeners = Vec::new();
+/// Takes the ports of `urls`. One address may be given with both schemes and then serves both.
+async fn listen(urls: &[Url], tls: &Tls) -> Result<Vec<(TcpListener, Security)>, LaunchError> {
+    let acceptor = tls.acceptor(urls)?;
+    let mut addresses: BTreeMap<(&str, u16), Vec<&Url>> = BTreeMap::new();
     for url in urls {
         let host = match url.host() {
             "localhost" => "127.0.0.1",
             "" => "0.0.0.0",
             host => host,
         };
-        let listener = TcpListener::bind((host, url.port())).await;
-        listeners.push(listener.map_err(|error| LaunchError::Listen { address: url.authority(), error })?);
+        addresses.entry((host, url.port())).or_default().push(url);
+    }
+    let mut listeners = Vec::new();
+    for (address, urls) in addresses {
+        let listener = TcpListener::bind(address).await;
+        let listener = listener.map_err(|error| LaunchError::Listen { address: urls[0].authority(), error })?;
+        let secure = acceptor.clone().filter(|_| urls.iter().any(|url| url.is_secure()));
+        let security = Security::new(secure, urls.iter().any(|url| !url.is_secure()), tls.client_cert_auth);
+        listeners.push((listener, security));
     }
     Ok(listeners)
 }

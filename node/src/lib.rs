@@ -20,6 +20,8 @@ pub mod datadir;
 pub mod disk;
 pub mod driver;
 #[cfg(feature = "server")]
+mod gateway;
+#[cfg(feature = "server")]
 pub mod grpc;
 #[cfg(feature = "server")]
 pub mod http;

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use prometheus::IntCounter;
 use quorate_api::quorate::peer::v1 as pb;
 use quorate_core::{ClusterId, Incarnation, NodeId};
+use quorate_tls::Connector;
 use tokio::sync::mpsc;
 
 use crate::config::url::Url;
@@ -136,7 +137,12 @@ struct Queue {
 impl Network {
     /// Starts dialling `peers` on the current tokio runtime; the tasks end with it.
     #[must_use]
-    pub fn start(identity: Identity, peers: Vec<(NodeId, Vec<Url>)>, metrics: &Arc<Metrics>) -> Self {
+    pub fn start(
+        identity: Identity,
+        peers: Vec<(NodeId, Vec<Url>)>,
+        connector: &Connector,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
         let peers = peers.into_iter().map(|(id, urls)| {
             let label = format!("{:x}", id.0);
             let peer = Peer {
@@ -147,7 +153,8 @@ impl Network {
             };
             let active = metrics.active_peers.with_label_values(&[&format!("{:x}", identity.member.0), &label]);
             for (lane, kind) in [(&peer.urgent, dial::Kind::Urgent), (&peer.bulk, dial::Kind::Bulk)] {
-                tokio::spawn(dial::run(identity, id, urls.clone(), Arc::clone(lane), kind, active.clone()));
+                let (lane, connector) = (Arc::clone(lane), connector.clone());
+                tokio::spawn(dial::run(identity, id, urls.clone(), connector, lane, kind, active.clone()));
             }
             (id, peer)
         });

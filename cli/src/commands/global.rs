@@ -1,7 +1,10 @@
 //! Flags that every command understands, and the environment variables that stand for them.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
+
+use quorate_tls::{Connector, Files, Trust, Versions};
 
 use crate::client::Config;
 use crate::failure::{Failure, Result};
@@ -99,14 +102,11 @@ pub(super) fn config(args: &Args) -> Result<Config> {
         ("key", "empty string is passed to --key option"),
         ("cacert", "empty string is passed to --cacert option"),
     ] {
-        if args.is_given(flag) {
-            let refused = format!("--{flag}: TLS is not supported by this build yet");
-            return Err(Failure::bad_args(if args.string(flag).is_empty() { text.to_owned() } else { refused }));
+        if args.is_given(flag) && args.string(flag).is_empty() {
+            return Err(Failure::bad_args(text));
         }
     }
-    if !args.bool("insecure-transport") || args.bool("insecure-skip-tls-verify") {
-        return Err(Failure::bad_args("TLS is not supported by this build yet"));
-    }
+    let (connector, is_secure) = tls(args)?;
     if !args.string("discovery-srv").is_empty() {
         return Err(Failure::bad_args("--discovery-srv: discovery by DNS is not supported by this build yet"));
     }
@@ -124,7 +124,29 @@ pub(super) fn config(args: &Args) -> Result<Config> {
         max_recv_bytes: size("max-recv-bytes", i32::MAX as usize),
         user: user(args)?,
         token: Some(args.string("auth-jwt-token").to_owned()).filter(|token| !token.is_empty()),
+        connector,
+        is_secure,
     })
+}
+
+/// How to open connections, and whether endpoints without a scheme use TLS: if any of its files is given, or plain
+/// transport is ruled out.
+fn tls(args: &Args) -> Result<(Connector, bool)> {
+    let file = |flag: &str| Some(args.string(flag)).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let files = Files { cert: file("cert"), key: file("key"), trusted_ca: file("cacert") };
+    let is_secure = files != Files::default() || !args.bool("insecure-transport");
+    if !is_secure && !args.strings("endpoints").iter().any(|endpoint| endpoint.starts_with("https://")) {
+        return Ok((Connector::plain(), false));
+    }
+    // Without a reason for TLS beside the endpoint's scheme the flag has no effect, as in etcdctl.
+    let trust = match args.bool("insecure-skip-tls-verify") && is_secure {
+        true => Trust::Anyone,
+        false => Trust::Verified,
+    };
+    match Connector::new(&files, trust, Versions::Tls12, Versions::Tls13) {
+        Ok(connector) => Ok((connector, is_secure)),
+        Err(error) => Err(Failure::bad_args(error.to_string())),
+    }
 }
 
 fn user(args: &Args) -> Result<Option<(String, String)>> {
@@ -163,7 +185,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_had_is_refused() {
-        for raw in [&["--cert="][..], &["--cacert", "f"], &["--insecure-transport=false"], &["--user", "root"]] {
+        for raw in [&["--cert="][..], &["--cacert", "/no/such"], &["--cert", "f"], &["--user", "root"]] {
             assert_eq!(config(&with(raw, &[]).unwrap()).unwrap_err().code, 128, "{raw:?}");
         }
         let user = config(&with(&["--user", "root:pa:ss"], &[]).unwrap()).unwrap().user;

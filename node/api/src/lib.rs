@@ -5,6 +5,9 @@
 #![allow(missing_docs, reason = "generated from .proto files; the comments there are the documentation")]
 #![allow(clippy::all, clippy::pedantic, unreachable_pub, reason = "generated")]
 
+/// The descriptors of every package that clients see, as an encoded `FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
 /// Keys with their values and counters, and events.
 pub mod mvccpb {
     include!(concat!(env!("OUT_DIR"), "/mvccpb.rs"));

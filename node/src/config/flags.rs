@@ -62,19 +62,19 @@ const FLAGS: &[Flag] = &[
     tuning("backend-bbolt-freelist-type", Kind::Text, ""),
     served("bcrypt-cost", Kind::Uint, "10"),
     tuning("bootstrap-defrag-threshold-megabytes", Kind::Uint, "0"),
-    foreign("cert-file", Kind::Text, ""),
-    tuning("cipher-suites", Kind::Text, ""),
+    served("cert-file", Kind::Text, ""),
+    foreign("cipher-suites", Kind::Text, ""),
     foreign("client-cert-allowed-hostname", Kind::Text, ""),
-    foreign("client-cert-auth", Kind::Bool, "false"),
-    foreign("client-cert-file", Kind::Text, ""),
+    served("client-cert-auth", Kind::Bool, "false"),
+    served("client-cert-file", Kind::Text, ""),
     foreign("client-crl-file", Kind::Text, ""),
-    foreign("client-key-file", Kind::Text, ""),
+    served("client-key-file", Kind::Text, ""),
     tuning("compact-hash-check-time", Kind::Duration, "1m0s"),
     tuning("compaction-batch-limit", Kind::Int, "0"),
     tuning("compaction-sleep-interval", Kind::Duration, "0s"),
     foreign("config-file", Kind::Text, ""),
     tuning("corrupt-check-time", Kind::Duration, "0s"),
-    foreign("cors", Kind::Text, "*"),
+    served("cors", Kind::Text, "*"),
     served("data-dir", Kind::Text, ""),
     foreign("discovery-cacert", Kind::Text, ""),
     foreign("discovery-cert", Kind::Text, ""),
@@ -99,32 +99,32 @@ const FLAGS: &[Flag] = &[
     tuning("downgrade-check-time", Kind::Duration, "5s"),
     served("election-timeout", Kind::Uint, "1000"),
     foreign("enable-distributed-tracing", Kind::Bool, "false"),
-    tuning("enable-grpc-gateway", Kind::Bool, "true"),
+    served("enable-grpc-gateway", Kind::Bool, "true"),
     foreign("enable-log-rotation", Kind::Bool, "false"),
     foreign("enable-pprof", Kind::Bool, "false"),
     foreign("feature-gates", Kind::Text, ""),
     foreign("force-new-cluster", Kind::Bool, "false"),
-    tuning("grpc-keepalive-interval", Kind::Duration, "2h0m0s"),
-    tuning("grpc-keepalive-min-time", Kind::Duration, "5s"),
-    tuning("grpc-keepalive-timeout", Kind::Duration, "20s"),
+    served("grpc-keepalive-interval", Kind::Duration, "2h0m0s"),
+    served("grpc-keepalive-min-time", Kind::Duration, "5s"),
+    served("grpc-keepalive-timeout", Kind::Duration, "20s"),
     served("heartbeat-interval", Kind::Uint, "100"),
-    foreign("host-whitelist", Kind::Text, "*"),
+    served("host-whitelist", Kind::Text, "*"),
     served("initial-advertise-peer-urls", Kind::Urls, "http://localhost:2380"),
     served("initial-cluster", Kind::Text, "default=http://localhost:2380"),
     served("initial-cluster-state", Kind::State, "new"),
     served("initial-cluster-token", Kind::Text, "etcd-cluster"),
     tuning("initial-election-tick-advance", Kind::Bool, "true"),
-    foreign("key-file", Kind::Text, ""),
-    foreign("listen-client-http-urls", Kind::Urls, ""),
+    served("key-file", Kind::Text, ""),
+    served("listen-client-http-urls", Kind::Urls, ""),
     served("listen-client-urls", Kind::Urls, "http://localhost:2379"),
-    foreign("listen-metrics-urls", Kind::Urls, ""),
+    served("listen-metrics-urls", Kind::Urls, ""),
     served("listen-peer-urls", Kind::Urls, "http://localhost:2380"),
     served("log-format", Kind::Text, "json"),
     served("log-level", Kind::Text, "info"),
     served("log-outputs", Kind::Text, "default"),
     tuning("log-rotation-config-json", Kind::Text, "{\"maxsize\": 100, \"maxage\": 0, \"maxbackups\": 0, \"localtime\": false, \"compress\": false}"),
     foreign("logger", Kind::Text, "zap"),
-    tuning("max-concurrent-streams", Kind::Uint, "4294967295"),
+    served("max-concurrent-streams", Kind::Uint, "4294967295"),
     tuning("max-learners", Kind::Int, "1"),
     served("max-request-bytes", Kind::Uint, "1572864"),
     served("max-txn-ops", Kind::Uint, "128"),
@@ -135,14 +135,14 @@ const FLAGS: &[Flag] = &[
     foreign("peer-auto-tls", Kind::Bool, "false"),
     foreign("peer-cert-allowed-cn", Kind::Text, ""),
     foreign("peer-cert-allowed-hostname", Kind::Text, ""),
-    foreign("peer-cert-file", Kind::Text, ""),
-    foreign("peer-client-cert-auth", Kind::Bool, "false"),
-    foreign("peer-client-cert-file", Kind::Text, ""),
-    foreign("peer-client-key-file", Kind::Text, ""),
+    served("peer-cert-file", Kind::Text, ""),
+    served("peer-client-cert-auth", Kind::Bool, "false"),
+    served("peer-client-cert-file", Kind::Text, ""),
+    served("peer-client-key-file", Kind::Text, ""),
     foreign("peer-crl-file", Kind::Text, ""),
-    foreign("peer-key-file", Kind::Text, ""),
+    served("peer-key-file", Kind::Text, ""),
     foreign("peer-skip-client-san-verification", Kind::Bool, "false"),
-    foreign("peer-trusted-ca-file", Kind::Text, ""),
+    served("peer-trusted-ca-file", Kind::Text, ""),
     tuning("pre-vote", Kind::Bool, "true"),
     served("quota-backend-bytes", Kind::Int, "0"),
     tuning("raft-read-timeout", Kind::Duration, "5s"),
@@ -153,9 +153,9 @@ const FLAGS: &[Flag] = &[
     tuning("socket-reuse-address", Kind::Bool, "false"),
     tuning("socket-reuse-port", Kind::Bool, "false"),
     tuning("strict-reconfig-check", Kind::Bool, "true"),
-    tuning("tls-max-version", Kind::Text, ""),
-    tuning("tls-min-version", Kind::Text, "TLS1.2"),
-    foreign("trusted-ca-file", Kind::Text, ""),
+    served("tls-max-version", Kind::Text, ""),
+    served("tls-min-version", Kind::Text, "TLS1.2"),
+    served("trusted-ca-file", Kind::Text, ""),
     foreign("unsafe-no-fsync", Kind::Bool, "false"),
     served("version", Kind::Bool, "false"),
     foreign("wal-dir", Kind::Text, ""),
@@ -195,6 +195,16 @@ pub const FLAGS_TEXT: &str = "Member:
     Comma-separated URLs to serve peers on.
   --listen-client-urls 'http://localhost:2379'
     Comma-separated URLs to serve clients on.
+  --listen-client-http-urls ''
+    Comma-separated URLs to serve plain HTTP on; the client URLs serve gRPC alone then.
+  --listen-metrics-urls ''
+    Comma-separated URLs to serve metrics and health on, beside the client URLs.
+  --max-concurrent-streams '4294967295'
+    Calls that may be open on one connection.
+  --grpc-keepalive-min-time '5s'
+    Clients that ping more often are cut off.
+  --grpc-keepalive-interval '2h0m0s', --grpc-keepalive-timeout '20s'
+    When to ping a silent client, and when to give it up.
   --quota-backend-bytes '0'
     Bytes of history the store may hold (0 is 2 GiB, negative is no limit).
   --max-txn-ops '128'
@@ -215,6 +225,28 @@ Clustering:
     Tells clusters with equal URLs apart.
   --advertise-client-urls 'http://localhost:2379'
     Comma-separated client URLs of this member that clients are told.
+
+Security:
+  --cert-file, --key-file ''
+    PEM files with the certificate and key to serve clients with.
+  --trusted-ca-file ''
+    PEM file with the authorities that clients' certificates must come from.
+  --cors '*', --host-whitelist '*'
+    Origins that may use plain HTTP, and names that this server may be called by there.
+  --enable-grpc-gateway 'true'
+    Serve the API as JSON under /v3.
+  --client-cert-auth 'false'
+    Clients must show a certificate.
+  --peer-cert-file, --peer-key-file ''
+    PEM files with the certificate and key to serve and reach peers with.
+  --peer-trusted-ca-file ''
+    PEM file with the authorities that peers' certificates must come from.
+  --peer-client-cert-auth 'false'
+    Peers must show a certificate.
+  --peer-client-cert-file, --peer-client-key-file ''
+    PEM files with another certificate and key to reach peers with.
+  --tls-min-version, --tls-max-version 'TLS1.2', ''
+    Versions of TLS to speak: TLS1.2 or TLS1.3.
 
 Logging:
   --log-level 'info'
@@ -365,8 +397,16 @@ impl Flags {
         parse_duration(self.text(name)).expect("values are checked when they are given")
     }
 
+    /// What stands between commas.
+    pub(super) fn list(&self, name: &str) -> Vec<String> {
+        self.text(name).split(',').filter(|text| !text.is_empty()).map(str::to_owned).collect()
+    }
+
     /// Sorted, as etcd keeps lists of URLs.
     pub(super) fn urls(&self, name: &str) -> Vec<Url> {
+        if self.text(name).is_empty() {
+            return Vec::new();
+        }
         parse_urls(self.text(name)).expect("values are checked when they are given")
     }
 }
@@ -379,8 +419,7 @@ impl Flag {
             Kind::Int => value.parse::<i64>().map(drop).map_err(|_| "parse error".to_owned()),
             Kind::Uint => value.parse::<u64>().map(drop).map_err(|_| "parse error".to_owned()),
             Kind::Duration => parse_duration(value).map(drop),
-            // Lists that are not served may be empty.
-            Kind::Urls if self.support != Support::Served && value.is_empty() => Ok(()),
+            Kind::Urls if self.default.is_empty() && value.is_empty() => Ok(()),
             Kind::Urls => parse_urls(value).map(drop),
             Kind::State if ["new", "existing"].contains(&value) => Ok(()),
             Kind::State => Err(format!("invalid value {value:?}")),

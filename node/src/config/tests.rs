@@ -117,7 +117,13 @@ fn a_configuration_that_cannot_be_served_exits_1() {
         "--initial-cluster has default=http://127.0.0.1:1 but missing from \
          --initial-advertise-peer-urls=http://localhost:2380"
     );
-    assert_eq!(text(&["--client-cert-auth"]), "--client-cert-auth=true is not supported by this version");
+    assert_eq!(text(&["--auto-tls"]), "--auto-tls=true is not supported by this version");
+    assert_eq!(
+        text(&["--listen-peer-urls", "https://127.0.0.1:1"]),
+        "cannot listen on TLS for 127.0.0.1:1: KeyFile and CertFile are not presented"
+    );
+    assert!(text(&["--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"]).starts_with("min version (TLS1.3)"));
+    assert_eq!(text(&["--tls-min-version=TLS1.1"]), "unexpected TLS version \"TLS1.1\"");
     assert!(text(&["--initial-cluster", "a"]).contains("empty URL or name"));
     assert!(text(&["--initial-cluster", "a=http://h:1,b=http://h:1"]).contains("duplicate URLs"));
 }
@@ -140,6 +146,46 @@ fn the_environment_fills_in_but_never_contradicts() {
     assert_eq!(code, 1);
     assert!(text.starts_with("conflicting environment variable ETCD_NAME is shadowed"), "{text}");
     assert_eq!(refusal(&[], &[("ETCD_MAX_TXN_OPS", "x")]).0, 1);
+}
+
+#[test]
+fn certificates_without_https_are_warned_about() {
+    let config = config(&["--name=n", "--cert-file=c", "--key-file=k", "--peer-client-cert-auth"]);
+    assert_eq!(
+        config.warnings,
+        [
+            "key and cert files are present and ignored: http://localhost:2379 is no https URL",
+            "--peer-client-cert-auth is ignored: http://localhost:2380 is no https URL"
+        ]
+    );
+    assert_eq!(config.client_tls.files.cert, Some("c".into()));
+    assert!(config.peer_tls.client_cert_auth && !config.client_tls.client_cert_auth);
+}
+
+#[test]
+fn the_edge_is_tuned_by_etcds_flags() {
+    let config = config(&[
+        "--name=n",
+        "--listen-client-http-urls=http://127.0.0.1:1,http://127.0.0.1:2",
+        "--enable-grpc-gateway=false",
+        "--cors=http://a,http://b",
+        "--grpc-keepalive-interval=0s",
+        "--grpc-keepalive-min-time=1s",
+        "--max-concurrent-streams=7",
+    ]);
+    assert_eq!((config.listen_client_http_urls.len(), config.listen_metrics_urls.len()), (2, 0));
+    let Plain { gateway, access: Access { origins, hosts } } = config.plain;
+    assert_eq!(
+        (gateway, origins, hosts),
+        (false, vec!["http://a".to_owned(), "http://b".to_owned()], vec!["*".to_owned()])
+    );
+    let Tuning { streams_max, ping_interval, ping_timeout, client_ping_min } = config.tuning;
+    assert_eq!((streams_max, ping_interval, ping_timeout), (7, None, Duration::from_secs(20)));
+    assert_eq!(client_ping_min, Some(Duration::from_secs(1)));
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    let (code, text) = refusal(&["--listen-metrics-urls=https://127.0.0.1:1"], &[]);
+    assert_eq!(code, 1);
+    assert!(text.ends_with("must be provided for client url https://127.0.0.1:1 with HTTPS scheme"), "{text}");
 }
 
 #[test]

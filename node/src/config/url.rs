@@ -28,6 +28,12 @@ impl Url {
         self.scheme
     }
 
+    /// Whether connections to it are encrypted.
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        self.scheme == Scheme::Https
+    }
+
     /// The host's name or address, an IPv6 address without brackets.
     #[must_use]
     pub fn host(&self) -> &str {
@@ -55,9 +61,6 @@ impl Url {
     /// # Errors
     /// etcd's text.
     pub fn check_bindable(&self) -> Result<(), String> {
-        if self.scheme == Scheme::Https {
-            return Err(format!("{self}: TLS listeners are not supported by this version"));
-        }
         if self.host == "localhost" || self.host.is_empty() || self.host.parse::<IpAddr>().is_ok() {
             return Ok(());
         }

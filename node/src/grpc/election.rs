@@ -11,6 +11,7 @@ use quorate_api::v3electionpb::{
     ResignRequest, ResignResponse,
 };
 use quorate_core::Blob;
+use quorate_core::error::Error;
 use quorate_core::request::KeyRange;
 use quorate_core::rows::Rows;
 use tokio::sync::mpsc;
@@ -18,11 +19,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response};
 
 use super::session::{self, Place, created_at, next_event, on_behalf, op, prefix, prefix_end};
-use super::{Caller, Server};
+use super::{Caller, Server, wants_leader};
 use crate::status::{Code, Status};
 
 pub(super) fn routes<S: Rows + Send + Sync + 'static>(mut router: Router, server: &Arc<Server<S>>) -> Router {
     let service = ElectionServer::new(Elections(Arc::clone(server)));
+    let service = service.max_decoding_message_size(server.message_bytes_max());
     for method in ["Campaign", "Proclaim", "Leader", "Observe", "Resign"] {
         router = router.route_service(&format!("/v3electionpb.Election/{method}"), service.clone());
     }
@@ -62,12 +64,14 @@ impl<S: Rows + Send + Sync + 'static> Election for Elections<S> {
 
     async fn observe(&self, request: Request<LeaderRequest>) -> Result<Response<Self::ObserveStream>, tonic::Status> {
         self.0.check_leader(request.metadata())?;
+        let wanted = wants_leader(request.metadata());
         let (server, caller) = (Arc::clone(&self.0), Caller::from(&request));
         let prefix = prefix(&request.into_inner().name);
         let (sender, replies) = mpsc::channel(1);
         tokio::spawn(async move {
             let end = tokio::select! {
                 end = observe(&server, &caller, &prefix, &sender) => end,
+                () = server.leader_lost(wanted) => Err(Error::NoLeader.into()),
                 () = sender.closed() => return,
             };
             if let Err(status) = end {

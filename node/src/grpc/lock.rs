@@ -15,7 +15,7 @@ use super::{Caller, Server};
 use crate::status::{Code, Status};
 
 pub(super) fn routes<S: Rows + Send + Sync + 'static>(router: Router, server: &Arc<Server<S>>) -> Router {
-    let service = LockServer::new(Locks(Arc::clone(server)));
+    let service = LockServer::new(Locks(Arc::clone(server))).max_decoding_message_size(server.message_bytes_max());
     router.route_service("/v3lockpb.Lock/Lock", service.clone()).route_service("/v3lockpb.Lock/Unlock", service)
 }
 

@@ -19,6 +19,7 @@ use tonic::Streaming;
 use tonic::server::{Grpc, ServerStreamingService, StreamingService};
 use tonic_prost::ProstCodec;
 
+use super::refused::refused;
 use super::{Caller, Server, wants_leader};
 use crate::metrics::Call;
 use crate::service::Access;
@@ -49,7 +50,8 @@ pub(super) fn routes<S: Rows + Send + Sync + 'static>(router: Router, server: &A
             KEEP_ALIVE,
             post(move |request: Request| async move {
                 let codec = ProstCodec::<pb::LeaseKeepAliveResponse, pb::LeaseKeepAliveRequest>::default();
-                Grpc::new(codec).streaming(KeepAlives(keep_alive), request).await.into_response()
+                let mut grpc = Grpc::new(codec).max_decoding_message_size(keep_alive.message_bytes_max());
+                grpc.streaming(KeepAlives(keep_alive), request).await.into_response()
             }),
         )
         .route(
@@ -113,6 +115,7 @@ impl<S: Rows + Send + Sync + 'static> ServerStreamingService<pb::RangeRequest> f
             counters.started();
             server.check_leader(request.metadata())?;
             let caller = Caller::from(&request);
+            let wanted = wants_leader(request.metadata());
             let (ask, range) = RangeStream::start(request.into_inner(), &server.settings)?;
             if let Some(ask) = ask {
                 server.ask(ask).await?;
@@ -120,7 +123,10 @@ impl<S: Rows + Send + Sync + 'static> ServerStreamingService<pb::RangeRequest> f
             server.permit(&caller, None, range.access()).await?;
             let (sender, replies) = mpsc::channel(REPLIES_AHEAD);
             tokio::spawn(async move {
-                let end = server.range_stream(range, &sender, &counters).await;
+                let end = tokio::select! {
+                    end = server.range_stream(range, &sender, &counters) => end,
+                    () = server.leader_lost(wanted) => Err(Error::NoLeader.into()),
+                };
                 counters.handled(end.as_ref().map_or_else(|status| status.code, |()| Code::Ok));
                 if let Err(status) = end {
                     let _ = sender.send(Err(status.into())).await; // The client may have gone.
@@ -177,7 +183,11 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
         counters: &Call,
     ) -> Result<(), Status> {
         loop {
-            let Ok(Some(request)) = requests.message().await else { return Ok(()) };
+            let request = match requests.message().await {
+                Ok(Some(request)) => request,
+                Ok(None) => return Ok(()),
+                Err(end) => return refused(&end).map_or(Ok(()), Err),
+            };
             counters.received(request.encoded_len());
             let (ask, renewal) = KeepAlive::start(&request, &self.picture().local(&self.settings));
             let answer = self.ask_by(caller, ask, renewal.access(), None).await?;

@@ -13,6 +13,7 @@ use quorate_core::rows::Rows;
 use tonic::server::Grpc;
 use tonic_prost::ProstCodec;
 
+use super::refused::refused;
 use super::{Caller, Server};
 use crate::metrics::Call;
 use crate::service::Method;
@@ -43,7 +44,9 @@ where
             counters.started();
             let unary = Unary { server, counters: Arc::clone(&counters), handler, method: PhantomData::<fn(M)> };
             let response = grpc.unary(unary, request).await;
-            match too_large(&response) {
+            // Only a failed call has its status in the headers.
+            let status = tonic::Status::from_header_map(response.headers());
+            match status.as_ref().and_then(refused) {
                 Some(status) => {
                     counters.handled(status.code);
                     tonic::Status::from(status).into_http::<axum::body::Body>()
@@ -96,31 +99,5 @@ where
                 }
             }
         })
-    }
-}
-
-/// What etcd says where tonic found a message too large; `None` for all other responses.
-fn too_large<B>(response: &axum::http::Response<B>) -> Option<Status> {
-    // Only a failed call has its status in the headers.
-    let status = tonic::Status::from_header_map(response.headers())?;
-    let sizes = status.message().strip_prefix("Error, decoded message length too large: found ")?;
-    let (found, limit) = sizes.split_once(" bytes, the limit is: ")?;
-    let limit = limit.strip_suffix(" bytes")?;
-    let text = format!("grpc: received message larger than max ({found} vs. {limit})");
-    Some(Status::new(Code::ResourceExhausted, text))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_message_over_the_limit_is_refused_as_etcd_does() {
-        let text = "Error, decoded message length too large: found 9 bytes, the limit is: 8 bytes";
-        let response = tonic::Status::out_of_range(text).into_http::<axum::body::Body>();
-        let expected = Status::new(Code::ResourceExhausted, "grpc: received message larger than max (9 vs. 8)");
-        assert_eq!(too_large(&response), Some(expected));
-        let other = tonic::Status::out_of_range("etcdserver: mvcc: required revision has been compacted");
-        assert_eq!(too_large(&other.into_http::<axum::body::Body>()), None);
     }
 }

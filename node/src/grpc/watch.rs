@@ -12,12 +12,14 @@ use quorate_api::etcdserverpb as pb;
 use quorate_core::error::Error;
 use quorate_core::rows::Rows;
 use quorate_core::store::Need;
+use quorate_core::watch::Input;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::server::{Grpc, StreamingService};
 use tonic_prost::ProstCodec;
 
+use super::refused::refused;
 use super::stream::{Opening, Replies};
 use super::{Caller, Server, wants_leader};
 use crate::metrics::Call;
@@ -99,20 +101,27 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
         let mut outbox: VecDeque<WatchReply> = VecDeque::new();
         let mut outbox_bytes = 0;
         let mut asking = true;
+        // Creates that the hub has not answered yet: it may be behind, and the client ahead of it.
+        let mut unanswered = 0_usize;
         loop {
+            let waiting = outbox.len() + stream.backlog().max(unanswered);
             tokio::select! {
-                request = requests.message(), if asking && stream.backlog() < BACKLOG_MAX => match request {
+                request = requests.message(), if asking && waiting < BACKLOG_MAX => match request {
                     Ok(Some(request)) => {
                         counters.received(request.encoded_len());
                         if let Some(refused) = self.refused(caller, &request).await {
                             outbox.push_back(refused);
                         } else if let Some(input) = watch::input(stream.id, request) {
+                            unanswered += usize::from(matches!(input, Input::Create(..)));
                             stream.send(input);
                         }
                     }
                     // The client has nothing more to ask but still listens.
                     Ok(None) => asking = false,
-                    Err(_) => return Status::new(Code::Cancelled, "etcdserver: watch canceled"),
+                    Err(end) => {
+                        let gone = || Status::new(Code::Cancelled, "etcdserver: watch canceled");
+                        return refused(&end).unwrap_or_else(gone);
+                    }
                 },
                 response = stream.next(), if outbox.is_empty() => {
                     let Some(first) = response else { return Error::Stopped.into() };
@@ -120,6 +129,7 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
                     let mut next = Some(first);
                     while let Some(response) = next {
                         outbox_bytes += response.bytes();
+                        unanswered -= usize::from(response.created);
                         self.metrics.events.inc_by(response.events.len() as u64);
                         outbox.extend(encoder.replies(term, response));
                         next = if outbox.len() < REPLIES_AHEAD { stream.try_next() } else { None };

@@ -92,7 +92,7 @@ impl<S: Rows + Send + Sync + 'static> Peer for Streams<S> {
 
 impl<S: Rows + Send + Sync + 'static> Streams<S> {
     async fn accept(&self, request: Request<Streaming<pb::Message>>) -> Answer {
-        let address = request.extensions().get::<http::RemoteAddr>().map(|it| it.0.to_string());
+        let address = request.extensions().get::<http::Origin>().map(|it| it.address.to_string());
         let mut incoming = request.into_inner();
         let from = self.identity.check(incoming.message().await?).map_err(|error| error.to_string());
         let known = from.and_then(|from| match self.peers.get(&from) {

@@ -11,6 +11,7 @@ use prometheus::IntGauge;
 use quorate_api::quorate::peer::v1 as pb;
 use quorate_api::quorate::peer::v1::peer_client::PeerClient;
 use quorate_core::NodeId;
+use quorate_tls::Connector;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tonic::transport::{Channel, Endpoint};
@@ -38,11 +39,19 @@ pub(super) enum Kind {
 }
 
 /// Keeps one lane to `to` alive for as long as the runtime runs.
-pub(super) async fn run(identity: Identity, to: NodeId, urls: Vec<Url>, lane: Arc<Lane>, kind: Kind, active: IntGauge) {
+pub(super) async fn run(
+    identity: Identity,
+    to: NodeId,
+    urls: Vec<Url>,
+    connector: Connector,
+    lane: Arc<Lane>,
+    kind: Kind,
+    active: IntGauge,
+) {
     let mut pause = RETRY_MIN;
     let mut complained = false;
     for url in urls.iter().cycle() {
-        let end = connect(identity, to, url, &lane, kind, &active, &mut pause, &mut complained).await;
+        let end = connect(identity, to, url, &connector, &lane, kind, &active, &mut pause, &mut complained).await;
         if kind == Kind::Urgent && !complained {
             complained = true;
             warn!(peer = format!("{:x}", to.0), url = url.to_string(), reason = end, "lost the stream to a peer");
@@ -58,13 +67,14 @@ async fn connect(
     identity: Identity,
     to: NodeId,
     url: &Url,
+    connector: &Connector,
     lane: &Lane,
     kind: Kind,
     active: &IntGauge,
     pause: &mut Duration,
     complained: &mut bool,
 ) -> String {
-    let channel = match open_channel(url).await {
+    let channel = match open_channel(url, connector).await {
         Ok(channel) => channel,
         Err(error) => return chain(&error),
     };
@@ -109,17 +119,16 @@ async fn connect(
     end
 }
 
-async fn open_channel(url: &Url) -> Result<Channel, tonic::transport::Error> {
+async fn open_channel(url: &Url, connector: &Connector) -> Result<Channel, tonic::transport::Error> {
     const WINDOW_BYTES: u32 = 16 << 20;
     Endpoint::from_shared(url.to_string())?
         .connect_timeout(PING_TIMEOUT)
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
-        .connect()
+        .connect_with_connector(connector.clone())
         .await
 }
 

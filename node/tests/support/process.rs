@@ -36,6 +36,11 @@ pub(crate) fn free_port() -> u16 {
 
 /// Members of one cluster, not yet started.
 pub(crate) fn cluster(folder: &Path, size: usize) -> Vec<Node> {
+    cluster_of(folder, size, "http", &[])
+}
+
+/// The same with another scheme in all URLs and more flags.
+pub(crate) fn cluster_of(folder: &Path, size: usize, scheme: &str, more: &[(&'static str, String)]) -> Vec<Node> {
     let mut nodes: Vec<Node> = (1..=size)
         .map(|n| Node {
             name: format!("m{n}"),
@@ -47,10 +52,10 @@ pub(crate) fn cluster(folder: &Path, size: usize) -> Vec<Node> {
         })
         .collect();
     let members: Vec<String> =
-        nodes.iter().map(|node| format!("{}=http://127.0.0.1:{}", node.name, node.peer_port)).collect();
+        nodes.iter().map(|node| format!("{}={scheme}://127.0.0.1:{}", node.name, node.peer_port)).collect();
     for node in &mut nodes {
-        let client = format!("http://127.0.0.1:{}", node.client_port);
-        let peer = format!("http://127.0.0.1:{}", node.peer_port);
+        let client = format!("{scheme}://127.0.0.1:{}", node.client_port);
+        let peer = format!("{scheme}://127.0.0.1:{}", node.peer_port);
         node.flags = [
             ("--name", node.name.clone()),
             ("--data-dir", node.data_dir().display().to_string()),
@@ -63,7 +68,9 @@ pub(crate) fn cluster(folder: &Path, size: usize) -> Vec<Node> {
             ("--election-timeout", "500".to_owned()),
         ]
         .into_iter()
-        .flat_map(|(flag, value)| [flag.to_owned(), value])
+        .chain(more.iter().cloned())
+        // A switch has no value.
+        .flat_map(|(flag, value)| [flag.to_owned(), value].into_iter().filter(|word| !word.is_empty()))
         .collect();
     }
     nodes
@@ -91,6 +98,11 @@ impl Node {
         self.flags.extend([name.to_owned(), value.to_owned()]);
     }
 
+    /// More to start it with; the last of equal flags wins.
+    pub(crate) fn add_flags(&mut self, flags: &[&str]) {
+        self.flags.extend(flags.iter().map(|&flag| flag.to_owned()));
+    }
+
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
@@ -116,6 +128,14 @@ impl Node {
             assert!(Instant::now() < until, "{} does not serve:\n{}", self.name, self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// The most memory it has had so far, in bytes.
+    pub(crate) fn memory_peak(&self) -> u64 {
+        let pid = self.process.as_ref().expect("started").id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells it");
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
     /// kill -9.
