@@ -79,6 +79,9 @@ pub struct Imported {
 #[error("{0}")]
 pub struct ImportError(pub String);
 
+/// Takes one row, key and value.
+type WriteRow<'a, E> = dyn FnMut(&[u8], &[u8]) -> Result<(), E> + 'a;
+
 /// Hands every row of the store that `import` and `history` describe to `write`, in ascending order of their keys.
 ///
 /// # Errors
@@ -86,7 +89,7 @@ pub struct ImportError(pub String);
 pub fn import<H: History>(
     history: &H,
     import: &Import,
-    write: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), H::Error>,
+    write: &mut WriteRow<'_, H::Error>,
 ) -> Result<Imported, H::Error> {
     let survey = Survey::new(history, import)?;
     let mut tally = Tally::new(&survey, import);
@@ -166,11 +169,7 @@ fn users(auth: &AuthState, small: &mut Vec<(Blob, Blob)>) -> Result<(), ImportEr
 }
 
 /// Writes the values of all kept puts, in order of their rows.
-fn values<H: History>(
-    history: &H,
-    store: &Store,
-    write: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), H::Error>,
-) -> Result<(), H::Error> {
+fn values<H: History>(history: &H, store: &Store, write: &mut WriteRow<'_, H::Error>) -> Result<(), H::Error> {
     let (mut row, mut long) = (Vec::new(), BTreeSet::new());
     for (key, versions) in store.view.index.all() {
         for rev in versions.iter().filter(|rev| !rev.is_tombstone()) {

@@ -125,7 +125,7 @@ mod tests {
         let body = answer(endless, request, Duration::from_millis(20)).await.into_body().collect().await.unwrap();
         assert_eq!(body.trailers().unwrap()["grpc-status"], "4");
         assert_eq!(body.to_bytes(), "first");
-        let silent = Router::new().fallback(|| std::future::pending::<()>());
+        let silent = Router::new().fallback(std::future::pending::<()>);
         let response = answer(silent, Request::new(Body::empty()), Duration::from_millis(20)).await;
         assert_eq!(response.headers()["grpc-status"], "4");
         assert_eq!(tonic::Status::from_header_map(response.headers()).unwrap().message(), "context deadline exceeded");

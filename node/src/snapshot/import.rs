@@ -71,7 +71,7 @@ impl<S: Source> EtcdFile<S> {
 
     fn leases(&self) -> Result<Vec<LeaseRecord>, SnapshotError> {
         let mut leases = Vec::new();
-        self.each(names::LEASE, &mut |key, value| {
+        self.each(names::LEASE, |key, value| {
             let lease = LeaseValue::decode(value).map_err(|error| malformed(names::LEASE, key, error.to_string()))?;
             if *key != lease.id.to_be_bytes() {
                 return Err(malformed(names::LEASE, key, format!("it holds lease {:x}", lease.id)));
@@ -85,7 +85,7 @@ impl<S: Source> EtcdFile<S> {
 
     fn alarms(&self) -> Result<Vec<Alarm>, SnapshotError> {
         let mut alarms = Vec::new();
-        self.each(names::ALARM, &mut |key, _| {
+        self.each(names::ALARM, |key, _| {
             let wrong = |reason: String| malformed(names::ALARM, key, reason);
             let alarm = pb::AlarmMember::decode(key).map_err(|error| wrong(error.to_string()))?;
             let kind = match alarm.alarm() {
@@ -101,7 +101,7 @@ impl<S: Source> EtcdFile<S> {
 
     fn auth(&self) -> Result<AuthState, SnapshotError> {
         let mut auth = AuthState::default();
-        self.each(names::AUTH, &mut |key, value| {
+        self.each(names::AUTH, |key, value| {
             let wrong = || malformed(names::AUTH, key, format!("{value:?}"));
             if *key == *names::AUTH_ENABLED {
                 auth.enabled = *value == [1];
@@ -111,14 +111,14 @@ impl<S: Source> EtcdFile<S> {
             }
             Ok(())
         })?;
-        self.each(names::AUTH_ROLES, &mut |key, value| {
+        self.each(names::AUTH_ROLES, |key, value| {
             let wrong = |reason: String| malformed(names::AUTH_ROLES, key, reason);
             let role = authpb::Role::decode(value).map_err(|error| wrong(error.to_string()))?;
             let name = String::from_utf8(key.to_vec()).map_err(|error| wrong(error.to_string()))?;
             auth.roles.insert(name, role.key_permission.into_iter().map(permission).collect());
             Ok(())
         })?;
-        self.each(names::AUTH_USERS, &mut |key, value| {
+        self.each(names::AUTH_USERS, |key, value| {
             let wrong = |reason: String| malformed(names::AUTH_USERS, key, reason);
             let user = authpb::User::decode(value).map_err(|error| wrong(error.to_string()))?;
             let name = String::from_utf8(key.to_vec()).map_err(|error| wrong(error.to_string()))?;
@@ -137,7 +137,7 @@ impl<S: Source> EtcdFile<S> {
     /// The newest compaction, done or begun: etcd finishes one when it starts.
     fn floor(&self) -> Result<Revision, SnapshotError> {
         let mut floor = Revision(-1);
-        self.each(names::META, &mut |key, value| {
+        self.each(names::META, |key, value| {
             if *key == *names::SCHEDULED_COMPACTION || *key == *names::FINISHED_COMPACTION {
                 let (main, ..) =
                     parse_revision_key(value).ok_or_else(|| malformed(names::META, key, "not a revision"))?;
@@ -152,7 +152,7 @@ impl<S: Source> EtcdFile<S> {
     fn each(
         &self,
         bucket: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), SnapshotError>,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), SnapshotError>,
     ) -> Result<(), SnapshotError> {
         let Some(bucket) = self.reader.bucket(bucket)? else { return Ok(()) };
         let mut cursor = self.reader.walk(&bucket);
