@@ -14,8 +14,7 @@ mod watch;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse as _;
+use axum::http::header;
 use prometheus::IntGauge;
 use quorate_api::etcdserverpb as pb;
 use quorate_core::auth::Author;
@@ -28,6 +27,7 @@ use tonic::metadata::MetadataMap;
 pub use self::gate::{Caller, CommonName};
 use crate::applier::Published;
 use crate::auth::Authenticator;
+use crate::http;
 use crate::member::Member;
 use crate::metrics::Metrics;
 use crate::service::auth::AUTHENTICATE;
@@ -272,7 +272,7 @@ async fn unknown(request: axum::extract::Request) -> axum::response::Response {
         .get(header::CONTENT_TYPE)
         .is_some_and(|content_type| content_type.as_bytes().starts_with(b"application/grpc"));
     if !is_grpc {
-        return (StatusCode::NOT_FOUND, "404 page not found\n").into_response();
+        return http::not_found().await;
     }
     let path = request.uri().path().trim_start_matches('/');
     let (service, method) = path.split_once('/').unwrap_or((path, ""));

@@ -2,6 +2,7 @@
 
 mod access;
 pub(crate) mod deadline;
+mod drained;
 mod pings;
 mod serve;
 
@@ -48,8 +49,12 @@ pub fn client_router<S: Rows + Send + Sync + 'static>(server: &Arc<Server<S>>, p
 
 /// Plain HTTP alone. (etcd: `--listen-client-http-urls`)
 pub fn plain_router<S: Rows + Send + Sync + 'static>(server: &Arc<Server<S>>, plain: &Plain) -> Router {
-    let not_found = || async { (StatusCode::NOT_FOUND, "404 page not found\n") };
     plain_routes(server, plain).fallback(not_found)
+}
+
+/// What etcd answers to paths that are not there.
+pub(crate) async fn not_found() -> Response {
+    (StatusCode::NOT_FOUND, [(header::CONTENT_TYPE, PLAIN)], "404 page not found\n").into_response()
 }
 
 fn plain_routes<S: Rows + Send + Sync + 'static>(server: &Arc<Server<S>>, plain: &Plain) -> Router {

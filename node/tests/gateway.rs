@@ -144,6 +144,11 @@ fn calls_are_answered_by_protobufs_rules_of_json() {
             "{bad}: {status} {answer}"
         );
     }
+    // Deeper than any stack, in what is known and in what is passed over.
+    for deep in [r#"{"success":[{"request_txn":"#, r#"{"nope":["#] {
+        let (status, answer) = post(&node, "/v3/kv/txn", &deep.repeat(100_000));
+        assert!(status == 400 && answer.starts_with(r#"{"code":3,"message":"proto: (line 1:"#), "{status} {answer}");
+    }
     let mut get = send(&node, "GET /v3/kv/range", "", "");
     assert_eq!(head(&mut get).0, 501);
     let big = format!(r#"{{"key":"Zm9v","value":"{}"}}"#, "A".repeat(3 << 20));

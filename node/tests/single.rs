@@ -269,7 +269,7 @@ async fn locks_and_elections_queue_up() {
     lock.unlock(UnlockRequest { key: held.key }).await.unwrap();
     assert_eq!(&waiting.await.unwrap().unwrap().into_inner().key[..], b"l/2");
     let unknown = lock.lock(LockRequest { name: "l".into(), lease: 99 }).await;
-    assert_eq!(refusal(unknown), (Code::NotFound, "etcdserver: requested lease not found".to_owned()));
+    assert_eq!(refusal(unknown), (Code::Unknown, "etcdserver: requested lease not found".to_owned()));
 
     let mut election = ElectionClient::new(node.channel().await);
     let campaign = |lease, value: &'static str| CampaignRequest { name: "e".into(), lease, value: value.into() };
@@ -324,7 +324,14 @@ async fn operators_are_told_the_truth() {
     }
     let lost = http_get(node.client_port, "/v2/keys");
     assert!(lost.starts_with("HTTP/1.1 404") && lost.ends_with("404 page not found\n"), "{lost}");
-    assert!(http_get(node.peer_port, "/members").contains("x-etcd-cluster-id: "));
+    let members = http_get(node.peer_port, "/members");
+    let (id, client, peer) = (header.member_id, node.client_port, node.peer_port);
+    let json = format!(
+        "[{{\"id\":{id},\"peerURLs\":[\"http://127.0.0.1:{peer}\"],\"name\":\"m1\",\
+         \"clientURLs\":[\"http://127.0.0.1:{client}\"]}}]\n"
+    );
+    assert!(members.contains("x-etcd-cluster-id: ") && members.ends_with(&json), "{members}");
+    assert!(http_get(node.peer_port, "/health").ends_with("404 page not found\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

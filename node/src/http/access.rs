@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 
 use super::Origin;
+use super::drained::Drained;
 
 /// Which origins and host names are accepted; `*` stands for all.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +27,7 @@ pub(super) fn guard(router: Router, access: &Access) -> Router {
 }
 
 async fn check(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+    let request = request.map(|body| Body::new(Drained(body)));
     let is_secure = request.extensions().get::<Origin>().is_some_and(|origin| origin.is_secure);
     // A page that made its name resolve to this address still sends its own name.
     if !is_secure && !access.accepts_host(host(&request)) {

@@ -12,6 +12,7 @@ use prometheus::IntCounter;
 use quorate_api::quorate::peer::v1 as pb;
 use quorate_api::quorate::peer::v1::peer_server::{Peer, PeerServer};
 use quorate_core::NodeId;
+use quorate_core::request::Member;
 use quorate_core::rows::Rows;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -41,30 +42,31 @@ pub fn router<S: Rows + Send + Sync + 'static>(
         .route_service("/quorate.peer.v1.Peer/Snapshot", service)
         .route("/version", get(http::version))
         .route("/members", get(move || async move { members(&server) }))
+        .fallback(http::not_found)
 }
 
 fn members<S: Rows + Send + Sync + 'static>(server: &Server<S>) -> axum::response::Response {
     let picture = server.picture();
     let members = cluster::members(&picture.local(&server.settings));
-    let members: Vec<_> = members
-        .into_iter()
-        .map(|member| {
-            let mut json = serde_json::json!({ "id": member.id.0, "peerURLs": member.peer_urls });
-            if !member.name.is_empty() {
-                json["name"] = member.name.into();
-            }
-            if !member.client_urls.is_empty() {
-                json["clientURLs"] = member.client_urls.into();
-            }
-            if member.is_learner {
-                json["isLearner"] = true.into();
-            }
-            json
-        })
-        .collect();
+    let json = |texts: Vec<String>| serde_json::Value::from(texts).to_string();
+    let fields = |member: Member| {
+        // In etcd's order.
+        let mut fields = format!("\"id\":{},\"peerURLs\":{}", member.id.0, json(member.peer_urls));
+        if !member.name.is_empty() {
+            fields += &format!(",\"name\":{}", serde_json::Value::from(member.name));
+        }
+        if !member.client_urls.is_empty() {
+            fields += &format!(",\"clientURLs\":{}", json(member.client_urls));
+        }
+        if member.is_learner {
+            fields += ",\"isLearner\":true";
+        }
+        format!("{{{fields}}}")
+    };
+    let members: Vec<String> = members.into_iter().map(fields).collect();
     let cluster = format!("{:x}", server.settings.responder.cluster.0);
     let headers = [(header::CONTENT_TYPE.as_str(), "application/json"), ("x-etcd-cluster-id", cluster.as_str())];
-    (headers, format!("{}\n", serde_json::Value::from(members))).into_response()
+    (headers, format!("[{}]\n", members.join(","))).into_response()
 }
 
 struct Streams<S> {
