@@ -13,12 +13,16 @@ use crate::entry::{Entry, Record, Recovered};
 use crate::error::Error;
 use crate::mutant::{self, Mutant};
 use crate::raft::{self, Raft, Role};
-use crate::request::Member;
+use crate::request::{Alarm, Member};
 use crate::store::{Applied, LeaseRecord};
-use crate::{Blob, Generation, Incarnation, Instant, LeaseId, LogIndex, NodeId, RequestId, Term, Ttl, WriteId};
+use crate::{
+    Blob, Generation, Incarnation, Instant, LeaseId, LogIndex, NodeId, RequestId, Revision, Term, Ttl, WriteId,
+};
 
 pub mod lease_clock;
 
+mod compactor;
+mod fence;
 mod hashes;
 mod lease;
 mod peer;
@@ -27,14 +31,20 @@ mod read;
 mod snapshot;
 mod wait;
 
+pub use compactor::AutoCompaction;
 pub use peer::{LeaseAnswer, LeaseQuestion, PeerMessage, SnapshotChunk, SnapshotId};
 
+use compactor::Compactor;
+use fence::Fence;
 use hashes::Hashes;
 use lease::Leases;
 use proposal::Proposals;
 use read::Reads;
 use snapshot::{Receiver, Sender};
 use wait::Waits;
+
+/// Requests that may wait for their answers; more are refused.
+const WAITING_MAX: usize = 100_000;
 
 /// What does not change while a member runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +63,8 @@ pub struct Config {
     pub held_max: usize,
     /// Leases longer than this have their remaining TTL written down this often. (etcd: 5 min)
     pub lease_checkpoint: Duration,
+    /// How much history is kept, if the leader compacts by itself.
+    pub auto_compaction: Option<AutoCompaction>,
     /// What this member tells about itself once it has started; nothing if `None`.
     pub publish: Option<Member>,
 }
@@ -121,6 +133,10 @@ pub enum Input {
         leases: Vec<LeaseRecord>,
         /// Its state hash.
         hash: u64,
+        /// Its revision.
+        revision: Revision,
+        /// Its alarms.
+        alarms: Vec<Alarm>,
     },
     /// Answer to [`Output::ReadSnapshot`].
     SnapshotRead {
@@ -215,8 +231,9 @@ pub enum Output {
     },
     /// Role, term, leader or standing changed.
     Changed(raft::Status),
-    /// This member's applied state differs from the majority's: it has stopped serving and voting.
-    Diverged {
+    /// This member's applied state differs from the majority's: it has stopped serving, reads of its published state
+    /// included, which are the driver's to refuse.
+    Suspected {
         /// Where the hashes were compared.
         index: LogIndex,
         /// This member's hash.
@@ -224,6 +241,9 @@ pub enum Output {
         /// The majority's.
         theirs: u64,
     },
+    /// This life of this member is over: it does nothing any more. It is to be started again with a new life, as if its
+    /// disk had been lost.
+    Fenced,
 }
 
 /// One member.
@@ -249,8 +269,12 @@ pub struct Replica {
     snapshots_sent: u64,
     receiver: Option<Receiver>,
     hashes: Hashes,
-    /// This member's state differs from the majority's: it does nothing any more.
+    fence: Fence,
+    /// This life is over.
     fenced: bool,
+    /// The store's revision.
+    revision: Revision,
+    compactor: Compactor,
 }
 
 impl Replica {
@@ -276,9 +300,20 @@ impl Replica {
             snapshots_sent: 0,
             receiver: None,
             hashes: Hashes::default(),
+            fence: Fence::new(now),
             fenced: false,
+            revision: Revision(0),
+            compactor: Compactor::new(config.auto_compaction, now),
             config,
         }
+    }
+
+    /// What else its applied state says as it starts: the revision, and the alarms that are on.
+    #[must_use]
+    pub fn with_state(mut self, revision: Revision, alarms: Vec<Alarm>) -> Self {
+        self.revision = revision;
+        self.alarms_changed(alarms);
+        self
     }
 
     /// Takes one input at time `now` and appends what must be done about it to `out`.
@@ -303,7 +338,11 @@ impl Replica {
             }
             Input::Persisted { write } => self.consensus(raft::Input::Persisted { write }, out),
             Input::Applied { applied, durable } => self.applied(applied, durable, out),
-            Input::Restored { index, leases, hash: _ } => self.restored(index, &leases, out),
+            Input::Restored { index, leases, hash: _, revision, alarms } => {
+                self.revision = revision;
+                self.alarms_changed(alarms);
+                self.restored(index, &leases, out);
+            }
             Input::SnapshotRead { snapshot, to, index, term, rows, last } => {
                 self.snapshot_read(snapshot, to, (index, term), rows, last, out);
             }
@@ -331,6 +370,8 @@ impl Replica {
             self.reads.deadline(&self.config),
             self.leases.deadline(&self.config),
             self.proposals.deadline(),
+            self.compactor.deadline(),
+            self.fence_deadline(),
             self.senders.values().map(Sender::deadline).min().unwrap_or(Instant::FAR),
         ]
         .into_iter()
@@ -375,9 +416,10 @@ impl Replica {
             PeerMessage::LeaseReply { question, session, answer } => {
                 self.lease_answered(question, session, answer, out);
             }
-            PeerMessage::Hashes(hashes) => {
-                self.hashes.heard(from, &hashes);
-                self.compare_hashes(out);
+            PeerMessage::Hashes { life, hashes, asks } => {
+                let told = self.hashes.heard(from, life, &hashes, asks);
+                self.tell_hashes(told, false, out);
+                self.judge(out);
             }
             PeerMessage::Snapshot(chunk) => self.snapshot_chunk(from, chunk, out),
             PeerMessage::SnapshotAck { snapshot, sequence, installed } => {
@@ -387,6 +429,10 @@ impl Replica {
     }
 
     fn request(&mut self, id: RequestId, request: Request, out: &mut Vec<Output>) {
+        if self.waits.len() >= WAITING_MAX || self.fence.is_suspect() {
+            let error = if self.fence.is_suspect() { Error::Stopped } else { Error::TooManyRequests };
+            return out.push(Output::Respond { id, result: Err(error) });
+        }
         self.waits.open(id, self.now, self.now + self.config.request_timeout);
         match request {
             Request::Command(command) => self.propose(id, Author::Nobody, command, out),
@@ -460,6 +506,7 @@ impl Replica {
     fn applied(&mut self, applied: Applied, durable: LogIndex, out: &mut Vec<Output>) {
         assert!(applied.index >= self.applied, "applied {} after {}", applied.index, self.applied);
         self.applied = applied.index;
+        self.revision = applied.revision;
         for (origin, result) in applied.results {
             if let Some(id) = self.proposals.applied(&origin) {
                 self.respond(id, result.map(Response::Outcome), out);
@@ -473,11 +520,10 @@ impl Replica {
         }
         self.readable(out);
         self.consensus(raft::Input::Applied { index: applied.index, durable }, out);
-        if self.hashes.ours(&applied.hashes) {
-            for to in self.peers() {
-                out.push(Output::Send { to, message: PeerMessage::Hashes(applied.hashes.clone()) });
-            }
-            self.compare_hashes(out);
+        let told = self.hashes.applied(&applied.hashes);
+        self.tell_hashes(told, false, out);
+        if let Some(alarms) = applied.alarms {
+            self.alarms_changed(alarms);
         }
     }
 
@@ -502,22 +548,10 @@ impl Replica {
         peers
     }
 
-    fn compare_hashes(&mut self, out: &mut Vec<Output>) {
-        let Some(difference) = self.hashes.difference(self.member, &self.status.config) else { return };
-        if self.leads() {
-            self.consensus(raft::Input::Transfer { to: None }, out);
-        }
-        self.fenced = true;
-        for id in self.waits.close_all() {
-            out.push(Output::Respond { id, result: Err(Error::Corrupt) });
-        }
-        out.push(Output::Diverged { index: difference.index, ours: difference.ours, theirs: difference.theirs });
-    }
-
     /// A fenced member serves nobody and takes part in nothing.
     fn refuse_all(&mut self, input: Input, out: &mut Vec<Output>) {
         if let Input::Requests(requests) = input {
-            out.extend(requests.into_iter().map(|(id, _)| Output::Respond { id, result: Err(Error::Corrupt) }));
+            out.extend(requests.into_iter().map(|(id, _)| Output::Respond { id, result: Err(Error::Stopped) }));
         }
     }
 
@@ -559,7 +593,9 @@ impl Replica {
         }
         self.retry_reads();
         self.run_leases(out);
+        self.run_compactor(out);
         self.publish();
+        self.run_fence(out);
         self.retry_snapshots(out);
     }
 

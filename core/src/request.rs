@@ -7,7 +7,7 @@ use bincode::error::DecodeError;
 use bincode::{Decode, Encode};
 
 use crate::blob::{Source, nested};
-use crate::{Blob, LeaseId, NodeId, Revision, Ttl};
+use crate::{Blob, Incarnation, LeaseId, NodeId, Revision, Ttl};
 
 /// The keys a request speaks of. (etcd: key and range_end)
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -311,9 +311,9 @@ pub enum AlarmKind {
     NoSpace,
     /// Members' states differ and nobody can tell whose is right: nothing at all is changed any more.
     Corrupt,
-    /// The member's state differs from the majority's: it does not serve until it has been rebuilt. The others do.
-    /// Clients see it as CORRUPT.
-    Fenced,
+    /// The state of this life of the member differs from the majority's, or its disk has rotted: it does not serve until
+    /// it has been rebuilt, with a new life. The others go on. Clients see it as CORRUPT.
+    Fenced(Incarnation),
 }
 
 /// Something is wrong with a member. (etcd: AlarmMember)

@@ -58,7 +58,7 @@ pub struct Applied {
     pub revision: Revision,
     /// The compaction floor after it; -1 before the first compaction.
     pub compacted: Revision,
-    /// The running state hash after every entry whose index is a multiple of [`HASH_INTERVAL`] in this batch.
+    /// The running state hash after every entry of this batch.
     pub hashes: Vec<(LogIndex, u64)>,
     /// The running state hash after `index`.
     pub hash: u64,
@@ -66,6 +66,8 @@ pub struct Applied {
     pub results: Vec<(Origin, Result<Outcome, Error>)>,
     /// What happened to leases, in order.
     pub leases: Vec<LeaseChange>,
+    /// The alarms that are on, if that has changed.
+    pub alarms: Option<Vec<Alarm>>,
 }
 
 /// State hashes are compared between members at multiples of this many entries.

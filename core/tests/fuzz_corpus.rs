@@ -153,7 +153,10 @@ fn records() {
 #[test]
 fn peer() {
     let commands = some_commands().iter().map(codec::encode).collect();
-    let made = [PeerMessage::Forward { commands, hops: 1 }, PeerMessage::Hashes(Vec::new())];
+    let made = [
+        PeerMessage::Forward { commands, hops: 1 },
+        PeerMessage::Hashes { life: Incarnation(2), hashes: Vec::new(), asks: true },
+    ];
     run(fuzz::peer, &corpus("peer", made.iter().map(|message| codec::encode(message).to_vec()).collect()));
 }
 
@@ -184,7 +187,7 @@ fn member() {
         from(2, 3, PreVote { last_index: LogIndex(9), last_term: Term(2) }),
         from(2, 3, Vote { last_index: LogIndex(9), last_term: Term(2), transfer: true }),
         from(2, 3, append(8, 2, vec![entry(3, 9)], 9)),
-        (2, PeerMessage::Hashes(vec![(LogIndex(4), 7)])),
+        (2, PeerMessage::Hashes { life: Incarnation(3), hashes: vec![(LogIndex(4), 7)], asks: true }),
         (2, PeerMessage::ReadIndex { read: 1, session: Incarnation(4) }),
     ];
     let leads = vec![

@@ -7,9 +7,9 @@ use quorate_core::command::{Command, Outcome};
 use quorate_core::entry::{Configuration, HardState, Identity, Recovered, Standing};
 use quorate_core::error::Error;
 use quorate_core::raft::{self, Role};
-use quorate_core::replica::{Config, Input, Output, PeerMessage, Replica, Request, Response};
-use quorate_core::request::{KeyRange, Lease, Member as Info, PutRequest, RangeRequest};
-use quorate_core::rows::MemRows;
+use quorate_core::replica::{AutoCompaction, Config, Input, Output, PeerMessage, Replica, Request, Response};
+use quorate_core::request::{Member as Info, *};
+use quorate_core::rows::{MemRows, RowWrite};
 use quorate_core::store::Store;
 use quorate_core::{
     Blob, ClusterId, Generation, Incarnation, Instant, LeaseId, LogIndex, NodeId, RequestId, Term, Ttl, WriteId,
@@ -26,6 +26,9 @@ struct Member {
     writes: VecDeque<WriteId>,
     slow_disk: bool,
     responses: BTreeMap<RequestId, Result<Response, Error>>,
+    /// When it found its own state to be wrong, and when its life was over.
+    suspected: Option<Instant>,
+    fenced: Option<Instant>,
 }
 
 struct Cluster {
@@ -56,6 +59,7 @@ fn config(member: u64) -> Config {
         apply_lag_max: 5000,
         held_max: 10_000,
         lease_checkpoint: Duration::from_secs(300),
+        auto_compaction: Some(AutoCompaction::Revisions(100)),
         publish: None,
     }
 }
@@ -82,7 +86,9 @@ impl Cluster {
             let rows = MemRows::default();
             let store = Store::load(id, &rows).expect("no rows are an empty store");
             let (writes, responses) = (VecDeque::new(), BTreeMap::new());
-            (id, Member { replica, store, rows, writes, slow_disk: false, responses })
+            let member =
+                Member { replica, store, rows, writes, slow_disk: false, responses, suspected: None, fenced: None };
+            (id, member)
         };
         let members = voters.iter().map(member).collect();
         let (mail, cut_off) = (VecDeque::new(), BTreeSet::new());
@@ -112,6 +118,8 @@ impl Cluster {
                     assert!(member.responses.insert(id, result).is_none(), "{id} was answered twice");
                 }
                 Output::Changed(_) => {}
+                Output::Suspected { .. } => member.suspected = Some(self.now),
+                Output::Fenced => member.fenced = Some(self.now),
                 other => panic!("nothing here asks for {other:?}"),
             }
         }
@@ -353,4 +361,173 @@ fn leadership_moves_on_request_and_only_from_the_leader() {
     assert_eq!(cluster.answer(leader, unknown), Some(&Err(Error::BadLeaderTransferee)));
     assert_eq!(cluster.answer(leader, right), Some(&Ok(Response::Transferred)));
     assert_eq!(cluster.leader(), follower);
+}
+
+/// A bit of the value of `k` flips in what `at` has applied; then a txn decides on it, everywhere.
+fn decide_on_a_flipped_bit(cluster: &mut Cluster, at: NodeId) {
+    let leader = cluster.leader();
+    cluster.ask(leader, put("k", "v"));
+    cluster.run(100 * MILLI);
+    let member = cluster.members.get_mut(&at).expect("a member");
+    let (key, _) = member.rows.iter().find(|(key, _)| key[0] == 0x20).expect("the value's row");
+    let write = RowWrite { key: Blob::copy(key), value: Some("w".into()) };
+    member.rows.write(&[write]);
+    let op = |key: &'static str| match put(key, "1") {
+        Request::Command(Command::Put(put)) => RequestOp::Put(put),
+        _ => unreachable!(),
+    };
+    let target = CompareTarget::Value("v".into());
+    let compare = Compare { range: KeyRange::Key("k".into()), result: CompareResult::Equal, target };
+    let txn = TxnRequest { compare: vec![compare], success: vec![op("then")], failure: vec![op("else")] };
+    cluster.ask(leader, Request::Command(Command::Txn(txn)));
+}
+
+fn alarms(cluster: &Cluster, at: NodeId) -> Vec<Alarm> {
+    cluster.members[&at].store.view().alarms().collect()
+}
+
+impl Cluster {
+    /// The member comes back as one whose disk was lost.
+    fn rebuild(&mut self, at: NodeId, life: Incarnation) {
+        let voters = self.members.keys().map(|id| (*id, Incarnation(0))).collect();
+        let recovered = Recovered {
+            identity: Identity { cluster: ClusterId(1), member: at, incarnation: life, standing: Standing::Amnesiac },
+            hard_state: HardState::default(),
+            start_index: LogIndex(0),
+            start_term: Term(0),
+            config: Configuration { voters, ..Configuration::default() },
+            entries: Vec::new(),
+            generation: Generation(0),
+        };
+        let config = Config { session: Incarnation(life.0 + 5000), ..config(at.0) };
+        let member = self.members.get_mut(&at).expect("a member");
+        member.replica = Replica::new(config, recovered, LogIndex(0), &[], self.now);
+        member.rows = MemRows::default();
+        member.store = Store::load(at, &member.rows).expect("no rows are an empty store");
+        (member.suspected, member.fenced) = (None, None);
+        member.writes.clear();
+    }
+}
+
+#[test]
+fn a_member_whose_state_differs_is_fenced_within_a_second_and_returns_rebuilt() {
+    for is_leader in [false, true] {
+        let mut cluster = elected(3);
+        let odd = if is_leader { cluster.leader() } else { cluster.follower() };
+        let since = cluster.now;
+        decide_on_a_flipped_bit(&mut cluster, odd);
+        cluster.run(3000 * MILLI);
+        let member = &cluster.members[&odd];
+        let (suspected, fenced) = (member.suspected.expect("it noticed"), member.fenced.expect("it was told"));
+        assert!(suspected < since + 1000 * MILLI, "noticed after {:?}", suspected.since(since));
+        assert!(suspected <= fenced && (is_leader || fenced < since + 1000 * MILLI), "{:?}", fenced.since(since));
+        for (id, member) in cluster.members.iter().filter(|(id, _)| **id != odd) {
+            assert_eq!((member.suspected, member.fenced), (None, None), "{id}");
+            let kind = AlarmKind::Fenced(Incarnation(odd.0));
+            assert_eq!(alarms(&cluster, *id), [Alarm { kind, member: odd }]);
+        }
+        // It serves nobody; the others go on.
+        let refused = cluster.ask(odd, Request::ReadIndex);
+        assert_eq!(cluster.answer(odd, refused), Some(&Err(Error::Stopped)));
+        let leader = cluster.members.keys().find(|id| **id != odd && cluster.value(**id, "then").is_some());
+        let leader = *leader.expect("both have it");
+        let id = cluster.ask(leader, put("k", "x"));
+        cluster.run(2000 * MILLI);
+        assert!(matches!(cluster.answer(leader, id), Some(Ok(_))));
+
+        cluster.rebuild(odd, Incarnation(99));
+        cluster.run(10_000 * MILLI);
+        assert_eq!(cluster.members[&odd].replica.status().standing, Standing::Trusted);
+        assert_eq!(cluster.members[&odd].fenced, None, "the alarm names its former life");
+        assert_eq!(cluster.members[&odd].replica.status().config.voters[&odd], Incarnation(99));
+        for id in cluster.members.keys() {
+            assert_eq!(alarms(&cluster, *id), [], "cleared by {odd}, seen by {id}");
+            assert_eq!(cluster.value(*id, "k"), Some("x".into()));
+            assert_eq!(cluster.value(*id, "else"), None);
+            assert_eq!(cluster.members[id].store.hash(), cluster.members[&odd].store.hash());
+        }
+        let id = cluster.ask(odd, put("k", "y"));
+        cluster.run(1000 * MILLI);
+        assert!(matches!(cluster.answer(odd, id), Some(Ok(_))), "it serves again");
+    }
+}
+
+#[test]
+fn a_member_without_which_there_is_no_quorum_keeps_its_log() {
+    let mut cluster = elected(3);
+    let odd = cluster.follower();
+    let leader = cluster.leader();
+    let third = *cluster.members.keys().find(|id| **id != odd && **id != leader).expect("three");
+    decide_on_a_flipped_bit(&mut cluster, odd);
+    // The third member applies the txn, tells its hash to those two only in part, and is gone.
+    while let Some((from, to, message)) = cluster.mail.pop_front() {
+        cluster.step(to, Input::Receive { from, message });
+    }
+    cluster.run(200 * MILLI);
+    cluster.cut_off.insert(third);
+    cluster.run(5000 * MILLI);
+    assert_eq!(cluster.members[&odd].fenced, None);
+    assert_eq!(alarms(&cluster, leader), []);
+    cluster.cut_off.clear();
+    cluster.run(5000 * MILLI);
+    assert!(cluster.members[&odd].fenced.is_some(), "once there are enough others, it is");
+}
+
+#[test]
+fn without_a_majority_nobody_is_rebuilt_and_nothing_is_changed() {
+    let mut cluster = elected(2);
+    let odd = cluster.follower();
+    decide_on_a_flipped_bit(&mut cluster, odd);
+    cluster.run(2000 * MILLI);
+    let leader = cluster.leader();
+    for (id, member) in &cluster.members {
+        assert_eq!((member.suspected, member.fenced), (None, None), "{id}");
+        assert_eq!(alarms(&cluster, *id), [Alarm { kind: AlarmKind::Corrupt, member: NodeId(0) }]);
+    }
+    let id = cluster.ask(leader, put("k", "x"));
+    cluster.run(500 * MILLI);
+    assert_eq!(cluster.answer(leader, id), Some(&Err(Error::Corrupt)));
+}
+
+#[test]
+fn the_leader_compacts_by_itself_and_everyone_follows() {
+    let mut cluster = elected(3);
+    let leader = cluster.leader();
+    for _ in 0..150 {
+        cluster.ask(leader, put("k", "v"));
+    }
+    cluster.run(Duration::from_secs(299 - 5));
+    assert!(cluster.members.values().all(|member| member.store.view().compacted().0 == -1));
+    cluster.run(Duration::from_secs(10));
+    for member in cluster.members.values() {
+        assert_eq!((member.store.view().revision().0, member.store.view().compacted().0), (151, 51));
+    }
+    let (index, more) = (cluster.members[&leader].replica.applied_index(), Duration::from_secs(3000));
+    cluster.run(more);
+    assert_eq!(cluster.members[&leader].replica.applied_index(), index, "nothing new, nothing to compact");
+}
+
+#[test]
+fn proposals_beyond_their_memory_are_refused_until_others_are_answered() {
+    let mut cluster = elected(1);
+    let only = NodeId(1);
+    cluster.members.get_mut(&only).expect("it").slow_disk = true;
+    let large = |value: &Blob| {
+        let Request::Command(Command::Put(put)) = put("k", "") else { unreachable!() };
+        Request::Command(Command::Put(PutRequest { value: value.clone(), ..put }))
+    };
+    let value = Blob::from(vec![7; 1 << 20]);
+    let ids: Vec<RequestId> = (0..100).map(|_| cluster.ask(only, large(&value))).collect();
+    let refused = |cluster: &Cluster| {
+        ids.iter().filter(|id| cluster.answer(only, **id) == Some(&Err(Error::TooManyRequests))).count()
+    };
+    assert_eq!(refused(&cluster), 36, "64 MiB may wait");
+    cluster.members.get_mut(&only).expect("it").slow_disk = false;
+    cluster.write(only);
+    cluster.run(1000 * MILLI);
+    assert_eq!(refused(&cluster), 36);
+    assert!(ids.iter().all(|id| cluster.answer(only, *id).is_some()));
+    let id = cluster.ask(only, large(&value));
+    cluster.run(1000 * MILLI);
+    assert!(matches!(cluster.answer(only, id), Some(Ok(_))));
 }

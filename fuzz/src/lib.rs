@@ -150,6 +150,7 @@ fn a_member() -> Replica {
         apply_lag_max: 100,
         held_max: 10,
         lease_checkpoint: Duration::from_secs(300),
+        auto_compaction: None,
         publish: None,
     };
     Replica::new(config, recovered, LogIndex(3), &[], Instant(0))

@@ -18,7 +18,7 @@ use quorate_core::store::{self, Event, LeaseRecord, SessionChange, Store, View};
 use quorate_core::watch::{self, WatchHub};
 use quorate_core::{Blob, Generation, Instant, JobId, LogIndex, NodeId, Revision, StreamId, Term};
 
-use crate::backend::{Backend, BackendError, Backends, Defragmentation, Filling};
+use crate::backend::{Backend, BackendError, Backends, Defragmentation, Filling, Verification};
 
 /// What does not change while an applier runs.
 #[derive(Clone, Debug)]
@@ -90,6 +90,8 @@ pub enum Input {
     Watch(watch::Input),
     /// Give space on disk back. (etcd: Defragment)
     Defragment,
+    /// Look whether what is on disk is what was written.
+    Verify,
 }
 
 /// The state that readers see: a view and the rows it was published with.
@@ -131,6 +133,8 @@ pub struct Effects<S> {
     pub compacted: Option<Revision>,
     /// To be run, on a thread of its own.
     pub defragment: Option<Defragmentation>,
+    /// Likewise.
+    pub verify: Option<Verification>,
     /// Keys written.
     pub puts: u64,
     /// Keys removed.
@@ -146,6 +150,7 @@ impl<S> Default for Effects<S> {
             history: Vec::new(),
             compacted: None,
             defragment: None,
+            verify: None,
             puts: 0,
             deletes: 0,
         }
@@ -300,6 +305,7 @@ impl<B: Backends> Applier<B> {
                     self.write_snapshot(snapshot, sequence, &rows, last, effects)?;
                 }
                 Input::Watch(input) => self.watch(now, input, effects),
+                Input::Verify => effects.verify = Some(self.backend.verify()),
                 Input::Defragment => effects.defragment = Some(self.backend.defragment()?),
             }
         }
@@ -376,7 +382,13 @@ impl<B: Backends> Applier<B> {
         self.backends.retain(generation)?;
         let (revision, compacted) = (self.published.view.revision(), self.published.view.compacted());
         self.watch(now, watch::Input::Restored { revision, compacted }, effects);
-        effects.driver.push(replica::Input::Restored { index, leases: self.store.leases(), hash: self.store.hash() });
+        effects.driver.push(replica::Input::Restored {
+            index,
+            leases: self.store.leases(),
+            hash: self.store.hash(),
+            revision,
+            alarms: self.published.view.alarms().collect(),
+        });
         Ok(())
     }
 

@@ -48,10 +48,17 @@ pub trait Backend {
     /// # Errors
     /// Like [`Backend::commit`].
     fn defragment(&mut self) -> Result<Defragmentation, BackendError>;
+
+    /// A job that reads everything that is on disk by now, at a bounded rate, and finds out whether it is still what was
+    /// written. To be run on any thread, while everything goes on.
+    fn verify(&self) -> Verification;
 }
 
 /// Gives space back; afterwards tells how many bytes are used on disk.
 pub type Defragmentation = Box<dyn FnOnce() -> Result<u64, BackendError> + Send>;
+
+/// Looks for bits that have rotted; fails with what it found.
+pub type Verification = Box<dyn FnOnce() -> Result<(), BackendError> + Send>;
 
 /// All generations of one member's applied state: one is in use, the next is filled by a snapshot and switched to.
 pub trait Backends {

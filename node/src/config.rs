@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use quorate_core::replica::AutoCompaction;
 use quorate_core::{ClusterId, NodeId};
 use sha1::{Digest as _, Sha1};
 
@@ -87,6 +88,10 @@ pub struct Config {
     pub catchup_entries: u64,
     /// Bytes of history the store may hold; `None` is no limit.
     pub quota_bytes: Option<u64>,
+    /// How much history is kept, if the leader compacts by itself.
+    pub auto_compaction: Option<AutoCompaction>,
+    /// How often everything on disk is read and compared with what was written.
+    pub scrub_interval: Duration,
     /// What requests may weigh.
     pub limits: Limits,
     /// Which tokens users get.
@@ -169,6 +174,7 @@ impl Invocation {
         }
         let mut warnings = flags.parse_env(env)?;
         flags.refuse_unsupported()?;
+        warnings.extend(flags.feature_gates()?);
         let mut config = Config::from_flags(&flags)?;
         if u64::from(config.bcrypt_cost) != flags.uint("bcrypt-cost") {
             warnings.push(format!("--bcrypt-cost is not in 4..31, using {BCRYPT_COST}"));
@@ -251,6 +257,14 @@ impl Config {
             snapshot_count: flags.uint("snapshot-count").max(1),
             catchup_entries: flags.uint("snapshot-catchup-entries"),
             quota_bytes,
+            auto_compaction: auto_compaction(
+                flags.text("auto-compaction-mode"),
+                flags.text("auto-compaction-retention"),
+            )?,
+            scrub_interval: match flags.duration("corrupt-check-time") {
+                Duration::ZERO => SCRUB_INTERVAL,
+                interval => interval,
+            },
             limits: Limits {
                 request_bytes_max,
                 txn_ops_max: u32::try_from(flags.uint("max-txn-ops")).unwrap_or(u32::MAX),
@@ -345,6 +359,31 @@ fn check_timing(heartbeat_ms: u64, election_ms: u64) -> Result<(), Refusal> {
         return Ok(());
     };
     Err(Refusal::invalid(text))
+}
+
+/// How often the disk is scrubbed unless `--corrupt-check-time` says otherwise.
+const SCRUB_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+
+/// (etcd: parseCompactionRetention) A plain number is hours, or revisions; else it is a duration, in the revision mode of so
+/// many nanoseconds as revisions.
+fn auto_compaction(mode: &str, retention: &str) -> Result<Option<AutoCompaction>, Refusal> {
+    let is_periodic = match mode {
+        "periodic" => true,
+        "revision" => false,
+        "" => return Err(Refusal::invalid("undefined auto-compaction-mode")),
+        other => return Err(Refusal::invalid(format!("unknown auto-compaction-mode {other:?}"))),
+    };
+    let wrong = |why: String| Refusal::invalid(format!("error parsing CompactionRetention: {why}"));
+    let number = retention.parse::<u64>().ok();
+    let period = match number {
+        Some(hours) => Duration::from_secs(hours.saturating_mul(3600)),
+        None => flags::parse_duration(retention).map_err(wrong)?,
+    };
+    if is_periodic {
+        return Ok((!period.is_zero()).then_some(AutoCompaction::Periodic(period)));
+    }
+    let revisions = number.map_or_else(|| i64::try_from(period.as_nanos()), i64::try_from).unwrap_or(i64::MAX);
+    Ok((revisions > 0).then_some(AutoCompaction::Revisions(revisions)))
 }
 
 fn level(text: &str) -> Result<tracing::Level, Refusal> {

@@ -49,8 +49,10 @@ pub struct Effects {
     pub responses: Vec<(RequestId, Result<Response, Error>)>,
     /// What consensus says of itself, newest last.
     pub changed: Vec<raft::Status>,
-    /// This member's state differs from the majority's: index, its own hash, the majority's.
-    pub diverged: Option<(quorate_core::LogIndex, u64, u64)>,
+    /// This member's state differs from the majority's: index, its own hash, the majority's. Nothing is to be read from it.
+    pub suspected: Option<(quorate_core::LogIndex, u64, u64)>,
+    /// This life of the member is over: it is to be started again with a new one.
+    pub fenced: bool,
     /// Frames that were no messages, and from whom.
     pub malformed: Vec<(NodeId, CodecError)>,
 }
@@ -64,7 +66,8 @@ impl Effects {
             && self.applier.is_empty()
             && self.responses.is_empty()
             && self.changed.is_empty()
-            && self.diverged.is_none()
+            && self.suspected.is_none()
+            && !self.fenced
             && self.malformed.is_empty()
     }
 }
@@ -146,7 +149,8 @@ impl Effects {
             }
             Output::Respond { id, result } => self.responses.push((id, result)),
             Output::Changed(status) => self.changed.push(status),
-            Output::Diverged { index, ours, theirs } => self.diverged = Some((index, ours, theirs)),
+            Output::Suspected { index, ours, theirs } => self.suspected = Some((index, ours, theirs)),
+            Output::Fenced => self.fenced = true,
         }
     }
 }

@@ -6,13 +6,16 @@ use std::io::{self, Read as _};
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_core::auth::Author;
+use quorate_core::command::Command;
+use quorate_core::format::wal::Damage;
 use quorate_core::replica::{self, Replica, Request};
-use quorate_core::request::Member as MemberInfo;
+use quorate_core::request::{Alarm, AlarmKind, Member as MemberInfo};
 use quorate_core::{Incarnation, Instant, LogIndex, NodeId, raft, watch};
 use quorate_tls::TlsError;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::applier::{self, Applier};
 use crate::auth::{Authenticator, Tokens};
@@ -73,15 +76,17 @@ impl From<BackendError> for LaunchError {
 pub struct Running {
     member: Member<Rows>,
     servers: JoinSet<()>,
+    scrub: tokio::task::AbortHandle,
     /// Keeps the data directory locked.
     _data_dir: DataDir,
 }
 
-/// Starts a member: takes the data directory, recovers, and serves peers and clients.
+/// Starts a member: takes the data directory, recovers, and serves peers and clients. `fenced`: its former life is over,
+/// see [`Running::fenced`].
 ///
 /// # Errors
 /// See [`LaunchError`]. A port is taken before the data directory is touched.
-pub async fn launch(config: &Config) -> Result<Running, LaunchError> {
+pub async fn launch(config: &Config, fenced: bool) -> Result<Running, LaunchError> {
     let peer_urls = config.initial_cluster.iter().flat_map(|member| &member.peer_urls);
     let connector = config.peer_tls.connector(peer_urls)?;
     let peer_listeners = listen(&config.listen_peer_urls, &config.peer_tls).await?;
@@ -90,7 +95,7 @@ pub async fn launch(config: &Config) -> Result<Running, LaunchError> {
     let metrics_listeners = listen(&config.listen_metrics_urls, &config.client_tls).await?;
     let data_dir = DataDir::open(&config.data_dir)?;
     let epoch = std::time::Instant::now();
-    let (booted, applier) = recover(config, &data_dir)?;
+    let (booted, applier) = recover(config, &data_dir, fenced)?;
     let identity = peer::Identity {
         cluster: config.cluster,
         member: config.member,
@@ -103,6 +108,8 @@ pub async fn launch(config: &Config) -> Result<Running, LaunchError> {
     let replica_config = replica_config(config, random()?, random()?);
     let replica =
         Replica::new(replica_config, booted.recovered, applier.applied(), &applier.leases(), Instant::default());
+    let view = &applier.published().view;
+    let replica = replica.with_state(view.revision(), view.alarms().collect());
     let watcher = Arc::new(Watcher::new(config.member, Arc::clone(&metrics)));
     let parts = Parts { replica, wal: booted.wal, applier, peers: network, observer: watcher, epoch };
     let member = Member::start(parts);
@@ -110,6 +117,7 @@ pub async fn launch(config: &Config) -> Result<Running, LaunchError> {
     let authenticator = Authenticator::new(config.bcrypt_cost, tokens(config));
     let server = Arc::new(Server { member: member.clone(), settings: settings(config), metrics, authenticator });
     let mut servers = JoinSet::new();
+    let scrub = tokio::spawn(scrub(Arc::clone(&server), identity.incarnation, config.scrub_interval)).abort_handle();
     let ids: Vec<NodeId> = others.iter().map(|it| it.id).collect();
     for (listener, security) in peer_listeners {
         info!(address = address(&listener), "serving peer traffic");
@@ -135,7 +143,7 @@ pub async fn launch(config: &Config) -> Result<Running, LaunchError> {
         info!(address = address(&listener), "serving metrics");
         servers.spawn(http::serve(listener, security, Tuning::default(), http::metrics_router(&server)));
     }
-    Ok(Running { member, servers, _data_dir: data_dir })
+    Ok(Running { member, servers, scrub, _data_dir: data_dir })
 }
 
 impl Running {
@@ -143,6 +151,12 @@ impl Running {
     pub fn ready(&self) -> impl Future<Output = ()> + 'static {
         let member = self.member.clone();
         async move { while member.request(Request::ReadIndex).await.is_err() {} }
+    }
+
+    /// Returns once this life of the member is over, because its state is wrong: it is to be stopped and launched again,
+    /// fenced, and the others restore it.
+    pub fn fenced(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.member.fenced()
     }
 
     /// Returns if a listener fails, with the reason.
@@ -155,6 +169,7 @@ impl Running {
 
     /// Hands leadership over, syncs what was written, and ends all streams. Takes little longer than `patience`.
     pub async fn stop(mut self, patience: Duration) {
+        self.scrub.abort();
         self.member.stop(patience).await;
         self.servers.shutdown().await;
     }
@@ -187,8 +202,43 @@ fn address(listener: &TcpListener) -> String {
     listener.local_addr().map_or_else(|_| String::new(), |address| address.to_string())
 }
 
+/// Reads everything on disk once an interval, for as long as the member runs, and has the member fenced if bits have
+/// rotted. If nobody can restore it, the CORRUPT alarm is raised in its name.
+async fn scrub(server: Arc<Server<Rows>>, life: Incarnation, interval: Duration) {
+    loop {
+        tokio::time::sleep(interval).await;
+        let Err(damage) = server.member.verify().await else { continue };
+        error!(error = damage.to_string(), "the applied state on disk is damaged");
+        let member = server.settings.responder.member;
+        loop {
+            let config = server.member.status().raft.config;
+            let others = config.voters.keys().filter(|id| **id != member).count();
+            let is_voter = config.voters.contains_key(&member);
+            let is_restorable = others >= if is_voter { 2 } else { 1 };
+            let is_another_fenced = server
+                .member
+                .published()
+                .view
+                .alarms()
+                .any(|alarm| matches!(alarm.kind, AlarmKind::Fenced(_)) && alarm.member != member);
+            if !is_another_fenced {
+                let kind = if is_restorable { AlarmKind::Fenced(life) } else { AlarmKind::Corrupt };
+                let raise = Command::RaiseAlarm(Alarm { kind, member });
+                if server.member.request(Request::CommandBy(Author::Member, raise)).await.is_ok() {
+                    return;
+                }
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
 /// Opens the log and the applied state. State that cannot be used is moved aside if the others can restore it.
-fn recover(config: &Config, data_dir: &DataDir) -> Result<(Booted<FileDisk>, Applier<FjallBackends>), LaunchError> {
+fn recover(
+    config: &Config,
+    data_dir: &DataDir,
+    fenced: bool,
+) -> Result<(Booted<FileDisk>, Applier<FjallBackends>), LaunchError> {
     let told = Told {
         cluster: config.cluster,
         member: config.member,
@@ -196,6 +246,12 @@ fn recover(config: &Config, data_dir: &DataDir) -> Result<(Booted<FileDisk>, App
         incarnation: Incarnation(random()?),
     };
     let options = wal::Options::default();
+    if fenced {
+        warn!("this member begins a new life with nothing; recovering from the other members");
+        let booted = boot::forget(data_dir.wal()?, options, &told, Damage::Fenced)?;
+        let applier = open_state(config, data_dir, &booted)?;
+        return Ok((booted, applier));
+    }
     let booted = boot::boot(|| data_dir.wal(), options, &told)?;
     match &booted.found {
         Found::Nothing => info!("Initialize and start etcd server"),
@@ -280,6 +336,7 @@ fn replica_config(config: &Config, seed: u64, session: u64) -> replica::Config {
         apply_lag_max: 5000,
         held_max: 10_000,
         lease_checkpoint: Duration::from_secs(300),
+        auto_compaction: config.auto_compaction,
         publish: Some(MemberInfo {
             id: config.member,
             name: config.name.clone(),
@@ -386,6 +443,10 @@ impl Observer for Watcher {
         observe(&self.metrics.backend_commit, took);
         self.metrics.puts.inc_by(puts);
         self.metrics.deletes.inc_by(deletes);
+    }
+
+    fn suspected(&self, why: &str) {
+        error!("{why}");
     }
 
     // Which of the answers are of proposals is known where they are asked for.

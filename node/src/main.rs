@@ -91,16 +91,30 @@ async fn run(config: &Config) -> ExitCode {
         error!("discovery failed: signals cannot be received");
         return ExitCode::FAILURE;
     };
-    match launch::launch(config).await {
-        Ok(running) => until_signal(config, running, terminate, interrupt).await,
-        Err(reason) => {
-            error!(error = reason.to_string(), "discovery failed");
-            ExitCode::FAILURE
+    let mut signals = Signals { terminate, interrupt };
+    let mut fenced = false;
+    loop {
+        let ended = match launch::launch(config, fenced).await {
+            Ok(running) => until_end(config, running, &mut signals).await,
+            Err(reason) => {
+                error!(error = reason.to_string(), "discovery failed");
+                Some(ExitCode::FAILURE)
+            }
+        };
+        match ended {
+            Some(code) => return code,
+            None => fenced = true,
         }
     }
 }
 
-async fn until_signal(config: &Config, mut running: Running, mut terminate: Signal, mut interrupt: Signal) -> ExitCode {
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+/// Serves until the process is to end, with its exit code; `None`: this life of the member is over, but not the process.
+async fn until_end(config: &Config, mut running: Running, signals: &mut Signals) -> Option<ExitCode> {
     const SIGINT: u8 = 2;
     const SIGTERM: u8 = 15;
     /// A member stops within 1.5 s, whoever takes over.
@@ -110,12 +124,18 @@ async fn until_signal(config: &Config, mut running: Running, mut terminate: Sign
         ready.await;
         info!("ready to serve client requests");
     });
+    let fenced = running.fenced();
     let (name, number) = tokio::select! {
-        _ = terminate.recv() => ("terminated", SIGTERM),
-        _ = interrupt.recv() => ("interrupt", SIGINT),
+        _ = signals.terminate.recv() => ("terminated", SIGTERM),
+        _ = signals.interrupt.recv() => ("interrupt", SIGINT),
+        () = fenced => {
+            warn!("this member's state is wrong: it stops serving");
+            running.stop(Duration::ZERO).await;
+            return None;
+        }
         reason = running.failed() => {
             error!(error = reason, "listener failed");
-            return ExitCode::FAILURE;
+            return Some(ExitCode::FAILURE);
         }
     };
     info!(signal = name, "received signal; shutting down");
@@ -123,5 +143,5 @@ async fn until_signal(config: &Config, mut running: Running, mut terminate: Sign
     running.stop(config.election_timeout.min(PATIENCE_MAX)).await;
     info!(name = config.name, data_dir = config.data_dir.display().to_string(), "closed etcd server");
     // A shell sees what a process killed by the signal would leave; the first process of a container just ends.
-    if std::process::id() == 1 { ExitCode::SUCCESS } else { ExitCode::from(128 + number) }
+    Some(if std::process::id() == 1 { ExitCode::SUCCESS } else { ExitCode::from(128 + number) })
 }

@@ -13,6 +13,7 @@
 //! the log idle writes and applies itself instead of waking a thread to wait for, see `station`.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -40,7 +41,7 @@ mod station;
 
 use applying::{ApplyStage, Front};
 use combiner::{Combiner, Due};
-use driving::{DriverWorker, ToDriver};
+use driving::{DriverWorker, Fence, ToDriver};
 use log::{LogStage, ToLog};
 use mailbox::Mailbox;
 use station::Station;
@@ -61,6 +62,8 @@ pub trait Observer: Send + Sync + 'static {
     fn applied(&self, took: Duration, puts: u64, deletes: u64);
     /// A proposal was answered, or given up.
     fn answered(&self, failed: bool);
+    /// This member's state is wrong.
+    fn suspected(&self, why: &str);
     /// A peer sent bytes that are no message.
     fn malformed(&self, from: NodeId, error: &str);
     /// The member cannot go on. It must not return: the process ends here.
@@ -101,6 +104,8 @@ struct Shared<S> {
     front: Arc<Front<S>>,
     epoch: std::time::Instant,
     status: tokio::sync::watch::Receiver<raft::Status>,
+    /// This life of the member is over.
+    fenced: tokio::sync::watch::Receiver<bool>,
     next_stream: AtomicU64,
     /// Held by the one client's handler that does the log's or the applier's work.
     carrier: Mutex<()>,
@@ -132,6 +137,7 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
         let observer: Arc<dyn Observer> = observer;
         let (to_log, to_applier, history) = (Mailbox::new(), Mailbox::new(), Mailbox::new());
         let front = Arc::new(Front::new(&applier));
+        let (fence, fenced) = tokio::sync::watch::channel(false);
         let driver = DriverWorker::new(
             Driver::new(replica),
             epoch,
@@ -140,6 +146,7 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
             to_log.clone(),
             to_applier.clone(),
             status_changed,
+            Fence { suspect: Arc::clone(&front.suspect), over: fence },
         );
         let applying = ApplyStage {
             applier,
@@ -157,6 +164,7 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
             front,
             epoch,
             status,
+            fenced,
             next_stream: AtomicU64::new(1),
             carrier: Mutex::new(()),
             threads: Mutex::new(Vec::new()),
@@ -215,7 +223,30 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
             raft: self.shared.status.borrow().clone(),
             applied: self.published().applied,
             disk_bytes: self.shared.front.disk_bytes.load(Ordering::Relaxed),
+            suspect: self.shared.front.suspect.load(Ordering::Relaxed),
         }
+    }
+
+    /// Returns once this life of the member is over: it is to be started again as if its disk had been lost. Never, if
+    /// the member stops before.
+    pub fn fenced(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut fenced = self.shared.fenced.clone();
+        async move {
+            if fenced.wait_for(|fenced| *fenced).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Reads everything that is on disk, slowly, and compares it with what was written.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub async fn verify(&self) -> Result<(), BackendError> {
+        let (answer, answered) = oneshot::channel();
+        self.shared.front.verifying.lock().expect("no holder panics").push(answer);
+        self.shared.applier.send(applier::Input::Verify);
+        answered.await.unwrap_or(Ok(())) // The member stopped first.
     }
 
     /// The member's clock.

@@ -44,6 +44,8 @@ pub struct MemberStatus {
     pub applied: LogIndex,
     /// Bytes the applied state takes on disk.
     pub disk_bytes: u64,
+    /// Its state is wrong: nothing is to be read from it.
+    pub suspect: bool,
 }
 
 /// What does not change while a member serves.
@@ -183,11 +185,15 @@ pub enum Access<'a> {
     State(Need<'a>),
 }
 
-/// Refuses what a learner does not serve; call before [`Method::start`].
+/// Refuses what a learner does not serve, and everything if the state is known to be wrong; call before [`Method::start`].
 ///
 /// # Errors
-/// [`quorate_core::error::Error::NotSupportedForLearner`].
+/// [`Error::NotSupportedForLearner`], [`Error::Stopped`].
 pub fn admit<M: Method>(local: &Local<'_>) -> Result<(), Status> {
+    if local.status.suspect && M::PATH != pb::StatusRequest::PATH {
+        // Others serve: a client had better turn to them.
+        return Err(Error::Stopped.into());
+    }
     if local.is_learner() && !M::FOR_LEARNERS {
         return Err(Error::NotSupportedForLearner.into());
     }

@@ -63,6 +63,7 @@ async fn a_full_store_refuses_what_grows_on_every_member_until_it_is_disarmed() 
     for _ in 0..4 {
         revision = nodes[0].kv().await.put(put("a", 4000)).await.unwrap().into_inner().header.unwrap().revision;
     }
+    assert_eq!(alarms(&nodes[1]).await, [], "it has applied all of them by now");
     assert_eq!(refusal(nodes[1].kv().await.put(put("a", 4000)).await), no_space);
     let full = member_id(&nodes[1]).await;
     for node in &nodes {
@@ -96,6 +97,7 @@ async fn a_full_store_refuses_what_grows_on_every_member_until_it_is_disarmed() 
     assert_eq!(act(&nodes[2], AlarmAction::Deactivate, 1, pb::AlarmType::Nospace).await, []);
     assert_eq!(act(&nodes[2], AlarmAction::Deactivate, full, pb::AlarmType::None).await, []);
     assert_eq!(act(&nodes[2], AlarmAction::Deactivate, full, pb::AlarmType::Nospace).await, [full]);
+    assert_eq!(alarms(&nodes[1]).await, [], "it knows of that by now");
     assert_eq!(refusal(nodes[1].kv().await.put(put("a", 4000)).await), no_space);
     assert_eq!(alarms(&nodes[0]).await, [(full, "NOSPACE")]);
     // It lasts over restarts, as the space does.

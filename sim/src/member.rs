@@ -104,7 +104,9 @@ pub struct Actions {
     /// What was handed to the applier, in order.
     pub handed: Vec<Handed>,
     /// The state differs from the majority's.
-    pub diverged: Option<(LogIndex, u64, u64)>,
+    pub suspected: Option<(LogIndex, u64, u64)>,
+    /// This life of the member is over.
+    pub fenced: bool,
     /// Frames that could not be decoded.
     pub malformed: usize,
 }
@@ -203,7 +205,9 @@ impl Process {
         }
         let Booted { wal, recovered, found } = booted;
         let config = replica_config(start, rng);
-        let replica = Replica::new(config, recovered, applier.applied(), &applier.leases(), now);
+        let view = &applier.published().view;
+        let replica = Replica::new(config, recovered, applier.applied(), &applier.leases(), now)
+            .with_state(view.revision(), view.alarms().collect());
         let responder = Responder { cluster: CLUSTER, member: told.member };
         let limits = Limits::default();
         let settings = Settings {
@@ -213,7 +217,8 @@ impl Process {
             initial_cluster: Vec::new(),
             election_timeout: Duration::from_nanos(knobs.election),
         };
-        let status = MemberStatus { raft: replica.status().clone(), applied: applier.applied(), disk_bytes: 0 };
+        let status =
+            MemberStatus { raft: replica.status().clone(), applied: applier.applied(), disk_bytes: 0, suspect: false };
         Ok(Self {
             driver: Driver::new(replica),
             inbox: Vec::new(),
@@ -385,7 +390,9 @@ impl Process {
             self.status.raft = status.clone();
         }
         actions.changed.append(&mut effects.changed);
-        actions.diverged = effects.diverged.take();
+        actions.suspected = effects.suspected.take();
+        self.status.suspect |= actions.suspected.is_some();
+        actions.fenced |= std::mem::take(&mut effects.fenced);
         actions.malformed += effects.malformed.drain(..).count();
     }
 
@@ -481,6 +488,7 @@ fn replica_config(start: &Start<'_>, rng: &mut Rng) -> replica::Config {
         apply_lag_max: 5_000,
         held_max: 1_000,
         lease_checkpoint: Duration::from_nanos(knobs.lease_checkpoint),
+        auto_compaction: None,
         publish: Some(Published {
             id: id(member),
             name: format!("m{member}"),

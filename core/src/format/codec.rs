@@ -226,7 +226,7 @@ mod tests {
             (Command::RaiseAlarm(Alarm { kind: AlarmKind::NoSpace, member: NodeId(7) }), "0a 00 07"),
             (Command::Downgrade(Some("3.6.0".into())), "0c 01 05 332e362e30"),
             (Command::Downgrade(None), "0c 00"),
-            (Command::ClearAlarm(Alarm { kind: AlarmKind::Fenced, member: NodeId(7) }), "0b 02 07"),
+            (Command::ClearAlarm(Alarm { kind: AlarmKind::Fenced(Incarnation(9)), member: NodeId(7) }), "0b 02 09 07"),
         ];
         for (command, bytes) in cases {
             golden(&envelope(command), &format!("{ORIGIN}{}00", bytes.replace(['\n', ' '], "")));

@@ -91,6 +91,8 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
+use super::progress::Progress;
+use super::quorum::is_quorum;
 use super::{Becoming, Body, Message, Output, Raft};
 use crate::entry::{Configuration, Identity, Payload, RESTORED, Record, Standing};
 use crate::mutant::{self, Mutant};
@@ -182,6 +184,16 @@ impl Raft {
         let voters = config.voters.keys().map(|id| (*id, life(id))).collect();
         let config = Configuration { voters, ..config.clone() };
         self.become_standing(Standing::Trusted, Some(config));
+    }
+
+    /// Whether a quorum that does not contain `id` was heard lately. Only a leader knows.
+    #[must_use]
+    pub fn has_quorum_without(&self, id: NodeId) -> bool {
+        self.leader.is_some()
+            && is_quorum(self.log.config(), |other, life| {
+                let heard = |progress: &Progress| self.now < progress.heard + self.config.election_timeout;
+                other != id && (self.is_self(other, life) || self.counted(other, life).is_some_and(heard))
+            })
     }
 
     /// Has the new standing written; it is taken up once that is durable.

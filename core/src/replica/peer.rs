@@ -55,8 +55,15 @@ pub enum PeerMessage {
         /// The answer.
         answer: Option<LeaseAnswer>,
     },
-    /// The sender's running state hashes at these indexes.
-    Hashes(Vec<(LogIndex, u64)>),
+    /// The sender's running state hashes.
+    Hashes {
+        /// The life of the sender's disk.
+        life: Incarnation,
+        /// Where, and which.
+        hashes: Vec<(LogIndex, u64)>,
+        /// The receiver is to tell its own.
+        asks: bool,
+    },
     /// A piece of a snapshot, from the leader.
     Snapshot(SnapshotChunk),
     /// The receiver has stored chunk `sequence` (or already holds the whole snapshot, if `installed`).

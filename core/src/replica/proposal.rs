@@ -22,6 +22,9 @@ const HOPS_MAX: u8 = 2;
 /// A batch of so many commands does not wait for the log.
 const BATCH_COMMANDS: usize = 1024;
 
+/// Bytes of proposals that clients may wait for; more are refused, whatever their number.
+const WAITING_BYTES_MAX: u64 = 64 << 20;
+
 /// Bytes of commands in one forward message; a single command always fits.
 const FORWARD_BYTES_MAX: usize = 1 << 20;
 
@@ -38,6 +41,8 @@ pub(super) struct Proposals {
     /// have taken them with it. The store applies each once.
     waiting: BTreeMap<u64, (RequestId, Blob)>,
     sequences: BTreeMap<RequestId, u64>,
+    /// Bytes of `waiting`.
+    bytes: u64,
     /// Commands on their way to the leader, with how often they were passed on.
     held: VecDeque<(Blob, u8)>,
     /// While the leader proposes for itself: whether that was refused.
@@ -60,6 +65,7 @@ impl Proposals {
             ttl_min: ttl_min(config.raft.election_timeout),
             waiting: BTreeMap::new(),
             sequences: BTreeMap::new(),
+            bytes: 0,
             held: VecDeque::new(),
             refused: None,
             blocked: None,
@@ -75,6 +81,12 @@ impl Proposals {
         (self.sequence, codec::encode(&Envelope { origin, command, author }))
     }
 
+    /// Proposes something that nobody waits for.
+    pub(super) fn offer(&mut self, command: Command) {
+        let (_, bytes) = self.encode(Author::Member, command);
+        self.held.push_back((bytes, 0));
+    }
+
     /// The request that `origin` answers, if it is one of this process's and still waited for.
     pub(super) fn applied(&mut self, origin: &Origin) -> Option<RequestId> {
         if origin.member != self.member || origin.incarnation != self.session {
@@ -84,7 +96,8 @@ impl Proposals {
             self.publishing = None;
             self.publish = None;
         }
-        let (id, _) = self.waiting.remove(&origin.sequence)?;
+        let (id, command) = self.waiting.remove(&origin.sequence)?;
+        self.bytes -= command.len() as u64;
         self.sequences.remove(&id);
         Some(id)
     }
@@ -95,8 +108,8 @@ impl Proposals {
     }
 
     pub(super) fn forget(&mut self, id: RequestId) {
-        if let Some(sequence) = self.sequences.remove(&id) {
-            self.waiting.remove(&sequence);
+        if let Some((_, command)) = self.sequences.remove(&id).and_then(|sequence| self.waiting.remove(&sequence)) {
+            self.bytes -= command.len() as u64;
         }
     }
 
@@ -166,10 +179,12 @@ impl Replica {
             *lease = self.complete_lease(*lease);
         }
         let lag = self.raft.status().commit.0 - self.applied.0;
-        if lag > self.config.apply_lag_max || self.proposals.held.len() >= self.proposals.held_max {
+        let is_full = self.proposals.held.len() >= self.proposals.held_max || self.proposals.bytes >= WAITING_BYTES_MAX;
+        if lag > self.config.apply_lag_max || is_full {
             return self.respond(id, Err(Error::TooManyRequests), out);
         }
         let (sequence, bytes) = self.proposals.encode(author, command);
+        self.proposals.bytes += bytes.len() as u64;
         self.proposals.waiting.insert(sequence, (id, bytes.clone()));
         self.proposals.sequences.insert(id, sequence);
         self.proposals.held.push_back((bytes, 0));

@@ -30,6 +30,10 @@ impl Waits {
         was_open
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
     pub(super) fn close_all(&mut self) -> Vec<RequestId> {
         self.deadlines.clear();
         core::mem::take(&mut self.open).into_keys().collect()

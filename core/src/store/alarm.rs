@@ -67,21 +67,23 @@ impl Builder<'_> {
         if Arc::make_mut(&mut self.store.view.alarms).insert(alarm) {
             self.writes.push(rows::write(rows::alarm(alarm), codec::encode(&())));
             self.fold.effect(Effect::AlarmRaised).encoded(&alarm);
+            self.alarms_changed = true;
         }
         alloc::vec![alarm]
     }
 
     pub(super) fn clear_alarm(&mut self, alarm: Alarm) -> Vec<Alarm> {
-        let fenced = Alarm { kind: AlarmKind::Fenced, ..alarm };
-        let also = (alarm.kind == AlarmKind::Corrupt).then_some(fenced);
-        let mut cleared = Vec::new();
-        for alarm in [alarm].into_iter().chain(also) {
-            if Arc::make_mut(&mut self.store.view.alarms).remove(&alarm) {
-                self.writes.push(rows::remove(rows::alarm(alarm)));
-                self.fold.effect(Effect::AlarmCleared).encoded(&alarm);
-                cleared.push(alarm);
-            }
+        let is_meant = |other: &Alarm| {
+            let fenced = matches!(other.kind, AlarmKind::Fenced(_)) && other.member == alarm.member;
+            *other == alarm || (fenced && alarm.kind == AlarmKind::Corrupt)
+        };
+        let cleared: Vec<Alarm> = self.store.view.alarms().filter(is_meant).collect();
+        for alarm in &cleared {
+            Arc::make_mut(&mut self.store.view.alarms).remove(alarm);
+            self.writes.push(rows::remove(rows::alarm(*alarm)));
+            self.fold.effect(Effect::AlarmCleared).encoded(alarm);
         }
+        self.alarms_changed |= !cleared.is_empty();
         cleared
     }
 }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::hash::{Effect, Fold, digest};
 use super::rows::{self, LeaseRow, Put, Record, Totals};
 use super::values::Values;
-use super::{Applied, Batch, Event, HASH_INTERVAL, LeaseChange, Need, RevisionEvents, SessionChange, Store, lease};
+use super::{Applied, Batch, Event, LeaseChange, Need, RevisionEvents, SessionChange, Store, lease};
 use crate::command::{Command, Envelope, Outcome};
 use crate::entry::{Entry, Payload};
 use crate::error::Error;
@@ -30,6 +30,7 @@ pub(super) struct Builder<'a> {
     pub(super) writes: Vec<RowWrite>,
     leases: Vec<LeaseChange>,
     pub(super) sessions: Vec<SessionChange>,
+    pub(super) alarms_changed: bool,
 }
 
 pub(super) fn apply(store: &mut Store, entries: &[Entry], rows: &dyn Rows) -> Batch {
@@ -43,20 +44,19 @@ pub(super) fn apply(store: &mut Store, entries: &[Entry], rows: &dyn Rows) -> Ba
         writes: Vec::with_capacity(2 * entries.len() + 2),
         leases: Vec::new(),
         sessions: Vec::new(),
+        alarms_changed: false,
     };
-    let (mut results, mut hashes) = (Vec::new(), Vec::new());
+    let (mut results, mut hashes) = (Vec::new(), Vec::with_capacity(entries.len()));
     for entry in entries {
         if let Some(result) = builder.entry(entry) {
             results.push(result);
         }
-        if entry.index.0.is_multiple_of(HASH_INTERVAL) {
-            hashes.push((entry.index, builder.store.hash));
-        }
+        hashes.push((entry.index, builder.store.hash));
     }
     if !entries.is_empty() {
         builder.totals();
     }
-    let Builder { store, events, writes, leases, sessions, .. } = builder;
+    let Builder { store, events, writes, leases, sessions, alarms_changed, .. } = builder;
     store.check();
     let applied = Applied {
         index: store.applied.0,
@@ -67,6 +67,7 @@ pub(super) fn apply(store: &mut Store, entries: &[Entry], rows: &dyn Rows) -> Ba
         hash: store.hash,
         results,
         leases,
+        alarms: alarms_changed.then(|| store.view.alarms().collect()),
     };
     Batch { applied, events, writes, sessions }
 }

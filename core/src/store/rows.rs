@@ -11,7 +11,7 @@
 //! | `07` name | a [`super::User`] |
 //! | `08` name | a [`super::auth::RoleRow`] |
 //! | `09` | a [`super::auth::AuthRow`]: whether users are asked for at all |
-//! | `0a` alarm kind, member ID | nothing: the alarm is on |
+//! | `0a` alarm kind, member ID; if fenced, incarnation | nothing: the alarm is on |
 //! | `0b` | the version that a downgrade under way goes down to |
 //! | `10` main sub | a [`Record`]: one change of one key without its value |
 //! | `20` key main sub | the value a put stored, for keys that fit |
@@ -221,13 +221,15 @@ pub(super) fn auth() -> Blob {
 
 /// NOSPACE and CORRUPT have etcd's numbers.
 pub(super) fn alarm(alarm: Alarm) -> Blob {
-    let kind = match alarm.kind {
-        AlarmKind::NoSpace => 1,
-        AlarmKind::Corrupt => 2,
-        AlarmKind::Fenced => 3,
+    let (kind, life) = match alarm.kind {
+        AlarmKind::NoSpace => (1, None),
+        AlarmKind::Corrupt => (2, None),
+        AlarmKind::Fenced(life) => (3, Some(life)),
     };
-    let mut rest = [kind; 9];
-    rest[1..].copy_from_slice(&alarm.member.0.to_be_bytes());
+    let mut rest = Vec::with_capacity(17);
+    rest.push(kind);
+    rest.extend_from_slice(&alarm.member.0.to_be_bytes());
+    rest.extend(life.iter().flat_map(|life| life.0.to_be_bytes()));
     tagged(ALARM, &rest)
 }
 
@@ -333,14 +335,15 @@ pub(super) fn parse_life(key: &[u8]) -> Option<(NodeId, Incarnation)> {
 
 /// The alarm in an alarm row's key without its first byte.
 pub(super) fn parse_alarm(key: &[u8]) -> Option<Alarm> {
-    let (kind, member) = key.split_first()?;
-    let kind = match kind {
-        1 => AlarmKind::NoSpace,
-        2 => AlarmKind::Corrupt,
-        3 => AlarmKind::Fenced,
+    let (kind, rest) = key.split_first()?;
+    let (member, life) = rest.split_first_chunk()?;
+    let kind = match (kind, life) {
+        (1, []) => AlarmKind::NoSpace,
+        (2, []) => AlarmKind::Corrupt,
+        (3, life) => AlarmKind::Fenced(Incarnation(parse_id(life)?)),
         _ => return None,
     };
-    Some(Alarm { kind, member: NodeId(parse_id(member)?) })
+    Some(Alarm { kind, member: NodeId(u64::from_be_bytes(*member)) })
 }
 
 /// The number in a lease, member or retired row's key without its first byte.
@@ -430,7 +433,10 @@ mod tests {
             (auth(), "09"),
             (alarm(Alarm { kind: AlarmKind::NoSpace, member: NodeId(1) }), "0a 01 0000000000000001"),
             (alarm(Alarm { kind: AlarmKind::Corrupt, member: NodeId(0) }), "0a 02 0000000000000000"),
-            (alarm(Alarm { kind: AlarmKind::Fenced, member: NodeId(1) }), "0a 03 0000000000000001"),
+            (
+                alarm(Alarm { kind: AlarmKind::Fenced(Incarnation(9)), member: NodeId(1) }),
+                "0a 03 0000000000000001 0000000000000009",
+            ),
             (downgrade(), "0b"),
             (record(Revision(258), 3), "10 0000000000000102 00000003"),
             (value(b"a\0b", Revision(258), 3), "20 61 00ff 62 0000 0000000000000102 00000003"),

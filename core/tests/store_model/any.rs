@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use quorate_core::auth::AuthCommand;
 use quorate_core::command::Command;
 use quorate_core::request::*;
-use quorate_core::{Blob, FeatureLevel, LeaseId, NodeId, Revision, Ttl};
+use quorate_core::{Blob, FeatureLevel, Incarnation, LeaseId, NodeId, Revision, Ttl};
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
@@ -81,7 +81,11 @@ fn any_command() -> impl Strategy<Value = Command> {
 }
 
 fn any_alarm() -> impl Strategy<Value = Alarm> {
-    let kind = prop_oneof![Just(AlarmKind::NoSpace), Just(AlarmKind::Corrupt), Just(AlarmKind::Fenced)];
+    let kind = prop_oneof![
+        Just(AlarmKind::NoSpace),
+        Just(AlarmKind::Corrupt),
+        (1_u64..3).prop_map(|life| AlarmKind::Fenced(Incarnation(life)))
+    ];
     (kind, prop_oneof![9 => Just(1), 1 => Just(0)]).prop_map(|(kind, member)| Alarm { kind, member: NodeId(member) })
 }
 

@@ -7,7 +7,7 @@ use quorate_core::command::{Command, Outcome};
 use quorate_core::error::Error;
 use quorate_core::request::*;
 use quorate_core::store::{Event, RevisionEvents};
-use quorate_core::{Blob, LeaseId, Revision, Ttl};
+use quorate_core::{Blob, Incarnation, LeaseId, Revision, Ttl};
 
 type Map = BTreeMap<Blob, KeyValue>;
 
@@ -123,8 +123,11 @@ impl Model {
             Command::ClearAlarm(alarm) => {
                 let mut gone = Vec::new();
                 gone.extend(self.alarms.take(alarm));
-                if alarm.kind == AlarmKind::Corrupt {
-                    gone.extend(self.alarms.take(&Alarm { kind: AlarmKind::Fenced, ..*alarm }));
+                for life in 1..3 {
+                    if alarm.kind == AlarmKind::Corrupt {
+                        let kind = AlarmKind::Fenced(Incarnation(life));
+                        gone.extend(self.alarms.take(&Alarm { kind, ..*alarm }));
+                    }
                 }
                 Ok(Outcome::Alarms(gone))
             }
@@ -146,7 +149,8 @@ impl Model {
             | Command::RaiseFeatureLevel(_)
             | Command::RaiseAlarm(_)
             | Command::ClearAlarm(_)
-            | Command::Downgrade(_) => Ok(()),
+            | Command::Downgrade(_)
+            | Command::Auth(_) => Ok(()),
             _ if corrupt => Err(Error::Corrupt),
             Command::Put(_) | Command::LeaseGrant(_) if full => Err(Error::NoSpace),
             // Any put in its text, however deep.

@@ -10,7 +10,7 @@ use quorate_core::auth::{Allows, AuthCommand, AuthRevision, Permission};
 use quorate_core::command::{Command, Outcome};
 use quorate_core::request::*;
 use quorate_core::store::{Event, RevisionEvents};
-use quorate_core::{Blob, LeaseId, NodeId, Revision, Ttl};
+use quorate_core::{Blob, Incarnation, LeaseId, NodeId, Revision, Ttl};
 
 pub(crate) fn command(text: &str) -> Command {
     let (verb, rest) = text.split_once(' ').unwrap_or((text, ""));
@@ -82,7 +82,7 @@ fn alarm(text: &str) -> Alarm {
     let kind = match kind {
         "nospace" => AlarmKind::NoSpace,
         "corrupt" => AlarmKind::Corrupt,
-        _ => AlarmKind::Fenced,
+        _ => AlarmKind::Fenced(Incarnation(1)),
     };
     Alarm { kind, member: NodeId(member.parse().unwrap()) }
 }

@@ -15,7 +15,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +26,7 @@ use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode
 use quorate_core::rows::{ROW_KEY_BYTES_MAX, RowWrite, Rows};
 use quorate_core::{Blob, Generation, LogIndex};
 
-use super::{Backend, BackendError, Backends, Defragmentation, Filling};
+use super::{Backend, BackendError, Backends, Defragmentation, Filling, Verification};
 use crate::disk::file::sync_dir;
 
 const KEYSPACE: &str = "rows";
@@ -93,6 +93,9 @@ impl Backends for FjallBackends {
         let path = self.path(generation);
         if !path.is_dir() {
             self.fill(generation)?.finish()?;
+        }
+        if let Ok(why) = fs::read_to_string(path.join(DAMAGED)) {
+            return Err(failed(format!("{} was found damaged: {why}", path.display())));
         }
         let open = Arc::new(Open::new(&path, self.options)?);
         self.open.retain(|(_, open)| open.strong_count() > 0);
@@ -317,6 +320,11 @@ impl Backend for FjallBackend {
         self.open.keyspace.disk_space()
     }
 
+    fn verify(&self) -> Verification {
+        let open = Arc::clone(&self.open);
+        Box::new(move || verify(&open))
+    }
+
     /// Has the memtable written out; then all tables are rewritten into the lowest level.
     fn defragment(&mut self) -> Result<Defragmentation, BackendError> {
         self.seal()?;
@@ -330,6 +338,35 @@ impl Backend for FjallBackend {
             Ok(open.keyspace.disk_space())
         }))
     }
+}
+
+/// Verification reads a piece of so many bytes, then rests as long as keeps it to [`VERIFY_BYTES_PER_SECOND`].
+const VERIFY_PIECE_BYTES: usize = 256 << 10;
+const VERIFY_BYTES_PER_SECOND: usize = 32 << 20;
+
+/// Compares every table's file with the checksum that the manifest has of it.
+fn verify(open: &Open) -> Result<(), BackendError> {
+    // Holding the version keeps the files of its tables.
+    let version = open.keyspace.tree.current_version();
+    let mut piece = vec![0; VERIFY_PIECE_BYTES];
+    let pause = Duration::from_secs_f64(VERIFY_PIECE_BYTES as f64 / VERIFY_BYTES_PER_SECOND as f64);
+    for table in version.iter_tables() {
+        let named = |error: io::Error| failed(format!("{}: {error}", table.path.display()));
+        let mut file = File::open(table.path.as_path()).map_err(named)?;
+        let mut digest = xxhash_rust::xxh3::Xxh3::new();
+        loop {
+            let read = file.read(&mut piece).map_err(named)?;
+            if read == 0 {
+                break;
+            }
+            digest.update(&piece[..read]);
+            std::thread::sleep(pause);
+        }
+        if digest.digest128() != table.checksum().into_u128() {
+            return Err(failed(format!("{} is not what was written", table.path.display())));
+        }
+    }
+    Ok(())
 }
 
 /// The rows of a [`FjallBackend`] at one moment. Reading stops the process if the disk fails: see [`Rows`].
@@ -347,7 +384,7 @@ impl std::fmt::Debug for FjallSnapshot {
 
 impl Rows for FjallSnapshot {
     fn get(&self, key: &[u8]) -> Option<Blob> {
-        let value = self.snapshot.get(&self.open.keyspace, key).unwrap_or_else(|error| unreadable(&error));
+        let value = self.snapshot.get(&self.open.keyspace, key).unwrap_or_else(|error| self.unreadable(&error));
         value.map(|value| Blob(value.into()))
     }
 
@@ -356,7 +393,7 @@ impl Rows for FjallSnapshot {
             return;
         }
         for row in self.snapshot.range(&self.open.keyspace, from..to) {
-            let (key, value) = row.into_inner().unwrap_or_else(|error| unreadable(&error));
+            let (key, value) = row.into_inner().unwrap_or_else(|error| self.unreadable(&error));
             if visit(&key, Blob(value.into())).is_break() {
                 return;
             }
@@ -364,8 +401,23 @@ impl Rows for FjallSnapshot {
     }
 }
 
-fn unreadable(error: &fjall::Error) -> ! {
-    panic!("the backend cannot be read: {error}")
+impl FjallSnapshot {
+    /// Ends the process. What is damaged would end the next one, too: it is told not to use this generation.
+    fn unreadable(&self, error: &fjall::Error) -> ! {
+        let _ = doom(&self.open.folder.path, &error.to_string());
+        panic!("the backend cannot be read: {error}")
+    }
+}
+
+/// In the folder of a generation that must not be used any more: why.
+const DAMAGED: &str = "damaged";
+
+/// Says durably that the generation at `path` must not be used any more.
+fn doom(path: &Path, why: &str) -> io::Result<()> {
+    let mut file = File::create(path.join(DAMAGED))?;
+    file.write_all(why.as_bytes())?;
+    file.sync_all()?;
+    sync_dir(path)
 }
 
 /// A generation that is being filled, under another name until it is complete.

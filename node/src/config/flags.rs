@@ -54,8 +54,8 @@ const FLAGS: &[Flag] = &[
     served("advertise-client-urls", Kind::Urls, "http://localhost:2379"),
     served("auth-token", Kind::Text, "simple"),
     served("auth-token-ttl", Kind::Uint, "300"),
-    foreign("auto-compaction-mode", Kind::Text, "periodic"),
-    foreign("auto-compaction-retention", Kind::Text, "0"),
+    served("auto-compaction-mode", Kind::Text, "periodic"),
+    served("auto-compaction-retention", Kind::Text, "0"),
     foreign("auto-tls", Kind::Bool, "false"),
     tuning("backend-batch-interval", Kind::Duration, "0s"),
     tuning("backend-batch-limit", Kind::Int, "0"),
@@ -73,7 +73,7 @@ const FLAGS: &[Flag] = &[
     tuning("compaction-batch-limit", Kind::Int, "0"),
     tuning("compaction-sleep-interval", Kind::Duration, "0s"),
     foreign("config-file", Kind::Text, ""),
-    tuning("corrupt-check-time", Kind::Duration, "0s"),
+    served("corrupt-check-time", Kind::Duration, "0s"),
     served("cors", Kind::Text, "*"),
     served("data-dir", Kind::Text, ""),
     foreign("discovery-cacert", Kind::Text, ""),
@@ -102,7 +102,7 @@ const FLAGS: &[Flag] = &[
     served("enable-grpc-gateway", Kind::Bool, "true"),
     foreign("enable-log-rotation", Kind::Bool, "false"),
     foreign("enable-pprof", Kind::Bool, "false"),
-    foreign("feature-gates", Kind::Text, ""),
+    served("feature-gates", Kind::Text, ""),
     foreign("force-new-cluster", Kind::Bool, "false"),
     served("grpc-keepalive-interval", Kind::Duration, "2h0m0s"),
     served("grpc-keepalive-min-time", Kind::Duration, "5s"),
@@ -207,6 +207,14 @@ pub const FLAGS_TEXT: &str = "Member:
     When to ping a silent client, and when to give it up.
   --quota-backend-bytes '0'
     Bytes of history the store may hold (0 is 2 GiB, negative is no limit).
+  --auto-compaction-mode 'periodic'
+    What --auto-compaction-retention counts: 'periodic' or 'revision'.
+  --auto-compaction-retention '0'
+    History that is kept: hours or a duration such as 30m, or revisions. 0 keeps all.
+  --corrupt-check-time '0s'
+    How often everything on disk is read and checked (0s is 24h). Members' states are compared all the time.
+  --feature-gates ''
+    Accepted for etcd's sake: NAME=true|false,...
   --max-txn-ops '128'
     Operations a list of a txn may hold.
   --max-request-bytes '1572864'
@@ -370,6 +378,40 @@ impl Flags {
         }
     }
 
+    /// Checks the names and values of `--feature-gates`; returns warnings.
+    pub(super) fn feature_gates(&self) -> Result<Vec<String>, Refusal> {
+        const KNOWN: [&str; 11] = [
+            "AllAlpha",
+            "AllBeta",
+            // Members compare their whole state all the time, and a damaged disk is found when it is opened or scrubbed.
+            "CompactHashCheck",
+            "InitialCorruptCheck",
+            // Always so.
+            "FastLeaseKeepAlive",
+            "LeaseCheckpoint",
+            "LeaseCheckpointPersist",
+            "TxnModeWriteWithSharedBuffer",
+            // Never so.
+            "PriorityRequest",
+            "SetMemberLocalAddr",
+            "StopGRPCServiceOnDefrag",
+        ];
+        let mut warnings = Vec::new();
+        for part in self.text("feature-gates").split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let Some((name, value)) = part.split_once('=') else {
+                return Err(Refusal::invalid(format!("missing bool value for {part}")));
+            };
+            if parse_bool(value).is_err() {
+                return Err(Refusal::invalid(format!("invalid value of {name}={value}, err: parse error")));
+            }
+            if !KNOWN.contains(&name) {
+                return Err(Refusal::invalid(format!("unrecognized feature gate: {name}")));
+            }
+            warnings.push(format!("feature gate {part} has no effect on this server"));
+        }
+        Ok(warnings)
+    }
+
     pub(super) fn is_set(&self, name: &str) -> bool {
         self.given.contains_key(name)
     }
@@ -442,7 +484,7 @@ fn parse_urls(text: &str) -> Result<Vec<Url>, String> {
 }
 
 /// Go's durations without fractions: `1h30m`, `500ms`, `0`. Negative ones are refused: no flag means anything by them.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("invalid duration {text:?}");
     if text == "0" {
         return Ok(Duration::ZERO);

@@ -1,7 +1,7 @@
 //! The applier's turn, and what readers and watchers see of it.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Instant;
 
@@ -24,6 +24,10 @@ pub(super) struct Front<S> {
     pub(super) streams: Mutex<HashMap<StreamId, mpsc::UnboundedSender<watch::Response>>>,
     /// The floor below which nothing is left on disk either.
     pub(super) compacted: tokio::sync::watch::Sender<Revision>,
+    /// The member's state is wrong: nothing is to be read from it.
+    pub(super) suspect: Arc<AtomicBool>,
+    /// Those who wait for the next verification.
+    pub(super) verifying: Mutex<Vec<oneshot::Sender<Result<(), BackendError>>>>,
     /// Those who wait for the next defragmentation.
     pub(super) defragmenting: Mutex<Vec<oneshot::Sender<Result<(), BackendError>>>>,
 }
@@ -39,6 +43,8 @@ impl<S> Front<S> {
             disk_bytes: AtomicU64::new(applier.backend().disk_bytes()),
             streams: Mutex::new(HashMap::new()),
             compacted: tokio::sync::watch::Sender::new(Revision(-1)),
+            suspect: Arc::default(),
+            verifying: Mutex::default(),
             defragmenting: Mutex::default(),
         }
     }
@@ -90,6 +96,15 @@ where
         if let Some(floor) = effects.compacted.take() {
             front.compacted.send_replace(floor);
         }
+        if let Some(job) = effects.verify.take() {
+            let waiting = std::mem::take(&mut *front.verifying.lock().expect("no holder panics"));
+            drop(spawn("quorate-verify", move || {
+                let result = job();
+                for answer in waiting {
+                    let _ = answer.send(result.as_ref().map(|()| ()).map_err(|error| BackendError(error.0.clone())));
+                }
+            }));
+        }
         if let Some(job) = effects.defragment.take() {
             let front = Arc::clone(front);
             let waiting = std::mem::take(&mut *front.defragmenting.lock().expect("no holder panics"));
@@ -112,6 +127,7 @@ where
 
     fn finish(&mut self) {
         self.front.defragmenting.lock().expect("no holder panics").clear();
+        self.front.verifying.lock().expect("no holder panics").clear();
         self.front.streams.lock().expect("no holder panics").clear();
         self.history.close();
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use quorate_core::error::Error;
 use quorate_core::replica::{self, Request, Response};
@@ -21,6 +22,14 @@ pub(super) enum ToDriver {
     Request(Request, oneshot::Sender<Result<Response, Error>>),
 }
 
+/// Who learns that this member's state is wrong.
+pub(super) struct Fence {
+    /// Nothing is to be read from it.
+    pub(super) suspect: Arc<AtomicBool>,
+    /// This life of the member is over.
+    pub(super) over: tokio::sync::watch::Sender<bool>,
+}
+
 /// The driver and whom it hands its effects.
 pub(super) struct DriverWorker {
     pub(super) driver: Driver,
@@ -30,6 +39,7 @@ pub(super) struct DriverWorker {
     log: Mailbox<ToLog>,
     applier: Mailbox<applier::Input>,
     status: tokio::sync::watch::Sender<raft::Status>,
+    fence: Fence,
     waiting: HashMap<RequestId, oneshot::Sender<Result<Response, Error>>>,
     next: RequestId,
     inbox: Vec<Event>,
@@ -86,10 +96,26 @@ impl DriverWorker {
         log: Mailbox<ToLog>,
         applier: Mailbox<applier::Input>,
         status: tokio::sync::watch::Sender<raft::Status>,
+        fence: Fence,
     ) -> Self {
         let (inbox, effects) = (Vec::new(), Effects::default());
         let (waiting, next, writing, stopped) = (HashMap::new(), RequestId(0), None, false);
-        Self { driver, epoch, peers, observer, log, applier, status, waiting, next, inbox, effects, writing, stopped }
+        Self {
+            driver,
+            epoch,
+            peers,
+            observer,
+            log,
+            applier,
+            status,
+            fence,
+            waiting,
+            next,
+            inbox,
+            effects,
+            writing,
+            stopped,
+        }
     }
 
     fn carry_out(&mut self) -> Due {
@@ -121,11 +147,16 @@ impl DriverWorker {
         for (from, error) in effects.malformed.drain(..) {
             self.observer.malformed(from, &error.to_string());
         }
-        if let Some((index, ours, theirs)) = effects.diverged.take() {
-            self.observer.fatal(&format!(
+        if let Some((index, ours, theirs)) = effects.suspected.take() {
+            self.fence.suspect.store(true, Ordering::Relaxed);
+            self.observer.suspected(&format!(
                 "the applied state at index {index} has hash {ours:016x}, but a majority of members has {theirs:016x}: \
-                 this member's state is wrong and must not be served"
+                 this member's state is wrong and is not served any more"
             ));
+        }
+        if std::mem::take(&mut effects.fenced) {
+            self.fence.suspect.store(true, Ordering::Relaxed);
+            self.fence.over.send_replace(true);
         }
         due
     }

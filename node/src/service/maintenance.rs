@@ -251,13 +251,13 @@ pub fn alarms(alarms: impl Iterator<Item = Alarm>) -> Vec<pb::AlarmMember> {
 fn alarm_type(kind: AlarmKind) -> pb::AlarmType {
     match kind {
         AlarmKind::NoSpace => pb::AlarmType::Nospace,
-        AlarmKind::Corrupt | AlarmKind::Fenced => pb::AlarmType::Corrupt,
+        AlarmKind::Corrupt | AlarmKind::Fenced(_) => pb::AlarmType::Corrupt,
     }
 }
 
 /// Why this member is not well, of the alarms that are on. That *another* member is fenced is not this one's trouble.
 pub fn own_alarms(local: &Local<'_>) -> impl Iterator<Item = pb::AlarmType> {
     let own = local.settings.responder.member;
-    let concerns = move |alarm: &Alarm| alarm.kind != AlarmKind::Fenced || alarm.member == own;
+    let concerns = move |alarm: &Alarm| !matches!(alarm.kind, AlarmKind::Fenced(_)) || alarm.member == own;
     local.view.alarms().filter(concerns).map(|alarm| alarm_type(alarm.kind))
 }

@@ -157,7 +157,7 @@ fn alarms(view: &View) -> BTreeMap<Vec<u8>, Vec<u8>> {
         let kind = match alarm.kind {
             AlarmKind::NoSpace => pb::AlarmType::Nospace,
             AlarmKind::Corrupt => pb::AlarmType::Corrupt,
-            AlarmKind::Fenced => return None,
+            AlarmKind::Fenced(_) => return None,
         };
         let alarm = pb::AlarmMember { member_id: alarm.member.0, alarm: kind.into() };
         Some((alarm.encode_to_vec(), Vec::new()))

@@ -90,9 +90,12 @@ fn sample() -> Member {
     member.put("large", &vec![1; 100_000], Some(0x70));
     member.delete("k007");
     member.apply(Command::Compact { revision: Revision(200) });
-    for (kind, id) in
-        [(AlarmKind::NoSpace, 7), (AlarmKind::NoSpace, 0), (AlarmKind::Corrupt, 9), (AlarmKind::Fenced, 9)]
-    {
+    for (kind, id) in [
+        (AlarmKind::NoSpace, 7),
+        (AlarmKind::NoSpace, 0),
+        (AlarmKind::Corrupt, 9),
+        (AlarmKind::Fenced(Incarnation(1)), 9),
+    ] {
         member.apply(Command::RaiseAlarm(Alarm { kind, member: NodeId(id) }));
     }
     let user = |name: &str, no_password: bool| {

@@ -33,7 +33,10 @@ impl World {
                 machine.blank = false;
             }
         }
-        if let Some((index, ours, theirs)) = actions.diverged.take() {
+        if actions.fenced {
+            return Err(Violation::new("state", format!("member {member} was told that its state is wrong")));
+        }
+        if let Some((index, ours, theirs)) = actions.suspected.take() {
             let text = format!("member {member} has {ours:016x} after {index}, the majority {theirs:016x}");
             return Err(Violation::new("state", text));
         }

@@ -62,6 +62,9 @@ pub enum Damage {
     /// There is no segment at all.
     #[error("write-ahead log: no segment found")]
     Empty,
+    /// The log is sound, but the member was told that its state is wrong: this life of it is over.
+    #[error("this member's state was not that of the majority, or its disk has rotted")]
+    Fenced,
 }
 
 /// What a log contains.

@@ -1,0 +1,190 @@
+//! What is done about a member whose state is wrong.
+//!
+//! 1. A member that finds its own state to differ from the majority's is *suspect*: it serves nobody and gives leadership
+//!    away. Its log is right as far as anyone knows, so it goes on acknowledging.
+//! 2. The leader, if its own state is the majority's, raises [`AlarmKind::Fenced`] with the life of that member: one such
+//!    at a time, and only while a quorum lives without it, since
+//! 3. the member, when it applies the alarm, is *fenced*: it does nothing any more, and whoever runs it has it begin a new
+//!    life with nothing, as an amnesiac. It gets a snapshot from the leader and is readmitted; see `raft::membership`.
+//! 4. Trusted again, it clears the alarm that names its former life.
+//!
+//! Without a majority nobody knows who is right: the leader raises CORRUPT for no member in particular, and nothing is
+//! changed any more.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use super::hashes::{Points, Verdict};
+use super::{Output, PeerMessage, Replica, raft};
+use crate::command::Command;
+use crate::entry::Standing;
+use crate::error::Error;
+use crate::request::{Alarm, AlarmKind};
+use crate::{Instant, LogIndex, NodeId};
+
+/// A leader that has applied something names a point of comparison this often.
+const COMPARE_INTERVAL: Duration = Duration::from_millis(500);
+/// It names the same one again this often while not everyone has told its hash there.
+const ASK_INTERVAL: Duration = Duration::from_secs(2);
+
+#[derive(Debug)]
+pub(super) struct Fence {
+    /// The alarms that are on, as far as applied here.
+    alarms: Vec<Alarm>,
+    /// What the hashes say, unless it has been dealt with.
+    verdict: Option<Verdict>,
+    /// This member's state is wrong.
+    is_suspect: bool,
+    /// The last point that was named.
+    compared: LogIndex,
+    /// Everyone has told its hash there.
+    is_complete: bool,
+    /// When the next one may be.
+    compare: Instant,
+    /// Nothing is proposed before this.
+    quiet: Instant,
+}
+
+impl Fence {
+    pub(super) fn new(now: Instant) -> Self {
+        let (alarms, verdict, is_suspect) = (Vec::new(), None, false);
+        let (compared, is_complete) = (LogIndex(0), true);
+        Self { alarms, verdict, is_suspect, compared, is_complete, compare: now, quiet: now }
+    }
+
+    pub(super) fn is_suspect(&self) -> bool {
+        self.is_suspect
+    }
+}
+
+/// What a member has to do about alarms and hashes.
+enum Duty {
+    /// Do nothing any more.
+    Stop,
+    /// Give leadership away.
+    StepDown,
+    /// Raise or clear an alarm.
+    Propose(Command),
+}
+
+impl Replica {
+    /// The alarms that are on from now on.
+    pub(super) fn alarms_changed(&mut self, alarms: Vec<Alarm>) {
+        for alarm in self.fence.alarms.iter().chain(&alarms) {
+            if let AlarmKind::Fenced(_) = alarm.kind {
+                self.hashes.forget(alarm.member);
+            }
+        }
+        self.fence.alarms = alarms;
+        self.fence.verdict = self.hashes.verdict(self.member, &self.status.config);
+    }
+
+    /// Tells the others this member's hashes at points of comparison.
+    pub(super) fn tell_hashes(&mut self, hashes: Points, asks: bool, out: &mut Vec<Output>) {
+        if hashes.is_empty() {
+            return;
+        }
+        let life = self.raft.identity().incarnation;
+        for to in self.peers() {
+            out.push(Output::Send { to, message: PeerMessage::Hashes { life, hashes: hashes.clone(), asks } });
+        }
+        self.judge(out);
+    }
+
+    /// Looks at what the hashes say now.
+    pub(super) fn judge(&mut self, out: &mut Vec<Output>) {
+        let config = &self.status.config;
+        self.fence.is_complete = self.hashes.is_complete(self.member, config, self.fence.compared);
+        if self.status.standing != Standing::Trusted {
+            return;
+        }
+        self.fence.verdict = self.hashes.verdict(self.member, &self.status.config);
+        if let Some(Verdict::Wrong { index, ours, theirs }) = self.fence.verdict
+            && !self.fence.is_suspect
+        {
+            self.fence.is_suspect = true;
+            self.refuse_waiting(out);
+            out.push(Output::Suspected { index, ours, theirs });
+        }
+    }
+
+    fn refuse_waiting(&mut self, out: &mut Vec<Output>) {
+        for id in self.waits.close_all() {
+            out.push(Output::Respond { id, result: Err(Error::Stopped) });
+        }
+    }
+
+    /// Whether this leader has a point of comparison to name.
+    fn is_comparing(&self) -> bool {
+        self.leads() && (self.applied > self.fence.compared || !self.fence.is_complete)
+    }
+
+    /// When [`Replica::run_fence`] has something to do.
+    pub(super) fn fence_deadline(&self) -> Instant {
+        let compare = if self.is_comparing() { self.fence.compare } else { Instant::FAR };
+        match self.duty() {
+            Some(Duty::Stop) => self.now,
+            Some(_) => compare.min(self.fence.quiet),
+            None => compare,
+        }
+    }
+
+    pub(super) fn run_fence(&mut self, out: &mut Vec<Output>) {
+        if self.is_comparing() && self.now >= self.fence.compare {
+            // What was asked may be lost, or not be known to a member that has just come.
+            let interval = if self.applied > self.fence.compared { COMPARE_INTERVAL } else { ASK_INTERVAL };
+            self.fence.compare = self.now + interval;
+            self.fence.compared = self.applied;
+            self.fence.is_complete = false;
+            let point = self.hashes.name();
+            self.tell_hashes(point.into_iter().collect(), true, out);
+        }
+        match self.duty() {
+            Some(Duty::Stop) => {
+                self.fenced = true;
+                self.refuse_waiting(out);
+                out.push(Output::Fenced);
+            }
+            Some(duty) if self.now >= self.fence.quiet => {
+                self.fence.quiet = self.now + self.config.raft.election_timeout;
+                match duty {
+                    Duty::Propose(command) if self.leads() => _ = self.propose_here(command, out),
+                    Duty::Propose(command) => self.proposals.offer(command),
+                    Duty::StepDown | Duty::Stop => self.consensus(raft::Input::Transfer { to: None }, out),
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What is to be done, as soon as it may.
+    fn duty(&self) -> Option<Duty> {
+        let life = self.raft.identity().incarnation;
+        let fenced = |alarm: &&Alarm| matches!(alarm.kind, AlarmKind::Fenced(_));
+        let mut own = self.fence.alarms.iter().filter(fenced).filter(|alarm| alarm.member == self.member);
+        let is_on = |kind| self.fence.alarms.iter().any(|alarm| alarm.kind == kind);
+        if own.clone().any(|alarm| alarm.kind == AlarmKind::Fenced(life)) {
+            return Some(Duty::Stop);
+        }
+        if self.status.standing != Standing::Trusted || self.status.leader.is_none() {
+            return None;
+        }
+        if self.fence.is_suspect {
+            return self.leads().then_some(Duty::StepDown);
+        }
+        if let Some(&former) = own.next() {
+            return Some(Duty::Propose(Command::ClearAlarm(former)));
+        }
+        match self.fence.verdict.filter(|_| self.leads())? {
+            Verdict::Other { member, life } if !self.fence.alarms.iter().any(|alarm| fenced(&alarm)) => {
+                let alarm = Alarm { kind: AlarmKind::Fenced(life), member };
+                self.raft.has_quorum_without(member).then_some(Duty::Propose(Command::RaiseAlarm(alarm)))
+            }
+            Verdict::Split if !is_on(AlarmKind::Corrupt) => {
+                let alarm = Alarm { kind: AlarmKind::Corrupt, member: NodeId(0) };
+                Some(Duty::Propose(Command::RaiseAlarm(alarm)))
+            }
+            Verdict::Other { .. } | Verdict::Wrong { .. } | Verdict::Split => None,
+        }
+    }
+}

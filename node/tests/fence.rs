@@ -1,0 +1,175 @@
+//! A member whose state went wrong, as a running cluster finds it out and repairs it.
+#![cfg(feature = "server")]
+
+#[path = "support/process.rs"]
+#[allow(dead_code, reason = "each test file uses what it needs")]
+mod process;
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use process::{Node, cluster, http_get};
+use quorate_api::etcdserverpb as pb;
+use quorate_api::etcdserverpb::maintenance_client::MaintenanceClient;
+use quorate_core::rows::{RowWrite, Rows as _};
+use quorate_core::{Blob, Generation, store};
+use quorate_node::backend::fjall::{FjallBackends, Options};
+use quorate_node::backend::{Backend as _, Backends as _};
+
+fn started(folder: &tempfile::TempDir, flags: &[(&str, &str)]) -> Vec<Node> {
+    let mut nodes = cluster(folder.path(), 3);
+    for node in &mut nodes {
+        flags.iter().for_each(|(name, value)| node.flag(name, value));
+        node.start();
+    }
+    nodes.iter_mut().for_each(|node| node.wait_ready(1));
+    nodes
+}
+
+fn put(key: &str, value: impl Into<Vec<u8>>) -> pb::PutRequest {
+    let value: Vec<u8> = value.into();
+    pb::PutRequest { key: key.to_owned().into(), value: value.into(), ..Default::default() }
+}
+
+async fn alarms(node: &Node) -> Vec<pb::AlarmMember> {
+    let mut client = MaintenanceClient::new(node.channel().await);
+    client.alarm(pb::AlarmRequest::default()).await.unwrap().into_inner().alarms
+}
+
+async fn hash(node: &Node) -> (u32, i64) {
+    // What was acknowledged before is applied there, too.
+    node.kv().await.range(pb::RangeRequest { key: "k".into(), ..Default::default() }).await.unwrap();
+    let mut client = MaintenanceClient::new(node.channel().await);
+    let reply = client.hash_kv(pb::HashKvRequest { revision: 0 }).await.unwrap().into_inner();
+    (reply.hash, reply.hash_revision)
+}
+
+async fn wait_for(what: &str, node: &Node, mut holds: impl AsyncFnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !holds().await {
+        assert!(Instant::now() < until, "{what}:\n{}", node.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// `odd` was fenced, rebuilt and readmitted; it has what the others have, and nothing is alarmed.
+async fn returns(nodes: &mut [Node], odd: usize) {
+    let log = |nodes: &[Node], text: &str| nodes[odd].log().contains(text);
+    wait_for("it is not fenced", &nodes[odd], async || log(nodes, "begins a new life with nothing")).await;
+    // The others serve meanwhile.
+    nodes[(odd + 1) % 3].kv().await.put(put("k", "meanwhile")).await.unwrap();
+    wait_for("it does not come back", &nodes[odd], async || {
+        nodes[odd].log().matches(r#""standing":"Trusted""#).count() >= 2 && http_get_ok(nodes[odd].client_port)
+    })
+    .await;
+    wait_for("the alarm stays on", &nodes[odd], async || alarms(&nodes[(odd + 1) % 3]).await.is_empty()).await;
+    nodes[odd].kv().await.put(put("k", "again")).await.unwrap();
+    let expected = hash(&nodes[(odd + 1) % 3]).await;
+    assert_eq!(hash(&nodes[odd]).await, expected);
+    assert_eq!(hash(&nodes[(odd + 2) % 3]).await, expected);
+    assert!(!nodes[(odd + 1) % 3].log().contains("new life") && !nodes[(odd + 2) % 3].log().contains("new life"));
+}
+
+fn http_get_ok(port: u16) -> bool {
+    std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() && http_get(port, "/health").contains(r#""true""#)
+}
+
+fn generation(node: &Node) -> PathBuf {
+    let mut folders: Vec<PathBuf> =
+        fs::read_dir(node.data_dir().join("member/kv")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(folders.len(), 1, "{folders:?}");
+    folders.remove(0)
+}
+
+/// Every value of `k` is something else.
+fn spoil(node: &Node) {
+    let folder = generation(node);
+    let number = Generation(folder.file_name().unwrap().to_str().unwrap().parse().unwrap());
+    let mut backends = FjallBackends::new(folder.parent().unwrap(), Options::default()).unwrap();
+    let mut backend = backends.open(number, &store::applied_index).unwrap();
+    let rows = backend.snapshot();
+    let mut writes = Vec::new();
+    rows.scan(b"\x20k\0", b"\x20l", &mut |key, _| {
+        writes.push(RowWrite { key: Blob::copy(key), value: Some("spoilt".into()) });
+        ControlFlow::Continue(())
+    });
+    assert!(!writes.is_empty(), "the value is not on disk yet");
+    backend.commit(store::applied_index(&rows), &writes).unwrap();
+    drop(rows);
+    backend.defragment().unwrap()().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_decides_differently_is_fenced_and_rebuilt() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut nodes = started(&folder, &[("--snapshot-count", "1")]);
+    for n in 0..5 {
+        nodes[0].kv().await.put(put("k", format!("v{n}"))).await.unwrap();
+    }
+    // It is flushed in the background, one flush at a time, when something is applied.
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        nodes[2].kv().await.put(put("other", "v")).await.unwrap();
+    }
+    nodes[2].kill();
+    spoil(&nodes[2]);
+    nodes[2].start();
+    nodes[2].wait_ready(2);
+    let spoilt = pb::RangeRequest { key: "k".into(), serializable: true, ..Default::default() };
+    let found = nodes[2].kv().await.range(spoilt).await.unwrap().into_inner();
+    assert_eq!(&found.kvs[0].value[..], b"spoilt", "the test's own premise");
+    let op = |key: &str| pb::RequestOp { request: Some(pb::request_op::Request::RequestPut(put(key, "1"))) };
+    let txn = pb::TxnRequest {
+        compare: vec![pb::Compare {
+            key: "k".into(),
+            target: pb::compare::CompareTarget::Value.into(),
+            target_union: Some(pb::compare::TargetUnion::Value("v4".into())),
+            ..Default::default()
+        }],
+        success: vec![op("then")],
+        failure: vec![op("else")],
+    };
+    assert!(nodes[0].kv().await.txn(txn).await.unwrap().into_inner().succeeded);
+    returns(&mut nodes, 2).await;
+    assert!(nodes[2].log().contains("this member's state is wrong and is not served any more"));
+}
+
+/// The largest file below `folder`.
+fn largest(folder: &Path) -> (u64, PathBuf) {
+    let mut found = (0, PathBuf::new());
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let next = if path.is_dir() { largest(&path) } else { (path.metadata().unwrap().len(), path) };
+        found = found.max(next);
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bit_that_rots_at_rest_is_found_by_the_scrub_and_repaired() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut nodes = started(&folder, &[("--snapshot-count", "1"), ("--corrupt-check-time", "1s")]);
+    let mut random = 1_u64;
+    let mut byte = || {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        random.to_be_bytes()[0]
+    };
+    let value: Vec<u8> = (0..400_000).map(|_| byte()).collect();
+    nodes[0].kv().await.put(put("k", value)).await.unwrap();
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_millis(500)).await; // Flushed, and scrubbed a first time.
+        nodes[0].kv().await.put(put("other", "v")).await.unwrap();
+    }
+    assert!(!nodes[1].log().contains("damaged"), "{}", nodes[1].log());
+    let (size, path) = largest(&generation(&nodes[1]));
+    assert!(size > 300_000, "{}: {size} bytes", path.display());
+    let file = fs::File::options().read(true).write(true).open(path).unwrap();
+    let mut at = [0];
+    file.read_exact_at(&mut at, size / 2).unwrap();
+    file.write_all_at(&[at[0] ^ 1], size / 2).unwrap();
+    returns(&mut nodes, 1).await;
+    assert!(nodes[1].log().contains("the applied state on disk is damaged"));
+}
