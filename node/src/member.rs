@@ -41,7 +41,7 @@ mod station;
 
 use applying::{ApplyStage, Front};
 use combiner::{Combiner, Due};
-use driving::{DriverWorker, Fence, ToDriver};
+use driving::{DriverWorker, Standing, ToDriver};
 use log::{LogStage, ToLog};
 use mailbox::Mailbox;
 use station::Station;
@@ -145,8 +145,7 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
             Arc::clone(&observer),
             to_log.clone(),
             to_applier.clone(),
-            status_changed,
-            Fence { suspect: Arc::clone(&front.suspect), over: fence },
+            Standing { status: status_changed, suspect: Arc::clone(&front.suspect), over: fence },
         );
         let applying = ApplyStage {
             applier,

@@ -22,9 +22,11 @@ pub(super) enum ToDriver {
     Request(Request, oneshot::Sender<Result<Response, Error>>),
 }
 
-/// Who learns that this member's state is wrong.
-pub(super) struct Fence {
-    /// Nothing is to be read from it.
+/// Who learns how this member stands.
+pub(super) struct Standing {
+    /// What consensus says of itself.
+    pub(super) status: tokio::sync::watch::Sender<raft::Status>,
+    /// Its state is wrong: nothing is to be read from it.
     pub(super) suspect: Arc<AtomicBool>,
     /// This life of the member is over.
     pub(super) over: tokio::sync::watch::Sender<bool>,
@@ -38,8 +40,7 @@ pub(super) struct DriverWorker {
     observer: Arc<dyn Observer>,
     log: Mailbox<ToLog>,
     applier: Mailbox<applier::Input>,
-    status: tokio::sync::watch::Sender<raft::Status>,
-    fence: Fence,
+    standing: Standing,
     waiting: HashMap<RequestId, oneshot::Sender<Result<Response, Error>>>,
     next: RequestId,
     inbox: Vec<Event>,
@@ -95,27 +96,11 @@ impl DriverWorker {
         observer: Arc<dyn Observer>,
         log: Mailbox<ToLog>,
         applier: Mailbox<applier::Input>,
-        status: tokio::sync::watch::Sender<raft::Status>,
-        fence: Fence,
+        standing: Standing,
     ) -> Self {
         let (inbox, effects) = (Vec::new(), Effects::default());
         let (waiting, next, writing, stopped) = (HashMap::new(), RequestId(0), None, false);
-        Self {
-            driver,
-            epoch,
-            peers,
-            observer,
-            log,
-            applier,
-            status,
-            fence,
-            waiting,
-            next,
-            inbox,
-            effects,
-            writing,
-            stopped,
-        }
+        Self { driver, epoch, peers, observer, log, applier, standing, waiting, next, inbox, effects, writing, stopped }
     }
 
     fn carry_out(&mut self) -> Due {
@@ -142,21 +127,21 @@ impl DriverWorker {
         }
         for status in effects.changed.drain(..) {
             self.observer.changed(&status);
-            self.status.send_replace(status);
+            self.standing.status.send_replace(status);
         }
         for (from, error) in effects.malformed.drain(..) {
             self.observer.malformed(from, &error.to_string());
         }
         if let Some((index, ours, theirs)) = effects.suspected.take() {
-            self.fence.suspect.store(true, Ordering::Relaxed);
+            self.standing.suspect.store(true, Ordering::Relaxed);
             self.observer.suspected(&format!(
                 "the applied state at index {index} has hash {ours:016x}, but a majority of members has {theirs:016x}: \
                  this member's state is wrong and is not served any more"
             ));
         }
         if std::mem::take(&mut effects.fenced) {
-            self.fence.suspect.store(true, Ordering::Relaxed);
-            self.fence.over.send_replace(true);
+            self.standing.suspect.store(true, Ordering::Relaxed);
+            self.standing.over.send_replace(true);
         }
         due
     }
