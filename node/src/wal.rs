@@ -73,10 +73,14 @@ pub fn move_aside<D: Disk>(disk: &mut D) -> io::Result<u64> {
     let names = disk.list()?;
     let taken = |n: u64| names.iter().any(|name| name.ends_with(&format!(".damaged-{n}")));
     let n = (1..).find(|n| !taken(*n)).expect("some number is free");
-    for name in names.iter().filter(|name| sequence(name).is_some()) {
-        disk.rename(name, &format!("{name}.damaged-{n}"))?;
+    let mut sequences: Vec<u64> = names.iter().filter_map(|name| sequence(name)).collect();
+    sequences.sort_unstable();
+    // Oldest first, each for good before the next: what a crash leaves is the end of the log, and the damage in it or
+    // what it misses is found out again. Its beginning alone would be a sound log that has forgotten promises.
+    for name in sequences.into_iter().map(file_name) {
+        disk.rename(&name, &format!("{name}.damaged-{n}"))?;
+        disk.sync_dir()?;
     }
-    disk.sync_dir()?;
     Ok(n)
 }
 

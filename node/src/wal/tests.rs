@@ -386,6 +386,38 @@ fn damage_names_file_and_offset() {
 }
 
 #[test]
+fn a_damaged_log_half_moved_aside_is_never_believed() {
+    let options = Options { segment_bytes: 1_000 };
+    let mut wal = create(CrashDisk::default(), options);
+    for index in 1..=60 {
+        wal.append(&[entry(index)]).unwrap();
+        wal.sync().unwrap();
+    }
+    let newest = file_name(wal.segment.sequence());
+    let at = wal.segment.end() as usize - 100;
+    let mut disk = wal.into_disk();
+    disk.file(&newest).unwrap().durable[at] ^= 1;
+    disk.file(&newest).unwrap().bytes[at] ^= 1;
+    assert!(matches!(Wal::open(disk.clone(), options), Err(WalError::Damage(_))));
+    let (mut half, mut gone) = (0, 0);
+    for seed in 0..400 {
+        let mut rng = Rng::new(seed);
+        let mut disk = disk.clone();
+        disk.fuse = 2 + rng.below(14);
+        let _ = move_aside(&mut disk);
+        disk.power_cut(&mut rng);
+        if !exists(&mut disk).unwrap() {
+            gone += 1;
+            continue;
+        }
+        half += 1;
+        let left = disk.list().unwrap();
+        assert!(matches!(Wal::open(disk, options), Err(WalError::Damage(_))), "believed: {left:?}");
+    }
+    assert!(half > 50 && gone > 50, "{half} {gone}");
+}
+
+#[test]
 fn records_longer_than_a_segment_are_kept() {
     let options = Options { segment_bytes: 1_000 };
     let mut wal = create(CrashDisk::default(), options);
