@@ -1,6 +1,7 @@
 //! A member's log disk: it forgets what was not synced, in pages, torn at sectors, and names that no folder sync kept.
 
 use std::cell::RefCell;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
@@ -13,6 +14,26 @@ use crate::trace::Digest;
 
 const PAGE: usize = 4_096;
 const SECTOR: usize = 512;
+
+/// What a disk may be told to do wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ill {
+    /// The next sync fails: of what it should have made durable any page may be, and the system takes all of it for clean.
+    Sync,
+    /// The next write fails: any first part of it may have happened.
+    Write,
+    /// The next read of a file fails.
+    Read,
+}
+
+/// What is done before the process dies of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Fuse {
+    /// After so many more changes the next one does not happen.
+    left: u32,
+    /// It has not.
+    blown: bool,
+}
 
 /// What was done to a file since its last sync.
 #[derive(Clone, Debug)]
@@ -68,6 +89,20 @@ impl File {
         }
     }
 
+    /// A sync fails: any pages may have got there, and nothing will be written again by itself.
+    fn sync_failed(&mut self, rng: &mut Rng) {
+        let mood = rng.below(3);
+        let image = self.current.clone();
+        self.durable.resize(image.len(), 0);
+        for from in (0..image.len()).step_by(PAGE) {
+            let to = (from + PAGE).min(image.len());
+            if mood == 1 || (mood == 2 && rng.chance(1, 2)) {
+                self.durable[from..to].copy_from_slice(&image[from..to]);
+            }
+        }
+        self.pending.clear();
+    }
+
     /// Bytes `from..to` as they were after the first `count` pending changes, zeros beyond the end of that time.
     fn version(&self, from: usize, to: usize, count: usize) -> Vec<u8> {
         let mut image = vec![0; to - from];
@@ -91,7 +126,8 @@ impl File {
 
     /// The power goes: every page is left as of any moment since the last sync, perhaps torn.
     fn power_cut(&mut self, rng: &mut Rng) -> u64 {
-        if self.pending.is_empty() {
+        // Without pending changes the two may differ still: after a failed sync.
+        if self.pending.is_empty() && self.current == self.durable {
             return 0;
         }
         let moments = self.pending.len() as u64 + 1;
@@ -171,9 +207,30 @@ struct Platter {
     durable_names: BTreeMap<String, u64>,
     namings: Vec<Naming>,
     digest: Digest,
+    ills: BTreeMap<Ill, Rng>,
+    /// There is no room for anything more.
+    full: bool,
+    fuse: Option<Fuse>,
 }
 
 impl Platter {
+    /// Something is about to be changed.
+    fn change(&mut self) -> io::Result<()> {
+        let Some(fuse) = &mut self.fuse else { return Ok(()) };
+        if fuse.left == 0 {
+            fuse.blown = true;
+            return Err(io::Error::other("the process dies here"));
+        }
+        fuse.left -= 1;
+        Ok(())
+    }
+
+    fn ill(&mut self, ill: Ill) -> Option<Rng> {
+        let rng = self.ills.remove(&ill)?;
+        self.digest.number(ill as u64 + 77);
+        Some(rng)
+    }
+
     fn file(&mut self, name: &str) -> io::Result<&mut File> {
         let id = self.names.get(name).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, name.to_owned()))?;
         Ok(self.files.get_mut(id).expect("a name stands for a file"))
@@ -243,6 +300,33 @@ impl SimDisk {
         *self.0.borrow_mut() = Platter { digest, ..Platter::default() };
     }
 
+    /// Something will go wrong, once; how much of it is drawn from `rng`.
+    pub fn ail(&self, ill: Ill, rng: Rng) {
+        self.0.borrow_mut().ills.insert(ill, rng);
+    }
+
+    /// There is room no more, or again.
+    pub fn set_full(&self, full: bool) {
+        self.0.borrow_mut().full = full;
+    }
+
+    /// The process will die instead of making the change after the next `changes`.
+    pub fn set_fuse(&self, changes: u32) {
+        self.0.borrow_mut().fuse = Some(Fuse { left: changes, blown: false });
+    }
+
+    /// Whether the process was to die just now; it is not any more.
+    pub fn fuse_blew(&self) -> bool {
+        self.0.borrow_mut().fuse.take_if(|fuse| fuse.blown).is_some()
+    }
+
+    /// Nothing goes wrong any more.
+    pub fn heal(&self) {
+        let platter = &mut *self.0.borrow_mut();
+        platter.ills.clear();
+        (platter.full, platter.fuse) = (false, None);
+    }
+
     /// A hash over everything ever done to the disk.
     #[must_use]
     pub fn digest(&self) -> u64 {
@@ -256,8 +340,8 @@ impl SimDisk {
         !platter.namings.is_empty() || platter.files.values().any(|file| !file.pending.is_empty())
     }
 
-    /// A bit rots: one that was synced before something else was written behind it, so that its loss can be proven. False
-    /// if there is none.
+    /// A bit rots, or a sector is found to hold what belongs elsewhere: bytes that were synced before something else was
+    /// written behind them, so that their loss can be proven. False if there are none.
     pub fn rot(&self, rng: &mut Rng) -> bool {
         let platter = self.0.borrow();
         // Of the newest segment: older ones may be needed no more.
@@ -275,13 +359,26 @@ impl SimDisk {
         platter.namings.clear();
         // Behind the version, which would be that of a newer build; and not in the padding of a frame to 8 bytes, which
         // says nothing.
-        let offset = 16 + 8 * usize::try_from(rng.below(followed as u64 / 8 - 2)).expect("a file fits into memory");
-        let bit = 1_u8 << rng.below(8);
+        let mut below = |bound: usize| usize::try_from(rng.below(bound as u64)).expect("a file fits into memory");
+        let offset = 16 + 8 * below(followed / 8 - 2);
+        let (bit, misplaced) = (1_u8 << below(8), below(3) == 0);
+        let elsewhere = SECTOR * below(followed.div_ceil(SECTOR));
         let file = platter.file(&name).expect("just seen");
-        file.current[offset] ^= bit;
-        file.durable[offset] ^= bit;
+        let start = offset / SECTOR * SECTOR;
+        let (from, to) = (start.max(16), (start + SECTOR).min(followed));
+        let other: Vec<u8> = (from..to).map(|at| file.current[(elsewhere + at - start).min(followed - 1)]).collect();
+        if misplaced && other != file.current[from..to] {
+            file.current[from..to].copy_from_slice(&other);
+        } else {
+            file.current[offset] ^= bit;
+        }
+        file.durable.clone_from(&file.current);
         true
     }
+}
+
+fn full() -> io::Error {
+    io::Error::new(io::ErrorKind::StorageFull, "the disk is full")
 }
 
 impl Disk for SimDisk {
@@ -290,11 +387,18 @@ impl Disk for SimDisk {
     }
 
     fn read(&mut self, name: &str) -> io::Result<Vec<u8>> {
+        if self.0.borrow_mut().ill(Ill::Read).is_some() {
+            return Err(io::Error::other("the disk cannot read this"));
+        }
         Ok(self.0.borrow_mut().file(name)?.current.clone())
     }
 
     fn create(&mut self, name: &str, bytes: u64) -> io::Result<()> {
         let platter = &mut *self.0.borrow_mut();
+        platter.change()?;
+        if platter.full && bytes > 0 {
+            return Err(full());
+        }
         platter.created += 1;
         let (id, mut file) = (platter.created, File::default());
         if bytes > 0 {
@@ -310,18 +414,30 @@ impl Disk for SimDisk {
         let platter = &mut *self.0.borrow_mut();
         platter.digest.text(name).number(offset).bytes(bytes);
         let offset = usize::try_from(offset).expect("a file fits into memory");
+        platter.change()?;
+        let (ill, is_full) = (platter.ill(Ill::Write), platter.full);
         let file = platter.file(name)?;
+        let room = if is_full { file.current.len().saturating_sub(offset).min(bytes.len()) } else { bytes.len() };
+        let fits = match ill {
+            Some(mut rng) if !bytes.is_empty() => usize::try_from(rng.below(bytes.len() as u64)).expect("a part"),
+            _ => room,
+        };
         if offset >= file.synced {
             file.followed = file.synced;
         }
-        file.change(Change::Write { offset, bytes: bytes.to_vec() });
-        Ok(())
+        file.change(Change::Write { offset, bytes: bytes[..fits].to_vec() });
+        match fits.cmp(&bytes.len()) {
+            Ordering::Less if room < bytes.len() => Err(full()),
+            Ordering::Less => Err(io::Error::other("the disk cannot write this")),
+            _ => Ok(()),
+        }
     }
 
     fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()> {
         let platter = &mut *self.0.borrow_mut();
         platter.digest.text(name).number(bytes);
         let len = usize::try_from(bytes).expect("a file fits into memory");
+        platter.change()?;
         let file = platter.file(name)?;
         let len = len.min(file.current.len());
         file.change(Change::Resize(len));
@@ -331,13 +447,25 @@ impl Disk for SimDisk {
     fn sync(&mut self, name: &str) -> io::Result<()> {
         let platter = &mut *self.0.borrow_mut();
         platter.digest.text(name);
-        platter.file(name)?.sync();
-        Ok(())
+        platter.change()?;
+        let ill = platter.ill(Ill::Sync);
+        let file = platter.file(name)?;
+        match ill {
+            Some(mut rng) => {
+                file.sync_failed(&mut rng);
+                Err(io::Error::other("the disk cannot sync this"))
+            }
+            None => {
+                file.sync();
+                Ok(())
+            }
+        }
     }
 
     fn sync_dir(&mut self) -> io::Result<()> {
         let platter = &mut *self.0.borrow_mut();
         platter.digest.number(1);
+        platter.change()?;
         platter.durable_names = platter.names.clone();
         platter.namings.clear();
         platter.collect();
@@ -346,6 +474,7 @@ impl Disk for SimDisk {
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
         let platter = &mut *self.0.borrow_mut();
+        platter.change()?;
         let renamed = platter.file(from)?;
         // A file that is used again holds remains of its former use.
         (renamed.synced, renamed.followed) = (0, 0);
@@ -358,6 +487,7 @@ impl Disk for SimDisk {
     fn remove(&mut self, name: &str) -> io::Result<()> {
         let platter = &mut *self.0.borrow_mut();
         platter.file(name)?;
+        platter.change()?;
         platter.digest.text(name);
         platter.name(Naming::Remove(name.to_owned()));
         Ok(())
@@ -450,6 +580,49 @@ mod tests {
         assert!(disk.rot(&mut Rng::new(1)));
         let wrong: Vec<usize> = (0..200).filter(|at| disk.read(&name).unwrap()[*at] != 7).collect();
         assert!(wrong.len() == 1 && wrong[0] < 100, "{wrong:?}");
+    }
+
+    #[test]
+    fn what_a_failed_sync_left_out_stays_readable_until_the_power_goes_and_is_never_written_by_itself() {
+        let (mut kept, mut lost) = (0, 0);
+        for seed in 0..50 {
+            let mut disk = disk_with(&[7; 100]);
+            disk.write_at("a", 0, &[8; 100]).unwrap();
+            disk.ail(Ill::Sync, Rng::new(seed));
+            disk.sync("a").unwrap_err();
+            assert_eq!(disk.read("a").unwrap(), [8; 100]);
+            disk.sync("a").unwrap();
+            disk.power_cut(&mut Rng::new(seed));
+            match disk.read("a").unwrap()[0] {
+                7 => lost += 1,
+                _ => kept += 1,
+            }
+        }
+        assert!(kept > 5 && lost > 5, "{kept} {lost}");
+    }
+
+    #[test]
+    fn a_full_disk_takes_only_what_has_its_room_already() {
+        let mut disk = disk_with(&[7; 100]);
+        disk.set_full(true);
+        disk.write_at("a", 50, &[8; 50]).unwrap();
+        assert_eq!(disk.write_at("a", 90, &[9; 20]).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(disk.create("b", 10).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(disk.read("a").unwrap().len(), 100);
+        disk.heal();
+        disk.write_at("a", 90, &[9; 20]).unwrap();
+    }
+
+    #[test]
+    fn a_fuse_blows_at_its_change_and_not_before() {
+        let mut disk = disk_with(&[7; 100]);
+        disk.set_fuse(2);
+        disk.write_at("a", 0, &[8]).unwrap();
+        disk.sync("a").unwrap();
+        assert!(!disk.fuse_blew());
+        disk.write_at("a", 0, &[9]).unwrap_err();
+        assert!(disk.fuse_blew() && !disk.fuse_blew());
+        assert_eq!(disk.read("a").unwrap()[0], 8);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! `quorate-sim`: one seed with its story, or many seeds until the first that fails.
 
+use std::fs::File;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, mpsc};
@@ -12,7 +13,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use quorate_sim::heap::MILLI;
 use quorate_sim::report::{Report, Totals};
 use quorate_sim::run::run;
-use quorate_sim::schedule::Strike;
+use quorate_sim::schedule;
+use quorate_sim::shrink::{Shrunk, shrink};
 use quorate_sim::swarm::Setup;
 
 /// A range with so many seeds must have seen every rare thing.
@@ -50,6 +52,15 @@ struct Arguments {
     /// Use the faults in this file instead of the seed's own, one a line as `--print-schedule` prints them
     #[arg(long, value_name = "FILE", requires = "seed")]
     schedule: Option<PathBuf>,
+    /// If the seed fails, look for less that fails the same way, and write its schedule to this file
+    #[arg(long, value_name = "FILE", requires = "seed")]
+    shrink: Option<PathBuf>,
+    /// End the search of `--shrink` after so many runs
+    #[arg(long, value_name = "RUNS", default_value_t = 500, requires = "shrink")]
+    shrink_runs: u64,
+    /// Plant this mistake first, in a build with `--features mutants`
+    #[arg(long, value_name = "NAME")]
+    mutant: Option<String>,
     /// End faults and operations after so many simulated seconds (default 60)
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(10..))]
     duration: Option<u64>,
@@ -88,6 +99,10 @@ fn range(text: &str) -> Result<(u64, u64), String> {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let out = &mut Patient(io::stdout().lock());
+    if let Err(error) = arguments.mutant.as_deref().map_or(Ok(()), plant) {
+        eprintln!("quorate-sim: {error:#}");
+        return ExitCode::from(2);
+    }
     let outcome = match (&arguments.command, arguments.seed, arguments.seeds) {
         (Some(command), ..) => run_command(command, out),
         (None, Some(seed), _) => one(&arguments, seed, out),
@@ -127,15 +142,28 @@ impl<W: Write> Write for Patient<W> {
 }
 
 #[cfg(feature = "mutants")]
+fn find(name: &str) -> anyhow::Result<quorate_core::mutant::Mutant> {
+    let found = quorate_core::mutant::Mutant::ALL.iter().find(|mutant| mutant.name().eq_ignore_ascii_case(name));
+    found.copied().with_context(|| format!("unknown mutant {name}"))
+}
+
+#[cfg(feature = "mutants")]
+fn plant(name: &str) -> anyhow::Result<()> {
+    quorate_core::mutant::plant(Some(find(name)?));
+    Ok(())
+}
+
+#[cfg(not(feature = "mutants"))]
+fn plant(_: &str) -> anyhow::Result<()> {
+    anyhow::bail!("no mistake can be planted in this build: build it with `--features mutants`")
+}
+
+#[cfg(feature = "mutants")]
 fn run_command(command: &Command, out: &mut impl Write) -> anyhow::Result<bool> {
     use quorate_core::mutant::Mutant;
     use quorate_sim::mutants::{Effort, Ledger, matrix};
     let Command::Mutants { names, from, tries, cpu, ledger } = command;
-    let find = |name: &String| {
-        let found = Mutant::ALL.iter().find(|mutant| mutant.name().eq_ignore_ascii_case(name));
-        found.copied().ok_or_else(|| anyhow::anyhow!("unknown mutant {name}"))
-    };
-    let mut chosen = names.iter().map(find).collect::<anyhow::Result<Vec<Mutant>>>()?;
+    let mut chosen = names.iter().map(|name| find(name)).collect::<anyhow::Result<Vec<Mutant>>>()?;
     if chosen.is_empty() {
         chosen = Mutant::ALL.to_vec();
     }
@@ -153,9 +181,11 @@ fn setup(arguments: &Arguments, seed: u64) -> anyhow::Result<Setup> {
     let mut setup = Setup::draw_with(seed, duration);
     if let Some(path) = &arguments.schedule {
         let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        let strikes: Result<Vec<Strike>, _> = lines.map(|line| line.parse::<Strike>()).collect();
-        setup.schedule = strikes.with_context(|| format!("in {}", path.display()))?;
+        let (sets, strikes) = schedule::read(&text).with_context(|| format!("in {}", path.display()))?;
+        for set in sets {
+            setup.set(set).map_err(anyhow::Error::msg)?;
+        }
+        setup.schedule = strikes;
         setup.check().map_err(anyhow::Error::msg)?;
     }
     Ok(setup)
@@ -187,10 +217,50 @@ fn one(arguments: &Arguments, seed: u64, out: &mut impl Write) -> anyhow::Result
         writeln!(out, "FAILED at {} ms\n{violation}", at / MILLI)?;
         good = false;
     }
+    if let Some(path) = &arguments.shrink {
+        shorten(&setup, &report, path, arguments, out)?;
+    }
     if arguments.check {
         good &= compare(&report, &run(setup, true), out)?;
     }
     Ok(good)
+}
+
+/// Writes the shortest schedule that was found to break the same promise.
+fn shorten(
+    setup: &Setup,
+    report: &Report,
+    path: &Path,
+    arguments: &Arguments,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    // Before the search, which takes a while: a path that cannot be written is known now.
+    let mut file = File::create(path).with_context(|| format!("writing {}", path.display()))?;
+    let mut tell = |shrunk: &Shrunk| {
+        let Setup { schedule, clients, watchers, .. } = &shrunk.setup;
+        eprintln!("{} faults, {clients} clients, {watchers} watchers after {} runs", schedule.len(), shrunk.runs);
+    };
+    let Some(shrunk) = shrink(setup.clone(), report, arguments.shrink_runs, &mut tell) else {
+        writeln!(out, "nothing to shrink: every promise was kept")?;
+        return Ok(());
+    };
+    let Shrunk { setup: small, violation: (violation, at), runs } = &shrunk;
+    writeln!(file, "{}\n# breaks after {} ms: {violation}", small.describe(), at / MILLI)?;
+    for set in small.differences(&Setup::draw(small.seed)) {
+        writeln!(file, "{set}")?;
+    }
+    for strike in &small.schedule {
+        writeln!(file, "{strike}")?;
+    }
+    let (from, to) = (setup.schedule.len(), small.schedule.len());
+    writeln!(
+        out,
+        "{from} faults came down to {to} in {runs} runs; it still breaks after {} ms:\n{violation}",
+        at / MILLI
+    )?;
+    let (seed, path) = (small.seed, path.display());
+    writeln!(out, "again: cargo run --release -p quorate-sim -- --seed {seed} --schedule {path}")?;
+    Ok(())
 }
 
 /// Whether two runs of a seed were the same; shows where they parted.
@@ -219,6 +289,9 @@ fn reproduction(arguments: &Arguments, seed: u64) -> String {
     }
     if arguments.check {
         command.push_str(" --check");
+    }
+    if let Some(mutant) = &arguments.mutant {
+        command = format!("{command} --mutant {mutant}").replace(" -- ", " --features mutants -- ");
     }
     command
 }
@@ -267,6 +340,8 @@ fn many(arguments: &Arguments, from: u64, to: u64, out: &mut impl Write) -> anyh
         }
         if *differs {
             writeln!(out, "seed {seed} FAILED: two runs of it differ")?;
+            let setup = setup(arguments, *seed)?;
+            compare(&run(setup.clone(), true), &run(setup, true), out)?;
         }
         writeln!(out, "again: {}", reproduction(arguments, *seed))?;
     }

@@ -1,6 +1,7 @@
 //! One simulated member: the machines of a real one, with its threads' queues between them.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -398,32 +399,39 @@ impl Process {
 
     /// The log's thread writes everything there is; [`Process::synced`] follows a sync later. Gives the bytes' count, about.
     ///
+    /// # Errors
+    /// The disk failed: the process must end.
+    ///
     /// # Panics
-    /// If the disk fails: a real member ends its process.
-    pub fn write(&mut self) -> usize {
+    /// If a sync is under way.
+    pub fn write(&mut self) -> io::Result<usize> {
         assert!(self.syncing.is_none(), "the log's thread does one thing at a time");
         self.syncing = self.unwritten_through.take();
         self.releases |=
             self.unwritten.iter().any(|record| matches!(record, Record::Compact { .. } | Record::Snapshot { .. }));
         let count = self.unwritten.len();
-        self.wal.append(&self.unwritten).expect("simulated disks do not fail");
+        self.wal.append(&self.unwritten)?;
         self.unwritten.clear();
-        count
+        Ok(count)
     }
 
     /// The sync that began with [`Process::write`] ends.
     ///
+    /// # Errors
+    /// The disk failed: the process must end.
+    ///
     /// # Panics
-    /// If the disk fails.
-    pub fn synced(&mut self, mark: bool) {
-        self.wal.sync().expect("simulated disks do not fail");
+    /// If none is under way.
+    pub fn synced(&mut self, mark: bool) -> io::Result<()> {
+        self.wal.sync()?;
         let write = self.syncing.take().expect("a sync ends once");
         self.inbox.push(driver::Event::Input(replica::Input::Persisted { write }));
         if std::mem::take(&mut self.releases) {
-            self.wal.release().expect("simulated disks do not fail");
+            self.wal.release()?;
         } else if mark && self.unwritten_through.is_none() {
-            self.wal.mark().expect("simulated disks do not fail");
+            self.wal.mark()?;
         }
+        Ok(())
     }
 
     /// One turn of the applier over at most `inputs_max` inputs.

@@ -21,6 +21,8 @@ pub struct Quality {
     pub straggle_max: Nanos,
     /// Bytes a second; 0 is unlimited.
     pub bandwidth: u64,
+    /// Messages that would wait longer than this for the wire are dropped; 0: none is.
+    pub queue: Nanos,
 }
 
 impl Quality {
@@ -33,6 +35,7 @@ impl Quality {
         straggle_ppm: 0,
         straggle_max: 0,
         bandwidth: 0,
+        queue: 0,
     };
 }
 
@@ -104,6 +107,9 @@ impl Network {
         let mut start = now;
         if quality.bandwidth > 0 {
             start = start.max(link.free[lane]);
+            if quality.queue > 0 && start - now > quality.queue {
+                return Deliveries::default();
+            }
             let busy = u128::from(bytes as u64) * 1_000_000_000 / u128::from(quality.bandwidth);
             link.free[lane] = start + u64::try_from(busy).expect("a message takes less than a century");
             start = link.free[lane];

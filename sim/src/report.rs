@@ -29,12 +29,13 @@ pub struct Totals {
     pub watch_events: u64,
     pub frames: u64,
     pub undecided: u64,
+    pub disk_failures: u64,
 }
 
 impl Totals {
     /// Every figure and its name.
     #[must_use]
-    pub fn figures(&self) -> [(&'static str, u64); 20] {
+    pub fn figures(&self) -> [(&'static str, u64); 21] {
         [
             ("simulated seconds", self.simulated_nanos / SECOND),
             ("operations", self.operations),
@@ -56,6 +57,7 @@ impl Totals {
             ("watch responses", self.watch_events),
             ("frames", self.frames),
             ("histories undecided", self.undecided),
+            ("failures of a log's disk", self.disk_failures),
         ]
     }
 
@@ -93,6 +95,7 @@ impl Totals {
         self.watch_events += other.watch_events;
         self.frames += other.frames;
         self.undecided += other.undecided;
+        self.disk_failures += other.disk_failures;
     }
 }
 

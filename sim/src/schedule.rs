@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::disk::Ill;
 use crate::heap::{MICRO, Nanos};
 
 /// One thing done to the cluster. Members are numbered from 0. Spans end by themselves.
@@ -86,6 +87,56 @@ pub enum Fault {
         /// How long.
         span: Nanos,
     },
+    /// None of a member's syncs ends for a while.
+    Stall {
+        /// Which member.
+        member: usize,
+        /// How long.
+        span: Nanos,
+    },
+    /// A member's applier takes `factor` times as long: what is committed waits to be applied.
+    SlowApply {
+        /// Which member.
+        member: usize,
+        /// How many times as long.
+        factor: u64,
+        /// How long.
+        span: Nanos,
+    },
+    /// The disk of a member's log fails it, once.
+    Fail {
+        /// Which member.
+        member: usize,
+        /// In what.
+        ill: Ill,
+    },
+    /// The disk of a member's log has no more room.
+    Full {
+        /// Which member.
+        member: usize,
+        /// How long.
+        span: Nanos,
+    },
+    /// A member dies between two changes to the disk of its log, in the middle of whatever it is doing.
+    Trip {
+        /// Which member.
+        member: usize,
+        /// Changes that are made before.
+        changes: u32,
+        /// Its machine loses power; or else only the process ends.
+        power: bool,
+        /// How long it is away.
+        down: Nanos,
+    },
+    /// Every link gets narrow, and drops what would wait too long.
+    Throttle {
+        /// Bytes a second.
+        bandwidth: u64,
+        /// What would wait longer is dropped.
+        queue: Nanos,
+        /// How long.
+        span: Nanos,
+    },
     /// A member's clock changes its rate, for good.
     ClockRate {
         /// Which member.
@@ -114,6 +165,72 @@ pub struct Strike {
     pub at: Nanos,
     /// What.
     pub fault: Fault,
+}
+
+/// A line of a schedule that changes a setting of its seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Set {
+    /// When faults and clients end.
+    Duration(Nanos),
+    /// When clients begin.
+    ClientsFrom(Nanos),
+    /// Clients of keys and leases.
+    Clients(usize),
+    /// Clients of watches.
+    Watchers(usize),
+    /// See [`crate::swarm::Setup::fate`].
+    Fate(u64),
+}
+
+impl fmt::Display for Set {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Duration(span) => write!(f, "set duration={}", Span(*span)),
+            Self::ClientsFrom(at) => write!(f, "set clients-from={}", Span(*at)),
+            Self::Clients(clients) => write!(f, "set clients={clients}"),
+            Self::Watchers(watchers) => write!(f, "set watchers={watchers}"),
+            Self::Fate(fate) => write!(f, "set fate={fate}"),
+        }
+    }
+}
+
+impl FromStr for Set {
+    type Err = ParseError;
+
+    fn from_str(line: &str) -> Result<Self, ParseError> {
+        let (name, value) = line
+            .strip_prefix("set ")
+            .and_then(|rest| rest.trim().split_once('='))
+            .ok_or_else(|| ParseError(format!("{line} is not set name=value")))?;
+        let number = || value.parse::<u64>().map_err(|_| ParseError(format!("{value} is not a number")));
+        let count = || value.parse::<usize>().map_err(|_| ParseError(format!("{value} is not a number")));
+        Ok(match name {
+            "duration" => Self::Duration(parse_span(value)?),
+            "clients-from" => Self::ClientsFrom(parse_span(value)?),
+            "clients" => Self::Clients(count()?),
+            "watchers" => Self::Watchers(count()?),
+            "fate" => Self::Fate(number()?),
+            other => return Err(ParseError(format!("there is no setting {other}"))),
+        })
+    }
+}
+
+/// A schedule as a file: what differs from the seed's own settings, then the faults, one a line.
+///
+/// # Errors
+/// The first line that is neither, with its number.
+pub fn read(text: &str) -> Result<(Vec<Set>, Vec<Strike>), ParseError> {
+    let (mut sets, mut strikes) = (Vec::new(), Vec::new());
+    for (number, line) in text.lines().enumerate().map(|(n, line)| (n + 1, line.trim())) {
+        let named = |error: ParseError| ParseError(format!("line {number}: {error}"));
+        match line {
+            "" => {}
+            _ if line.starts_with('#') => {}
+            _ if line.starts_with("set ") => sets.push(line.parse().map_err(named)?),
+            _ => strikes.push(line.parse().map_err(named)?),
+        }
+    }
+    Ok((sets, strikes))
 }
 
 /// Shows a span in whole microseconds, the resolution of schedules.
@@ -145,6 +262,21 @@ impl fmt::Display for Strike {
             ),
             Fault::SlowDisk { member, factor, span } => {
                 write!(f, "slow-disk member={member} factor={factor} span={}", Span(span))
+            }
+            Fault::Stall { member, span } => write!(f, "stall member={member} span={}", Span(span)),
+            Fault::SlowApply { member, factor, span } => {
+                write!(f, "slow-apply member={member} factor={factor} span={}", Span(span))
+            }
+            Fault::Fail { member, ill: Ill::Sync } => write!(f, "fail-sync member={member}"),
+            Fault::Fail { member, ill: Ill::Write } => write!(f, "fail-write member={member}"),
+            Fault::Fail { member, ill: Ill::Read } => write!(f, "fail-read member={member}"),
+            Fault::Full { member, span } => write!(f, "full member={member} span={}", Span(span)),
+            Fault::Trip { member, changes, power, down } => {
+                let name = if power { "trip-power" } else { "trip" };
+                write!(f, "{name} member={member} changes={changes} down={}", Span(down))
+            }
+            Fault::Throttle { bandwidth, queue, span } => {
+                write!(f, "throttle bandwidth={bandwidth} queue={} span={}", Span(queue), Span(span))
             }
             Fault::ClockRate { member, ppm } => write!(f, "clock-rate member={member} ppm={ppm}"),
             Fault::Harass { after, span } => write!(f, "harass after={} span={}", Span(after), Span(span)),
@@ -194,6 +326,11 @@ impl FromStr for Strike {
         let fields =
             words.map(|word| word.split_once('=').ok_or_else(|| ParseError(format!("{word} is no name=value"))));
         let fields = Fields(fields.collect::<Result<_, _>>()?);
+        for (n, (key, _)) in fields.0.iter().enumerate() {
+            if fields.0[..n].iter().any(|(other, _)| other == key) {
+                return Err(ParseError(format!("{key}= twice")));
+            }
+        }
         let fault = match name {
             "kill" => Fault::Kill { member: fields.get("member")?, down: fields.span("down")? },
             "power" => Fault::Power { member: fields.get("member")?, down: fields.span("down")? },
@@ -215,12 +352,40 @@ impl FromStr for Strike {
                 factor: fields.get("factor")?,
                 span: fields.span("span")?,
             },
+            "stall" => Fault::Stall { member: fields.get("member")?, span: fields.span("span")? },
+            "slow-apply" => Fault::SlowApply {
+                member: fields.get("member")?,
+                factor: fields.get("factor")?,
+                span: fields.span("span")?,
+            },
+            "fail-sync" => Fault::Fail { member: fields.get("member")?, ill: Ill::Sync },
+            "fail-write" => Fault::Fail { member: fields.get("member")?, ill: Ill::Write },
+            "fail-read" => Fault::Fail { member: fields.get("member")?, ill: Ill::Read },
+            "full" => Fault::Full { member: fields.get("member")?, span: fields.span("span")? },
+            "trip" | "trip-power" => Fault::Trip {
+                member: fields.get("member")?,
+                changes: fields.get("changes")?,
+                power: name == "trip-power",
+                down: fields.span("down")?,
+            },
+            "throttle" => Fault::Throttle {
+                bandwidth: fields.get("bandwidth")?,
+                queue: fields.span("queue")?,
+                span: fields.span("span")?,
+            },
             "clock-rate" => Fault::ClockRate { member: fields.get("member")?, ppm: fields.get("ppm")? },
             "harass" => Fault::Harass { after: fields.span("after")?, span: fields.span("span")? },
             "transfer" => Fault::Transfer { member: fields.get("member")? },
             other => return Err(ParseError(format!("unknown fault {other}"))),
         };
-        Ok(Self { at, fault })
+        let strike = Self { at, fault };
+        // What was not asked for has no place in what is printed.
+        let printed = strike.to_string();
+        let unknown = fields.0.iter().find(|(key, _)| !printed.split([' ', '=']).any(|word| word == *key));
+        match unknown {
+            Some((key, _)) => Err(ParseError(format!("{name} has no {key}="))),
+            None => Ok(strike),
+        }
     }
 }
 
@@ -239,13 +404,28 @@ mod tests {
                 assert_eq!(line.parse(), Ok(strike), "{line}");
             }
         }
-        assert_eq!(kinds.len(), 13, "the swarm draws every kind of fault: {kinds:?}");
+        assert_eq!(kinds.len(), 22, "the swarm draws every kind of fault: {kinds:?}");
+    }
+
+    #[test]
+    fn settings_survive_being_printed_and_read() {
+        let sets = [Set::Duration(MICRO), Set::ClientsFrom(0), Set::Clients(3), Set::Watchers(0), Set::Fate(u64::MAX)];
+        let text: String = sets.iter().map(|set| format!("{set}\n")).collect();
+        assert_eq!(read(&format!("# a comment\n\n{text}")), Ok((sets.to_vec(), Vec::new())));
+        assert_eq!(read("set fate=1\nset luck=2"), Err(ParseError("line 2: there is no setting luck".into())));
+        assert_eq!(read("\n5us fry x=1"), Err(ParseError("line 2: unknown fault fry".into())));
     }
 
     #[test]
     fn nonsense_is_named() {
         assert_eq!("5us fry member=1".parse::<Strike>(), Err(ParseError("unknown fault fry".into())));
         assert_eq!("5us kill member=1".parse::<Strike>(), Err(ParseError("no down=".into())));
+        assert_eq!("5us heal-all span=1us".parse::<Strike>(), Err(ParseError("unknown fault heal-all".into())));
+        assert_eq!(
+            "5us kill member=1 down=1us span=2us".parse::<Strike>(),
+            Err(ParseError("kill has no span=".into()))
+        );
+        assert_eq!("5us kill member=1 member=2 down=1us".parse::<Strike>(), Err(ParseError("member= twice".into())));
         assert!("soon kill".parse::<Strike>().is_err());
     }
 }

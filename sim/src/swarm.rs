@@ -9,7 +9,11 @@ use quorate_node::applier::Slices;
 use crate::clock::DRIFT_PPM_MAX;
 use crate::heap::{MICRO, MILLI, Nanos, SECOND};
 use crate::network::Quality;
-use crate::schedule::{Fault, Strike};
+use crate::schedule::{Fault, Set, Strike};
+
+mod faults;
+
+use faults::draw_schedule;
 
 /// Random streams, one per purpose: drawing more for one leaves the others as they were.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +40,9 @@ pub fn stream(seed: u64, purpose: Stream, number: usize) -> Rng {
     Rng::new(seed).split(purpose as u64).split(number as u64 + 1)
 }
 
+/// A day.
+const DURATION_MAX: Nanos = 86_400 * SECOND;
+
 /// Which classes of faults a run has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -51,6 +58,14 @@ pub struct Classes {
     pub transfer: bool,
     pub harass: bool,
     pub rot: bool,
+    pub disk_error: bool,
+    pub full: bool,
+    pub trip: bool,
+    pub slow_apply: bool,
+    pub throttle: bool,
+    pub swizzle: bool,
+    pub flap: bool,
+    pub rolling: bool,
 }
 
 /// Settings of the members that change how often rare paths are taken.
@@ -108,12 +123,19 @@ pub struct Latencies {
 pub struct Setup {
     /// Where everything comes from.
     pub seed: u64,
+    /// 0, or another outcome of what members, disks and networks leave to chance: the same faults and clients, other
+    /// moments.
+    pub fate: u64,
     /// Number of members.
     pub members: usize,
     /// Number of clients.
     pub clients: usize,
     /// Mean pause of a client between two operations.
     pub think: Nanos,
+    /// Clients of watches.
+    pub watchers: usize,
+    /// Clients begin at this time.
+    pub clients_from: Nanos,
     /// Keys the clients use.
     pub keys: u64,
     /// When the nemesis and the clients stop and healing begins.
@@ -143,7 +165,7 @@ impl Setup {
     #[must_use]
     pub fn draw_with(seed: u64, duration: Option<Nanos>) -> Self {
         let rng = &mut stream(seed, Stream::Setup, 0);
-        let members = pick(rng, &[(10, 1), (5, 2), (60, 3), (5, 4), (20, 5)]);
+        let members = pick(rng, &[(10, 1), (5, 2), (54, 3), (5, 4), (18, 5), (4, 6), (4, 7)]);
         let classes = draw_classes(rng, members);
         let election = pick(rng, &[(1, 100), (2, 300), (2, 1_000), (1, 2_000)]) * MILLI;
         let clients = pick(rng, &[(1, 4), (4, 10), (1, 16)]);
@@ -151,9 +173,12 @@ impl Setup {
         let clocks = (0..members).map(|_| (rng.below(1_000 * SECOND), clock_rate(rng))).collect();
         let mut setup = Self {
             seed,
+            fate: 0,
             members,
             clients,
-            think: SECOND / 150 * clients as u64,
+            think: SECOND / 200 * clients as u64,
+            watchers: 3,
+            clients_from: 100 * MILLI,
             keys: pick(rng, &[(1, 3), (3, 20), (1, 200)]),
             duration: duration.unwrap_or(60 * SECOND),
             classes,
@@ -173,6 +198,18 @@ impl Setup {
         setup
     }
 
+    /// The stream for a purpose and the number of a member, link or client.
+    #[must_use]
+    pub fn stream(&self, purpose: Stream, number: usize) -> Rng {
+        let rng = stream(self.seed, purpose, number);
+        match purpose {
+            Stream::Network | Stream::Disk | Stream::Backend | Stream::Process | Stream::Member if self.fate > 0 => {
+                rng.split(self.fate)
+            }
+            _ => rng,
+        }
+    }
+
     /// Whether the schedule fits the cluster.
     ///
     /// # Errors
@@ -186,11 +223,34 @@ impl Setup {
                 | Fault::Rot { member, .. }
                 | Fault::Pause { member, .. }
                 | Fault::SlowDisk { member, .. }
+                | Fault::Stall { member, .. }
+                | Fault::SlowApply { member, .. }
+                | Fault::Fail { member, .. }
+                | Fault::Full { member, .. }
+                | Fault::Trip { member, .. }
                 | Fault::ClockRate { member, .. }
                 | Fault::Transfer { member } => member,
                 Fault::Cut { from, to, .. } => from.max(to),
-                Fault::Blackout { .. } | Fault::Partition { .. } | Fault::Storm { .. } | Fault::Harass { .. } => 0,
+                Fault::Blackout { .. }
+                | Fault::Partition { .. }
+                | Fault::Storm { .. }
+                | Fault::Throttle { .. }
+                | Fault::Harass { .. } => 0,
             };
+            let broken = match strike.fault {
+                Fault::SlowDisk { factor: 0, .. } | Fault::SlowApply { factor: 0, .. } => Some("a factor of 0"),
+                Fault::SlowDisk { factor: 1_000_000.., .. } | Fault::SlowApply { factor: 1_000_000.., .. } => {
+                    Some("a factor of a million or more")
+                }
+                Fault::Throttle { bandwidth: 0..1_000, .. } => Some("less than 1000 bytes a second"),
+                Fault::Cut { from, to, .. } if from == to => Some("a link from a member to itself"),
+                Fault::Partition { side, .. } if side >> self.members != 0 => Some("a member that does not exist"),
+                _ if strike.at > self.duration => Some("a time behind the end of the run"),
+                _ => None,
+            };
+            if let Some(broken) = broken {
+                return Err(format!("{strike}: {broken}"));
+            }
             if named >= self.members {
                 return Err(format!("{strike}: there are {} members", self.members));
             }
@@ -199,6 +259,37 @@ impl Setup {
             }
         }
         Ok(())
+    }
+
+    /// Changes what a line of a schedule sets.
+    ///
+    /// # Errors
+    /// The value makes no sense.
+    pub fn set(&mut self, set: Set) -> Result<(), String> {
+        match set {
+            Set::Fate(fate) => self.fate = fate,
+            Set::Clients(clients @ 0..=100) => self.clients = clients,
+            Set::Watchers(watchers @ 0..=100) => self.watchers = watchers,
+            Set::ClientsFrom(from) if from <= self.duration => self.clients_from = from,
+            Set::Duration(duration @ SECOND..=DURATION_MAX) => self.duration = duration,
+            other => return Err(format!("{other}: out of range")),
+        }
+        Ok(())
+    }
+
+    /// What [`Setup::set`] must be told for `other` (of the same seed) to become this.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<Set> {
+        let sets = |setup: &Self| {
+            [
+                Set::Duration(setup.duration),
+                Set::ClientsFrom(setup.clients_from),
+                Set::Clients(setup.clients),
+                Set::Watchers(setup.watchers),
+                Set::Fate(setup.fate),
+            ]
+        };
+        sets(self).into_iter().zip(sets(other)).filter(|(ours, theirs)| ours != theirs).map(|(ours, _)| ours).collect()
     }
 
     /// The settings in words, as comments of a schedule.
@@ -242,6 +333,14 @@ fn draw_classes(rng: &mut Rng, members: usize) -> Classes {
         transfer: rng.chance(1, 3) && members >= 2,
         harass: rng.chance(1, 3) && members >= 2,
         rot: rng.chance(1, 3) && members >= 3,
+        disk_error: rng.chance(1, 3),
+        full: rng.chance(1, 5),
+        trip: rng.chance(1, 3),
+        slow_apply: rng.chance(1, 4),
+        throttle: rng.chance(1, 6) && members >= 2,
+        swizzle: rng.chance(1, 4) && members >= 3,
+        flap: rng.chance(1, 5) && members >= 2,
+        rolling: rng.chance(1, 5),
     }
 }
 
@@ -280,101 +379,14 @@ fn draw_network(rng: &mut Rng, election: Nanos) -> Quality {
     }
 }
 
-/// Draws strikes of every class that is on, one stream per class: switching one class off leaves the others' strikes.
-fn draw_schedule(setup: &Setup) -> Vec<Strike> {
-    let mut schedule = Vec::new();
-    let Setup { members, classes, duration, .. } = *setup;
-    // The cluster has a moment to come up, and healing begins before the nemesis' last span can reach far beyond.
-    let (begin, end) = (SECOND / 2, duration - 3 * SECOND);
-    let mut class = |number: usize, on: bool, mean: Nanos, draw: &dyn Fn(&mut Rng) -> Fault| {
-        let rng = &mut stream(setup.seed, Stream::Schedule, number);
-        let mean = mean * pick(rng, &[(1, 1), (2, 2), (1, 6)]);
-        // Now and then the first one comes while the cluster is still being born.
-        let mut at = if rng.chance(1, 6) { rng.below(begin) } else { begin + rng.below(2 * mean) };
-        while on && at < end {
-            let at_micros = at / MICRO * MICRO;
-            schedule.push(Strike { at: at_micros, fault: whole_micros(draw(rng)) });
-            at += MILLI + rng.below(2 * mean);
-        }
-    };
-    let member = |rng: &mut Rng| usize::try_from(rng.below(members as u64)).expect("few members");
-    let down = |rng: &mut Rng| pick(rng, &[(2, 50), (2, 1_000), (1, 8_000)]) * MILLI / 100 * (1 + rng.below(100));
-    class(1, classes.kill, 3 * SECOND, &|rng| Fault::Kill { member: member(rng), down: down(rng) });
-    class(2, classes.power, 3 * SECOND, &|rng| Fault::Power { member: member(rng), down: down(rng) });
-    class(3, classes.wipe, 6 * SECOND, &|rng| Fault::Wipe { member: member(rng), down: down(rng) });
-    class(13, classes.rot, 8 * SECOND, &|rng| Fault::Rot { member: member(rng), down: down(rng) });
-    class(4, classes.power, 12 * SECOND, &|rng| Fault::Blackout { down: down(rng) });
-    class(5, classes.pause, 3 * SECOND, &|rng| Fault::Pause { member: member(rng), span: down(rng) });
-    class(6, classes.partition, 4 * SECOND, &|rng| Fault::Partition {
-        side: 1 + rng.below((1 << members) - 2),
-        span: down(rng),
-    });
-    class(7, classes.partition, 4 * SECOND, &|rng| {
-        let from = member(rng);
-        let to = (from + 1 + usize::try_from(rng.below(members as u64 - 1)).expect("few members")) % members;
-        Fault::Cut { from, to, span: down(rng) }
-    });
-    class(8, classes.storm, 6 * SECOND, &|rng| Fault::Storm {
-        loss_ppm: pick(rng, &[(1, 0), (2, 50_000), (1, 300_000)]),
-        duplicate_ppm: pick(rng, &[(1, 0), (1, 50_000), (1, 300_000)]),
-        straggle_ppm: pick(rng, &[(1, 0), (1, 50_000), (1, 300_000)]),
-        straggle_max: pick(rng, &[(1, 10), (2, 500), (1, 5_000)]) * MILLI,
-        span: 5 * down(rng),
-    });
-    class(9, classes.slow_disk, 5 * SECOND, &|rng| Fault::SlowDisk {
-        member: member(rng),
-        factor: pick(rng, &[(2, 20), (1, 500)]),
-        span: down(rng),
-    });
-    class(10, classes.clock, 5 * SECOND, &|rng| Fault::ClockRate { member: member(rng), ppm: ppm(rng) });
-    class(12, classes.harass, 4 * SECOND, &|rng| Fault::Harass {
-        after: pick(rng, &[(2, 5), (2, 100), (1, 3_000)]) * MILLI,
-        span: 2 * SECOND + 8 * down(rng),
-    });
-    class(11, classes.transfer, 3 * SECOND, &|rng| Fault::Transfer { member: member(rng) });
-    let relentless = &mut stream(setup.seed, Stream::Schedule, 14);
-    if classes.harass && relentless.chance(1, 2) {
-        let after = pick(relentless, &[(1, 1), (1, 10), (1, 100)]) * MILLI;
-        schedule.push(Strike { at: begin, fault: Fault::Harass { after, span: end - begin } });
-    }
-    schedule.sort_by_key(|strike| strike.at);
-    schedule
-}
-
-/// Schedules are written in microseconds: spans are drawn so that nothing is lost in print.
-fn whole_micros(mut fault: Fault) -> Fault {
-    let round = |span: &mut Nanos| *span = *span / MICRO * MICRO;
-    match &mut fault {
-        Fault::Kill { down, .. }
-        | Fault::Power { down, .. }
-        | Fault::Wipe { down, .. }
-        | Fault::Rot { down, .. }
-        | Fault::Blackout { down } => round(down),
-        Fault::Pause { span, .. }
-        | Fault::Partition { span, .. }
-        | Fault::Cut { span, .. }
-        | Fault::SlowDisk { span, .. } => round(span),
-        Fault::Harass { after, span } => {
-            round(after);
-            round(span);
-        }
-        Fault::Storm { straggle_max, span, .. } => {
-            round(straggle_max);
-            round(span);
-        }
-        Fault::ClockRate { .. } | Fault::Transfer { .. } => {}
-    }
-    fault
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_size_and_class_is_drawn() {
-        let setups: Vec<_> = (0..200).map(Setup::draw).collect();
-        for size in 1..=5 {
+        let setups: Vec<_> = (0..400).map(Setup::draw).collect();
+        for size in 1..=7 {
             assert!(setups.iter().any(|setup| setup.members == size), "size {size}");
         }
         assert!(setups.iter().any(|setup| setup.schedule.is_empty() || setup.classes == Classes::default()));

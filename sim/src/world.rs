@@ -16,7 +16,7 @@ use crate::heap::{Heap, Nanos, SECOND};
 use crate::member::{Actions, Process};
 use crate::network::Network;
 use crate::report::Totals;
-use crate::swarm::{Setup, Stream, stream};
+use crate::swarm::{Setup, Stream};
 use crate::trace::Trace;
 use crate::workload::client::Client;
 use crate::workload::watcher::WatchClient;
@@ -72,9 +72,6 @@ pub struct World {
 /// Events of one simulated second at most.
 const BUSY_MAX: u64 = 500_000;
 
-/// Watch clients of every run.
-const WATCH_CLIENTS: usize = 3;
-
 impl World {
     /// The world as it is before anything happened.
     #[must_use]
@@ -84,7 +81,7 @@ impl World {
             let (offset, ppm) = setup.clocks[member];
             Machine {
                 disk: SimDisk::new(),
-                backends: SimBackends::new(stream(seed, Stream::Backend, member), setup.knobs.flush_batches),
+                backends: SimBackends::new(setup.stream(Stream::Backend, member), setup.knobs.flush_batches),
                 clock: Clock::new(0, offset, ppm),
                 process: None,
                 epoch: 0,
@@ -94,15 +91,19 @@ impl World {
                 trusted: false,
                 blank: false,
                 rotten: false,
+                doubtful: false,
                 next_turn: None,
                 next_apply: None,
                 slowness: 1,
-                rng: stream(seed, Stream::Member, member),
+                stalled: 0,
+                apply_slowness: 1,
+                dies: None,
+                rng: setup.stream(Stream::Member, member),
             }
         };
-        let lines = setup.clients + WATCH_CLIENTS + 1;
-        let line = |n| Line { rng: stream(seed, Stream::Client, n), up: 0, down: 0 };
-        let network = Network::new(setup.members, setup.network, &stream(seed, Stream::Network, 0));
+        let lines = setup.clients + setup.watchers + 1;
+        let line = |n| Line { rng: setup.stream(Stream::Client, n), up: 0, down: 0 };
+        let network = Network::new(setup.members, setup.network, &setup.stream(Stream::Network, 0));
         let mut world = Self {
             heap: Heap::new(seed),
             trace: Trace::new(log),
@@ -118,7 +119,7 @@ impl World {
             totals: Totals::default(),
             actions: Actions::default(),
             violation: None,
-            harassment: nemesis::Harassment::new(stream(seed, Stream::Schedule, 99)),
+            harassment: nemesis::Harassment::new(setup.stream(Stream::Schedule, 99)),
             newest: Revision(1),
             floor: Revision(-1),
             seen: Revision(1),

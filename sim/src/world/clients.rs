@@ -5,13 +5,13 @@ use quorate_api::etcdserverpb as pb;
 use quorate_core::{Revision, Ttl};
 use quorate_jepsen::history::{Op, OpId, Response, Sighting};
 
+use super::World;
 use super::event::{Event, link};
-use super::{WATCH_CLIENTS, World};
 use crate::call::{Answer, CallError, Rpc};
 use crate::check::{Verdict, Violation};
-use crate::heap::{MILLI, Nanos, SECOND, tail};
+use crate::heap::{Nanos, SECOND, tail};
 use crate::member::{CallId, Process, Subscription};
-use crate::swarm::{Setup, Stream, stream};
+use crate::swarm::{Setup, Stream};
 use crate::trace::Kind;
 use crate::wire;
 use crate::workload::Generator;
@@ -20,7 +20,7 @@ use crate::workload::watcher::WatchClient;
 
 pub(super) fn draw(setup: &Setup) -> Vec<Client> {
     let client = |n: usize| {
-        let generator = Generator::new(stream(setup.seed, Stream::Workload, n), n, setup.keys);
+        let generator = Generator::new(setup.stream(Stream::Workload, n), n, setup.keys);
         Client::new(generator, n % setup.members)
     };
     (0..setup.clients).map(client).collect()
@@ -28,21 +28,21 @@ pub(super) fn draw(setup: &Setup) -> Vec<Client> {
 
 pub(super) fn draw_watchers(setup: &Setup) -> Vec<WatchClient> {
     let client = |n: usize| {
-        let generator = Generator::new(stream(setup.seed, Stream::Watch, n), n, setup.keys);
+        let generator = Generator::new(setup.stream(Stream::Watch, n), n, setup.keys);
         WatchClient::new(generator, n % setup.members, n == 0)
     };
-    (0..WATCH_CLIENTS).map(client).collect()
+    (0..setup.watchers).map(client).collect()
 }
 
 impl World {
     pub(super) fn begin_clients(&mut self) {
         for client in 0..self.clients.len() {
-            let at = 100 * MILLI + self.lines[client].rng.below(SECOND);
+            let at = self.setup.clients_from + self.lines[client].rng.below(SECOND);
             self.heap.push(at, link::client(client, 2), Event::Think { client });
         }
-        for client in 0..WATCH_CLIENTS {
+        for client in 0..self.watchers.len() {
             let line = self.line_of_watcher(client);
-            let at = 100 * MILLI + self.lines[line].rng.below(2 * SECOND);
+            let at = self.setup.clients_from + self.lines[line].rng.below(2 * SECOND);
             self.heap.push(at, link::client(line, 2), Event::Whim { client });
         }
     }

@@ -5,8 +5,8 @@ use quorate_core::request::PutRequest;
 use quorate_jepsen::history::{Op, OpId};
 use quorate_jepsen::witness;
 
+use super::World;
 use super::event::{Event, link};
-use super::{WATCH_CLIENTS, World};
 use crate::call::Answer;
 use crate::check::{self, Verdict, Violation};
 use crate::heap::{MILLI, Nanos, SECOND};
@@ -57,7 +57,7 @@ impl Finale {
 
 impl World {
     pub(super) fn probe_client(&self) -> usize {
-        self.clients.len() + WATCH_CLIENTS
+        self.clients.len() + self.watchers.len()
     }
 
     fn recovery(&self) -> Nanos {

@@ -1,20 +1,23 @@
 //! A member's machine in the world: started on what its disks hold, its threads given their turns.
 
+use std::io;
+
 use quorate_core::LogIndex;
 use quorate_core::entry::Standing;
 use quorate_core::raft::Role;
 use quorate_core::rng::Rng;
-use quorate_node::boot::Found;
+use quorate_node::boot::{BootError, Found};
 
 use super::World;
 use super::event::{Event, link};
+use super::nemesis::Death;
 use crate::backend::SimBackends;
 use crate::check::{Verdict, Violation};
 use crate::clock::Clock;
 use crate::disk::SimDisk;
-use crate::heap::{MICRO, Nanos, SECOND, tail};
-use crate::member::{Process, Start};
-use crate::swarm::{Stream, stream};
+use crate::heap::{MICRO, MILLI, Nanos, SECOND, tail};
+use crate::member::{Process, Start, StartError};
+use crate::swarm::Stream;
 use crate::trace::Kind;
 
 /// A member's machine: what survives its process.
@@ -36,10 +39,18 @@ pub(super) struct Machine {
     pub(super) blank: bool,
     /// Its log has been damaged since it ran last.
     pub(super) rotten: bool,
+    /// Its last start failed half way: a damaged log may have been moved aside, or in part.
+    pub(super) doubtful: bool,
     pub(super) next_turn: Option<Nanos>,
     pub(super) next_apply: Option<Nanos>,
     /// Syncs take so many times as long.
     pub(super) slowness: u64,
+    /// No sync ends before.
+    pub(super) stalled: Nanos,
+    /// The applier takes so many times as long.
+    pub(super) apply_slowness: u64,
+    /// How the process dies once the fuse of its disk has blown, and for how long.
+    pub(super) dies: Option<(Death, Nanos)>,
     pub(super) rng: Rng,
 }
 
@@ -56,13 +67,21 @@ impl World {
         machine.epoch += 1;
         machine.paused = false;
         (machine.next_turn, machine.next_apply) = (None, None);
-        let mut rng = stream(self.setup.seed, Stream::Process, member).split(machine.epoch);
+        let mut rng = self.setup.stream(Stream::Process, member).split(machine.epoch);
         let local = machine.clock.read(now);
         let start = Start { member, members: self.setup.members, knobs: &self.setup.knobs, now: local };
-        let process = Process::start(&start, &machine.disk, &machine.backends, &mut rng)
-            .map_err(|error| Violation::new("recovery", format!("member {member} does not start: {error:?}")))?;
-        let rotten = std::mem::take(&mut machine.rotten);
+        let process = match Process::start(&start, &machine.disk, &machine.backends, &mut rng) {
+            Ok(process) => process,
+            Err(StartError::Boot(BootError::Io(error))) if error.kind() != io::ErrorKind::NotFound => {
+                machine.doubtful |= machine.rotten;
+                self.disk_failed(now, member, &error);
+                return Ok(());
+            }
+            Err(error) => return Err(Violation::new("recovery", format!("member {member} does not start: {error:?}"))),
+        };
+        let (rotten, doubtful) = (std::mem::take(&mut machine.rotten), std::mem::take(&mut machine.doubtful));
         match &process.found {
+            Found::Nothing if doubtful => {}
             Found::Damaged { damage, .. } if !rotten => {
                 let text = format!("member {member} takes its log for damaged: {damage}");
                 return Err(Violation::new("recovery", text));
@@ -106,15 +125,18 @@ impl World {
             self.heap.push(at, link::member(member, 0), Event::Turn { member, epoch, at });
         }
         if process.can_write() {
-            let records = process.write();
+            let records = match process.write() {
+                Ok(records) => records,
+                Err(error) => return self.disk_failed(now, member, &error),
+            };
             let digest = machine.disk.digest();
             let took = machine.slowness * (MICRO + latencies.sync / 2 + tail(&mut machine.rng, latencies.sync));
-            let took = took.min(SYNC_MAX);
+            let took = took.min(SYNC_MAX).max(machine.stalled.saturating_sub(now));
             self.trace.event(now, Kind::Disk, member, digest, &[], || format!("write {records} records, sync {took}"));
             self.heap.push(now + took, link::member(member, 1), Event::Synced { member, epoch });
         }
         let apply = if process.can_apply() {
-            Some(now + 1 + tail(&mut machine.rng, latencies.apply))
+            Some(now + 1 + machine.apply_slowness * tail(&mut machine.rng, latencies.apply))
         } else {
             machine.clock.when(process.applier_deadline()).map(|at| at.max(now + MICRO))
         };
@@ -161,10 +183,23 @@ impl World {
             return;
         }
         let Some(process) = &mut machine.process else { return };
-        process.synced(machine.rng.chance(1, 50));
+        let mark = machine.rng.chance(1, 50);
+        if let Err(error) = process.synced(mark) {
+            return self.disk_failed(now, member, &error);
+        }
         let digest = machine.disk.digest();
         self.trace.event(now, Kind::Disk, member, digest, &[], || "synced".into());
         self.rouse(now, member);
+    }
+
+    /// The disk of a member's log said so: its process ends, and is started again after a while.
+    fn disk_failed(&mut self, now: Nanos, member: usize, error: &io::Error) {
+        let machine = &mut self.machines[member];
+        let how = if machine.disk.fuse_blew() { machine.dies.take() } else { None };
+        self.totals.disk_failures += u64::from(how.is_none());
+        let (death, down) = how.unwrap_or_else(|| (Death::Process, 100 * MILLI + machine.rng.below(SECOND)));
+        self.trace.event(now, Kind::Disk, member, 0, &[], || format!("the log failed: {error}"));
+        self.kill(now, member, down, death);
     }
 
     pub(super) fn apply(&mut self, now: Nanos, member: usize, epoch: u64, at: Nanos) -> Verdict {

@@ -1,6 +1,7 @@
 //! Carries out the schedule of faults.
 
 use quorate_core::Term;
+use quorate_core::raft::Role;
 use quorate_core::replica::Request;
 use quorate_core::rng::Rng;
 
@@ -27,6 +28,10 @@ pub(super) enum Relief {
     Pause(usize, u64),
     /// The disk is as fast as before.
     SlowDisk(usize, u64),
+    /// There is room on the disk again.
+    Full(usize),
+    /// The applier is as fast as before.
+    SlowApply(usize, u64),
 }
 
 /// Who strikes new leaders.
@@ -47,7 +52,7 @@ impl Harassment {
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Death {
+pub(super) enum Death {
     /// The system lives on with all that was written.
     Process,
     /// What was not synced is lost, in part.
@@ -93,12 +98,41 @@ impl World {
                 self.machines[member].slowness *= factor;
                 later(self, span, Relief::SlowDisk(member, factor));
             }
+            Fault::Stall { member, span } => {
+                let stalled = &mut self.machines[member].stalled;
+                *stalled = (*stalled).max(now + span);
+            }
+            Fault::SlowApply { member, factor, span } => {
+                self.machines[member].apply_slowness *= factor;
+                later(self, span, Relief::SlowApply(member, factor));
+            }
+            Fault::Fail { member, ill } => {
+                let machine = &mut self.machines[member];
+                let rng = Rng::new(machine.rng.next_u64());
+                machine.disk.ail(ill, rng);
+            }
+            Fault::Full { member, span } => {
+                self.machines[member].disk.set_full(true);
+                later(self, span, Relief::Full(member));
+            }
+            Fault::Trip { member, changes, power, down } => {
+                let machine = &mut self.machines[member];
+                machine.disk.set_fuse(changes);
+                machine.dies = Some((if power { Death::Power } else { Death::Process }, down));
+            }
+            Fault::Throttle { bandwidth, queue, span } => {
+                self.every_link(Quality { bandwidth, queue, ..self.setup.network });
+                later(self, span, Relief::Storm);
+            }
             Fault::ClockRate { member, ppm } => {
                 self.machines[member].clock.set_rate(now, ppm);
                 self.rouse_again(now, member);
             }
             Fault::Harass { after, span } => {
-                (self.harassment.after, self.harassment.until) = (after, now + span);
+                let harassment = &mut self.harassment;
+                // Two at once are as quick as the quicker one.
+                let others = if now < harassment.until { harassment.after } else { Nanos::MAX };
+                (harassment.after, harassment.until) = (after.min(others), harassment.until.max(now + span));
             }
             Fault::Transfer { member } => {
                 if let Some(leader) = self.leader()
@@ -124,8 +158,18 @@ impl World {
 
     /// Strikes a leader, or it and others: most mistakes of consensus need a change of leaders at the wrong moment.
     pub(super) fn hit(&mut self, now: Nanos, leader: usize, epoch: u64) {
-        if self.calm || self.machines[leader].epoch != epoch {
+        let is_leading = |process: &Process| process.status().role == Role::Leader;
+        if self.calm
+            || self.machines[leader].epoch != epoch
+            || !self.machines[leader].process.as_ref().is_some_and(is_leading)
+        {
             return;
+        }
+        if now < self.harassment.until {
+            // One that lives through it is struck again.
+            let again = self.setup.knobs.election / 2;
+            let at = now + again + self.harassment.rng.below(4 * again);
+            self.heap.push(at, link::NEMESIS, Event::Hit { leader, epoch });
         }
         let (election, members) = (self.setup.knobs.election, self.machines.len());
         let rng = &mut self.harassment.rng;
@@ -209,6 +253,8 @@ impl World {
             Relief::Pause(member, epoch) if self.machines[member].epoch == epoch => self.resume(now, member),
             Relief::Pause(..) => {}
             Relief::SlowDisk(member, factor) => self.machines[member].slowness /= factor,
+            Relief::Full(member) => self.machines[member].disk.set_full(false),
+            Relief::SlowApply(member, factor) => self.machines[member].apply_slowness /= factor,
         }
     }
 
@@ -220,7 +266,9 @@ impl World {
         self.network.reset(quality);
         for member in 0..self.machines.len() {
             self.resume(now, member);
-            let machine = &self.machines[member];
+            let machine = &mut self.machines[member];
+            machine.disk.heal();
+            (machine.stalled, machine.dies) = (0, None);
             if machine.process.is_none() {
                 let epoch = machine.epoch;
                 self.heap.push(now, link::NEMESIS, Event::Start { member, epoch });
@@ -255,7 +303,7 @@ impl World {
         }
     }
 
-    fn kill(&mut self, now: Nanos, member: usize, down: Nanos, death: Death) {
+    pub(super) fn kill(&mut self, now: Nanos, member: usize, down: Nanos, death: Death) {
         let machine = &mut self.machines[member];
         machine.paused = false;
         let stash = std::mem::take(&mut machine.stash);
@@ -281,6 +329,7 @@ impl World {
                 machine.disk.wipe();
                 machine.backends.wipe();
                 (machine.trusted, machine.rotten, machine.blank) = (false, false, true);
+                machine.doubtful = false;
                 0
             }
         };

@@ -1,0 +1,197 @@
+//! The schedule of faults that a seed draws: single strikes by class, and patterns made of many.
+//!
+//! A new fault is a variant of [`Fault`] with its line of text, what [`crate::world`] does about it (`world/nemesis.rs`),
+//! a switch in [`Classes`](super::Classes), and a line here with a stream number that was never used.
+
+use quorate_core::rng::Rng;
+
+use super::{Setup, Stream, pick, ppm, stream};
+use crate::disk::Ill;
+use crate::heap::{MICRO, MILLI, Nanos, SECOND};
+use crate::schedule::{Fault, Strike};
+
+/// Draws strikes of every class that is on, one stream per class: switching one class off leaves the others' strikes.
+pub(super) fn draw_schedule(setup: &Setup) -> Vec<Strike> {
+    let mut schedule = Vec::new();
+    let Setup { members, classes, duration, .. } = *setup;
+    // The cluster has a moment to come up, and healing begins before the nemesis' last span can reach far beyond.
+    let (begin, end) = (SECOND / 2, duration - 3 * SECOND);
+    let mut class = |number: usize, on: bool, mean: Nanos, draw: &dyn Fn(&mut Rng) -> Fault| {
+        let rng = &mut stream(setup.seed, Stream::Schedule, number);
+        let mean = mean * pick(rng, &[(1, 1), (2, 2), (1, 6)]);
+        // Now and then the first one comes while the cluster is still being born.
+        let mut at = if rng.chance(1, 6) { rng.below(begin) } else { begin + rng.below(2 * mean) };
+        while on && at < end {
+            let at_micros = at / MICRO * MICRO;
+            schedule.push(Strike { at: at_micros, fault: whole_micros(draw(rng)) });
+            at += MILLI + rng.below(2 * mean);
+        }
+    };
+    let member = |rng: &mut Rng| usize::try_from(rng.below(members as u64)).expect("few members");
+    let down = |rng: &mut Rng| pick(rng, &[(2, 50), (2, 1_000), (1, 8_000)]) * MILLI / 100 * (1 + rng.below(100));
+    class(1, classes.kill, 3 * SECOND, &|rng| Fault::Kill { member: member(rng), down: down(rng) });
+    class(2, classes.power, 3 * SECOND, &|rng| Fault::Power { member: member(rng), down: down(rng) });
+    class(3, classes.wipe, 6 * SECOND, &|rng| Fault::Wipe { member: member(rng), down: down(rng) });
+    class(13, classes.rot, 8 * SECOND, &|rng| Fault::Rot { member: member(rng), down: down(rng) });
+    class(4, classes.power, 12 * SECOND, &|rng| Fault::Blackout { down: down(rng) });
+    class(5, classes.pause, 3 * SECOND, &|rng| Fault::Pause { member: member(rng), span: down(rng) });
+    class(6, classes.partition, 4 * SECOND, &|rng| Fault::Partition {
+        side: 1 + rng.below((1 << members) - 2),
+        span: down(rng),
+    });
+    class(7, classes.partition, 4 * SECOND, &|rng| {
+        let from = member(rng);
+        let to = (from + 1 + usize::try_from(rng.below(members as u64 - 1)).expect("few members")) % members;
+        Fault::Cut { from, to, span: down(rng) }
+    });
+    class(8, classes.storm, 6 * SECOND, &|rng| Fault::Storm {
+        loss_ppm: pick(rng, &[(1, 0), (2, 50_000), (1, 300_000)]),
+        duplicate_ppm: pick(rng, &[(1, 0), (1, 50_000), (1, 300_000)]),
+        straggle_ppm: pick(rng, &[(1, 0), (1, 50_000), (1, 300_000)]),
+        straggle_max: pick(rng, &[(1, 10), (2, 500), (1, 5_000)]) * MILLI,
+        span: 5 * down(rng),
+    });
+    class(9, classes.slow_disk, 5 * SECOND, &|rng| Fault::SlowDisk {
+        member: member(rng),
+        factor: pick(rng, &[(2, 20), (1, 500)]),
+        span: down(rng),
+    });
+    class(15, classes.slow_disk, 8 * SECOND, &|rng| Fault::Stall { member: member(rng), span: down(rng) });
+    class(16, classes.slow_apply, 4 * SECOND, &|rng| Fault::SlowApply {
+        member: member(rng),
+        factor: pick(rng, &[(2, 20), (1, 1_000)]),
+        span: down(rng),
+    });
+    class(17, classes.disk_error, 4 * SECOND, &|rng| Fault::Fail {
+        member: member(rng),
+        ill: pick(rng, &[(3, Ill::Sync), (2, Ill::Write), (1, Ill::Read)]),
+    });
+    class(18, classes.full, 6 * SECOND, &|rng| Fault::Full { member: member(rng), span: down(rng) });
+    class(19, classes.trip, 3 * SECOND, &|rng| Fault::Trip {
+        member: member(rng),
+        changes: u32::try_from(pick(rng, &[(2, 10), (1, 100)]) * rng.below(10) / 10).expect("few changes"),
+        power: rng.chance(1, 2),
+        down: down(rng),
+    });
+    class(20, classes.throttle, 8 * SECOND, &|rng| Fault::Throttle {
+        bandwidth: pick(rng, &[(1, 20_000), (2, 200_000)]),
+        queue: pick(rng, &[(1, 20), (1, 500)]) * MILLI,
+        span: down(rng),
+    });
+    class(10, classes.clock, 5 * SECOND, &|rng| Fault::ClockRate { member: member(rng), ppm: ppm(rng) });
+    class(12, classes.harass, 4 * SECOND, &|rng| Fault::Harass {
+        after: pick(rng, &[(2, 5), (2, 100), (1, 3_000)]) * MILLI,
+        span: 2 * SECOND + 8 * down(rng),
+    });
+    class(11, classes.transfer, 3 * SECOND, &|rng| Fault::Transfer { member: member(rng) });
+    let relentless = &mut stream(setup.seed, Stream::Schedule, 14);
+    if classes.harass && relentless.chance(1, 2) {
+        let after = pick(relentless, &[(1, 1), (1, 10), (1, 100)]) * MILLI;
+        schedule.push(Strike { at: begin, fault: Fault::Harass { after, span: end - begin } });
+    }
+    for pattern in [swizzles, flaps, rolling_restarts] {
+        schedule.append(&mut pattern(setup, begin, end));
+    }
+    schedule.sort_by_key(|strike| strike.at);
+    schedule
+}
+
+fn micros(rng: &mut Rng, below: Nanos) -> Nanos {
+    rng.below(below) / MICRO * MICRO
+}
+
+fn shuffled(rng: &mut Rng, members: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..members).collect();
+    for n in (1..members).rev() {
+        order.swap(n, usize::try_from(rng.below(n as u64 + 1)).expect("few members"));
+    }
+    order
+}
+
+/// Members are cut off one by one, and come back one by one in another order. (FoundationDB)
+fn swizzles(setup: &Setup, begin: Nanos, end: Nanos) -> Vec<Strike> {
+    let (rng, mut strikes) = (&mut stream(setup.seed, Stream::Schedule, 30), Vec::new());
+    let mut at = begin + micros(rng, 10 * SECOND);
+    while setup.classes.swizzle && at < end {
+        let gap = setup.knobs.election / 10 * (1 + rng.below(20));
+        let chosen = 1 + usize::try_from(rng.below(setup.members as u64)).expect("few members");
+        let (out, back) = (shuffled(rng, setup.members), shuffled(rng, setup.members));
+        for (n, member) in out.into_iter().take(chosen).enumerate() {
+            let leaves = at + n as u64 * gap;
+            let returns = at + (chosen as u64 + back[member] as u64) * gap;
+            let span = (returns - leaves + micros(rng, gap)) / MICRO * MICRO;
+            strikes.push(Strike { at: leaves / MICRO * MICRO, fault: Fault::Partition { side: 1 << member, span } });
+        }
+        at += 2 * chosen as u64 * gap + micros(rng, 20 * SECOND);
+    }
+    strikes.retain(|strike| strike.at < end);
+    strikes
+}
+
+/// One direction of a link goes up and down for a while.
+fn flaps(setup: &Setup, begin: Nanos, end: Nanos) -> Vec<Strike> {
+    let (rng, mut strikes) = (&mut stream(setup.seed, Stream::Schedule, 31), Vec::new());
+    let members = setup.members as u64;
+    let mut at = begin + micros(rng, 10 * SECOND);
+    while setup.classes.flap && at < end {
+        let from = rng.below(members);
+        let to = (from + 1 + rng.below(members - 1)) % members;
+        let [from, to] = [from, to].map(|member| usize::try_from(member).expect("few members"));
+        let period = setup.knobs.election / 10 * (1 + rng.below(20));
+        let until = (at + 5 * SECOND).min(end);
+        while at < until {
+            let span = period / 4 + micros(rng, period / 2);
+            strikes.push(Strike { at: at / MICRO * MICRO, fault: Fault::Cut { from, to, span: span / MICRO * MICRO } });
+            at += period;
+        }
+        at += micros(rng, 15 * SECOND);
+    }
+    strikes
+}
+
+/// Every member is stopped and started again, one after the other, as in an upgrade.
+fn rolling_restarts(setup: &Setup, begin: Nanos, end: Nanos) -> Vec<Strike> {
+    let (rng, mut strikes) = (&mut stream(setup.seed, Stream::Schedule, 32), Vec::new());
+    let mut at = begin + micros(rng, 20 * SECOND);
+    while setup.classes.rolling && at < end {
+        let (down, pause) = (MILLI * (1 + rng.below(1_000)), setup.knobs.election / 10 * (1 + rng.below(60)));
+        for member in shuffled(rng, setup.members) {
+            strikes.push(Strike { at: at / MICRO * MICRO, fault: Fault::Kill { member, down } });
+            at += down + pause;
+        }
+        at += micros(rng, 30 * SECOND);
+    }
+    strikes.retain(|strike| strike.at < end);
+    strikes
+}
+
+/// Schedules are written in microseconds: spans are drawn so that nothing is lost in print.
+fn whole_micros(mut fault: Fault) -> Fault {
+    let round = |span: &mut Nanos| *span = *span / MICRO * MICRO;
+    match &mut fault {
+        Fault::Kill { down, .. }
+        | Fault::Power { down, .. }
+        | Fault::Wipe { down, .. }
+        | Fault::Rot { down, .. }
+        | Fault::Trip { down, .. }
+        | Fault::Blackout { down } => round(down),
+        Fault::Pause { span, .. }
+        | Fault::Partition { span, .. }
+        | Fault::Cut { span, .. }
+        | Fault::Stall { span, .. }
+        | Fault::SlowApply { span, .. }
+        | Fault::Full { span, .. }
+        | Fault::Throttle { span, .. }
+        | Fault::SlowDisk { span, .. } => round(span),
+        Fault::Harass { after, span } => {
+            round(after);
+            round(span);
+        }
+        Fault::Storm { straggle_max, span, .. } => {
+            round(straggle_max);
+            round(span);
+        }
+        Fault::ClockRate { .. } | Fault::Transfer { .. } | Fault::Fail { .. } => {}
+    }
+    fault
+}

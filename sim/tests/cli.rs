@@ -1,0 +1,98 @@
+//! The command itself: what it refuses, and how it ends.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+fn simulator() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_quorate-sim"))
+}
+
+fn run(arguments: &[&str]) -> Output {
+    simulator().args(arguments).output().expect("the simulator starts")
+}
+
+fn refused(arguments: &[&str], because: &str) {
+    let output = run(arguments);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
+    assert!(text.contains(because), "{arguments:?}: {text}");
+}
+
+fn file(name: &str, text: &str) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("quorate-sim-{}-{name}", std::process::id()));
+    fs::write(&path, text).expect("a temporary file");
+    path
+}
+
+#[test]
+fn a_schedule_with_unknown_or_contradictory_entries_is_refused() {
+    let entries = [
+        ("5us fry member=1", "line 1: unknown fault fry"),
+        ("5us kill member=1", "line 1: no down="),
+        ("5us kill member=9 down=1us", "there are"),
+        ("5us kill member=1 down=1us down=2us", "down= twice"),
+        ("5us kill member=1 down=1us colour=2", "no colour="),
+        ("5us clock-rate member=0 ppm=900000", "the declared drift"),
+        ("5us slow-disk member=0 factor=0 span=1us", "a factor of 0"),
+        ("set luck=7", "no setting luck"),
+        ("99000000000us blackout down=1us", "behind the end"),
+    ];
+    for (n, (text, because)) in entries.into_iter().enumerate() {
+        let path = file(&format!("{n}.schedule"), text);
+        refused(&["--seed", "1", "--schedule", path.to_str().expect("UTF-8")], because);
+        fs::remove_file(path).expect("just written");
+    }
+    refused(&["--seed", "1", "--schedule", "/nowhere/at/all"], "reading /nowhere/at/all");
+}
+
+#[test]
+fn a_range_that_is_empty_or_reversed_is_refused() {
+    refused(&["--seeds", "5..5"], "is empty");
+    refused(&["--seeds", "9..5"], "is empty");
+    refused(&["--seeds", "9"], "write it as A..B");
+    refused(&[], "--seed");
+}
+
+#[test]
+fn a_file_for_the_shrunk_schedule_that_cannot_be_written_is_refused() {
+    refused(&["--seed", "1", "--duration", "10", "--shrink", "/nowhere/at/all"], "writing /nowhere/at/all");
+}
+
+#[cfg(not(feature = "mutants"))]
+#[test]
+fn a_build_that_cannot_plant_mistakes_says_so() {
+    refused(&["mutants"], "--features mutants");
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn an_unknown_mutant_is_refused() {
+    refused(&["mutants", "R99"], "unknown mutant R99");
+}
+
+#[test]
+fn what_a_schedule_prints_can_be_run() {
+    let printed = run(&["--seed", "3", "--duration", "10", "--print-schedule"]);
+    let path = file("printed.schedule", &String::from_utf8(printed.stdout).expect("text"));
+    let file = path.to_str().expect("UTF-8");
+    let (own, read) =
+        (run(&["--seed", "3", "--duration", "10"]), run(&["--seed", "3", "--duration", "10", "--schedule", file]));
+    let hash = |output: &Output| {
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.lines().find(|line| line.contains("trace hash")).map(str::to_owned)
+    };
+    assert!(hash(&own).is_some());
+    assert_eq!(hash(&own), hash(&read));
+    fs::remove_file(path).expect("just written");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let arguments = ["--seed", "1", "--duration", "10", "--log"];
+    let mut child = simulator().args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), text.as_str()), (Some(0), ""));
+}
