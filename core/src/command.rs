@@ -8,7 +8,8 @@ use bincode::{Decode, Encode};
 use crate::auth::{AuthCommand, Author};
 use crate::blob::Source;
 use crate::request::{
-    Alarm, DeleteRangeRequest, DeleteRangeResult, Lease, Member, PutRequest, PutResult, TxnRequest, TxnResult,
+    Alarm, DeleteRangeRequest, DeleteRangeResult, Lease, Member, MemberChange, PutRequest, PutResult, TxnRequest,
+    TxnResult,
 };
 use crate::{FeatureLevel, Incarnation, LeaseId, LogIndex, NodeId, Revision, Ttl};
 
@@ -70,6 +71,8 @@ pub enum Command {
     Downgrade(Option<String>),
     /// A change of users, roles or permissions, or a session. (etcd: service Auth)
     Auth(AuthCommand),
+    /// The membership changes.
+    Members(MemberChange),
 }
 
 /// The answer to a [`Command`].
@@ -94,4 +97,6 @@ pub enum Outcome {
     Alarms(Vec<Alarm>),
     /// To a session: the entry that opened it, which is part of its token.
     SessionOpened(LogIndex),
+    /// To `Members`: all of them after it, by ID.
+    Members(Vec<Member>),
 }

@@ -157,4 +157,28 @@ pub enum Error {
     /// Authentication is to be enabled, and user root has not the role root.
     #[error("etcdserver: root user does not have root role")]
     RootRoleNotExist,
+    /// A member with this ID exists.
+    #[error("etcdserver: member ID already exist")]
+    MemberExists,
+    /// A peer URL is another member's.
+    #[error("etcdserver: Peer URLs already exists")]
+    PeerUrlExists,
+    /// Too few voters have started for this change.
+    #[error("etcdserver: re-configuration failed due to not enough started members")]
+    NotEnoughStarted,
+    /// Peer URLs that are none.
+    #[error("etcdserver: given member URLs are invalid")]
+    BadMemberUrls,
+    /// Only a learner can be promoted.
+    #[error("etcdserver: can only promote a learner member")]
+    MemberNotLearner,
+    /// A learner that lags cannot be promoted.
+    #[error("etcdserver: can only promote a learner member which is in sync with leader")]
+    LearnerNotReady,
+    /// There are as many learners as there may be.
+    #[error("etcdserver: too many learner members in cluster")]
+    TooManyLearners,
+    /// Too few voters are reachable for this change.
+    #[error("etcdserver: unhealthy cluster")]
+    Unhealthy,
 }

@@ -4,6 +4,7 @@
 //! to the applier as an [`Output`] and comes back as an [`Input`].
 
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::error::Error;
 use crate::mutant::{self, Mutant};
 use crate::raft::{self, Raft, Role};
 use crate::request::{Alarm, Member};
-use crate::store::{Applied, LeaseRecord};
+use crate::store::{Applied, LeaseRecord, Members};
 use crate::{
     Blob, Generation, Incarnation, Instant, LeaseId, LogIndex, NodeId, RequestId, Revision, Term, Ttl, WriteId,
 };
@@ -25,6 +26,7 @@ mod compactor;
 mod fence;
 mod hashes;
 mod lease;
+mod membership;
 mod peer;
 mod proposal;
 mod read;
@@ -32,12 +34,13 @@ mod snapshot;
 mod wait;
 
 pub use compactor::AutoCompaction;
-pub use peer::{LeaseAnswer, LeaseQuestion, PeerMessage, SnapshotChunk, SnapshotId};
+pub use peer::{LeaderAnswer, LeaderQuestion, PeerMessage, SnapshotChunk, SnapshotId};
 
 use compactor::Compactor;
 use fence::Fence;
 use hashes::Hashes;
 use lease::Leases;
+use membership::Membership;
 use proposal::Proposals;
 use read::Reads;
 use snapshot::{Receiver, Sender};
@@ -67,6 +70,8 @@ pub struct Config {
     pub auto_compaction: Option<AutoCompaction>,
     /// What this member tells about itself once it has started; nothing if `None`.
     pub publish: Option<Member>,
+    /// The members that founded the cluster, as far as this one was told: the first leader has them recorded.
+    pub founders: Vec<Member>,
 }
 
 /// What a client's request asks of consensus.
@@ -137,6 +142,8 @@ pub enum Input {
         revision: Revision,
         /// Its alarms.
         alarms: Vec<Alarm>,
+        /// Its members.
+        members: Arc<Members>,
     },
     /// Answer to [`Output::ReadSnapshot`].
     SnapshotRead {
@@ -231,6 +238,12 @@ pub enum Output {
     },
     /// Role, term, leader or standing changed.
     Changed(raft::Status),
+    /// The members changed: messages go to these from now on, too.
+    Members(Arc<Members>),
+    /// This member was removed, and takes part in nothing any more: soon, no messages go there, and none come from there.
+    Parted(NodeId),
+    /// This member was removed from the cluster, which is committed: it has no part in anything any more.
+    Removed,
     /// This member's applied state differs from the majority's: it has stopped serving, reads of its published state
     /// included, which are the driver's to refuse.
     Suspected {
@@ -263,6 +276,7 @@ pub struct Replica {
     proposals: Proposals,
     reads: Reads,
     leases: Leases,
+    membership: Membership,
     /// A leadership transfer that a client waits for, and to whom.
     transfer: Option<(RequestId, NodeId)>,
     senders: BTreeMap<NodeId, Sender>,
@@ -278,9 +292,17 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// A member as it starts, from what its log holds and its applied state: the last applied index, and the leases there.
+    /// A member as it starts, from what its log holds and its applied state: the last applied index, and the leases and
+    /// members there.
     #[must_use]
-    pub fn new(config: Config, recovered: Recovered, applied: LogIndex, leases: &[LeaseRecord], now: Instant) -> Self {
+    pub fn new(
+        config: Config,
+        recovered: Recovered,
+        applied: LogIndex,
+        leases: &[LeaseRecord],
+        members: Arc<Members>,
+        now: Instant,
+    ) -> Self {
         let member = recovered.identity.member;
         let raft = Raft::new(config.raft.clone(), recovered, applied, now);
         let status = raft.status().clone();
@@ -295,6 +317,7 @@ impl Replica {
             proposals: Proposals::new(member, &config),
             reads: Reads::default(),
             leases: Leases::new(&config, leases),
+            membership: Membership::new(members),
             transfer: None,
             senders: BTreeMap::new(),
             snapshots_sent: 0,
@@ -338,10 +361,10 @@ impl Replica {
             }
             Input::Persisted { write } => self.consensus(raft::Input::Persisted { write }, out),
             Input::Applied { applied, durable } => self.applied(applied, durable, out),
-            Input::Restored { index, leases, hash: _, revision, alarms } => {
+            Input::Restored { index, leases, hash: _, revision, alarms, members } => {
                 self.revision = revision;
                 self.alarms_changed(alarms);
-                self.restored(index, &leases, out);
+                self.restored(index, &leases, &members, out);
             }
             Input::SnapshotRead { snapshot, to, index, term, rows, last } => {
                 self.snapshot_read(snapshot, to, (index, term), rows, last, out);
@@ -353,6 +376,7 @@ impl Replica {
             Input::Wake => {}
         }
         self.pass_time(out);
+        self.run_members(out);
         self.flush_proposals(out);
         self.flush_reads(out);
         self.check();
@@ -407,14 +431,17 @@ impl Replica {
     }
 
     fn receive(&mut self, from: NodeId, message: PeerMessage, out: &mut Vec<Output>) {
+        if self.turn_away(from, out) {
+            return;
+        }
         match message {
             PeerMessage::Raft(message) => self.consensus(raft::Input::Receive { from, message }, out),
             PeerMessage::Forward { commands, hops } => self.forwarded(from, commands, hops),
             PeerMessage::ReadIndex { read, session } => self.read_asked(from, read, session, out),
             PeerMessage::ReadIndexReply { read, session, index } => self.read_answered(read, session, index, out),
-            PeerMessage::Lease { question, session, ask } => self.lease_asked(from, question, session, ask, out),
+            PeerMessage::Lease { question, session, ask } => self.leader_asked(from, question, session, ask, out),
             PeerMessage::LeaseReply { question, session, answer } => {
-                self.lease_answered(question, session, answer, out);
+                self.leader_answered(question, session, answer, out);
             }
             PeerMessage::Hashes { life, hashes, asks } => {
                 let told = self.hashes.heard(from, life, &hashes, asks);
@@ -425,6 +452,7 @@ impl Replica {
             PeerMessage::SnapshotAck { snapshot, sequence, installed } => {
                 self.snapshot_acked(from, snapshot, sequence, installed, out);
             }
+            PeerMessage::Removed => self.told_removed(out),
         }
     }
 
@@ -435,16 +463,19 @@ impl Replica {
         }
         self.waits.open(id, self.now, self.now + self.config.request_timeout);
         match request {
+            Request::Command(Command::Members(change)) => self.change_members(id, Author::Nobody, change, out),
+            Request::CommandBy(author, Command::Members(change)) => self.change_members(id, author, change, out),
             Request::Command(command) => self.propose(id, Author::Nobody, command, out),
             Request::CommandBy(author, command) => self.propose(id, author, command, out),
             Request::ReadIndex => self.reads.queue(read::Then::Client(id)),
-            Request::KeepAlive(lease) => self.ask_lease(id, LeaseQuestion::KeepAlive(lease), out),
-            Request::TimeToLive(lease) => self.ask_lease(id, LeaseQuestion::TimeToLive(lease), out),
+            Request::KeepAlive(lease) => self.ask_leader(id, LeaderQuestion::KeepAlive(lease), out),
+            Request::TimeToLive(lease) => self.ask_leader(id, LeaderQuestion::TimeToLive(lease), out),
             Request::Transfer(to) => self.start_transfer(id, to, out),
         }
     }
 
     fn respond(&mut self, id: RequestId, result: Result<Response, Error>, out: &mut Vec<Output>) {
+        self.membership.forget(id);
         if self.waits.close(id) {
             out.push(Output::Respond { id, result });
         }
@@ -508,8 +539,10 @@ impl Replica {
         self.applied = applied.index;
         self.revision = applied.revision;
         for (origin, result) in applied.results {
-            if let Some(id) = self.proposals.applied(&origin) {
-                self.respond(id, result.map(Response::Outcome), out);
+            match (self.proposals.applied(&origin), result) {
+                (Some(id), Ok(Outcome::Members(members))) => self.membership.done(id, members),
+                (Some(id), result) => self.respond(id, result.map(Response::Outcome), out),
+                (None, _) => {}
             }
         }
         for change in &applied.leases {
@@ -517,6 +550,10 @@ impl Replica {
         }
         if self.leads() && applied.term == self.status.term {
             self.leases.promote(self.now);
+        }
+        self.membership.applied(applied.term);
+        if let Some(members) = &applied.members {
+            self.members_changed(members, out);
         }
         self.readable(out);
         self.consensus(raft::Input::Applied { index: applied.index, durable }, out);
@@ -527,11 +564,12 @@ impl Replica {
         }
     }
 
-    fn restored(&mut self, index: LogIndex, leases: &[LeaseRecord], out: &mut Vec<Output>) {
+    fn restored(&mut self, index: LogIndex, leases: &[LeaseRecord], members: &Arc<Members>, out: &mut Vec<Output>) {
         assert!(index >= self.applied, "restored {index} after {}", self.applied);
         self.applied = index;
         self.leases.reset(leases);
         self.hashes.forget_ours();
+        self.members_changed(members, out);
         self.snapshot_installed(index, out);
         self.readable(out);
         self.consensus(raft::Input::Applied { index, durable: index }, out);
@@ -589,6 +627,7 @@ impl Replica {
             }
             self.proposals.forget(id);
             self.leases.forget(id);
+            self.membership.forget(id);
             out.push(Output::Respond { id, result: Err(error) });
         }
         self.retry_reads();

@@ -325,6 +325,54 @@ pub struct Alarm {
     pub member: NodeId,
 }
 
+/// A change of the membership. `strict`: refused where too few voters have started. (etcd: service Cluster)
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum MemberChange {
+    /// These have founded the cluster: records for those that have none. Proposed by a leader, for itself.
+    Found(Vec<Member>),
+    /// (etcd: MemberAdd) Name and client URLs are empty until it publishes them.
+    Add {
+        /// The new member.
+        member: Member,
+        /// So many learners there may be. (etcd: --max-learners)
+        learners_max: u32,
+        /// Whether its risk is checked.
+        strict: bool,
+    },
+    /// (etcd: MemberRemove)
+    Remove {
+        /// Who.
+        id: NodeId,
+        /// Whether its risk is checked.
+        strict: bool,
+    },
+    /// (etcd: MemberUpdate)
+    Update {
+        /// Who.
+        id: NodeId,
+        /// From now on.
+        peer_urls: Vec<alloc::string::String>,
+    },
+    /// (etcd: MemberPromote) That the learner is in sync was checked by the leader before this was proposed.
+    Promote {
+        /// Who.
+        id: NodeId,
+        /// Whether its risk is checked.
+        strict: bool,
+    },
+}
+
+impl MemberChange {
+    /// Whether its risk is to be checked.
+    #[must_use]
+    pub fn is_strict(&self) -> bool {
+        match self {
+            Self::Add { strict, .. } | Self::Remove { strict, .. } | Self::Promote { strict, .. } => *strict,
+            Self::Found(_) | Self::Update { .. } => false,
+        }
+    }
+}
+
 /// A lease as asked for or as answered: ID and time to live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 #[allow(missing_docs)]

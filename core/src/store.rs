@@ -22,6 +22,7 @@ mod index;
 mod kv;
 mod lease;
 mod load;
+mod members;
 mod quota;
 mod range;
 mod revisions;
@@ -30,17 +31,18 @@ mod txn;
 mod values;
 mod view;
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 pub use auth::{Auth, AuthState, Need, User};
 pub use hash_kv::KvHash;
+pub use members::Members;
 
 use crate::command::{Origin, Outcome};
 use crate::entry::Entry;
 use crate::error::Error;
-use crate::request::{Alarm, KeyValue, Lease, Member};
+use crate::request::{Alarm, KeyValue, Lease};
 use crate::rows::{RowWrite, Rows};
 use crate::{Blob, FeatureLevel, LeaseId, LogIndex, NodeId, Revision, Term, Ttl};
 
@@ -68,6 +70,8 @@ pub struct Applied {
     pub leases: Vec<LeaseChange>,
     /// The alarms that are on, if that has changed.
     pub alarms: Option<Vec<Alarm>>,
+    /// The members after it, if it changed them.
+    pub members: Option<Arc<Members>>,
 }
 
 /// State hashes are compared between members at multiples of this many entries.
@@ -187,10 +191,10 @@ pub struct Store {
 pub struct View {
     index: index::Index,
     leases: lease::Leases,
-    members: Arc<BTreeMap<NodeId, Member>>,
     alarms: Arc<BTreeSet<Alarm>>,
     downgrade: Option<Arc<str>>,
     auth: Arc<Auth>,
+    members: Arc<Members>,
     revision: Revision,
     /// -1 <= floor <= revision; -1 before the first compaction.
     floor: Revision,
@@ -275,6 +279,12 @@ impl Store {
     #[must_use]
     pub fn leases(&self) -> Vec<LeaseRecord> {
         self.view.leases.iter().cloned().collect()
+    }
+
+    /// The members.
+    #[must_use]
+    pub fn members(&self) -> Arc<Members> {
+        Arc::clone(&self.view.members)
     }
 
     /// What all members have agreed to understand.

@@ -1,16 +1,19 @@
 //! Whole replicas with real stores, over a network and disks that the test controls: routing, waiting, giving up.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_core::command::{Command, Outcome};
-use quorate_core::entry::{Configuration, HardState, Identity, Recovered, Standing};
+use quorate_core::auth::Author;
+use quorate_core::command::{Command, Envelope, Origin, Outcome};
+use quorate_core::entry::{Configuration, Entry, HardState, Identity, Payload, Recovered, Standing};
 use quorate_core::error::Error;
+use quorate_core::format::codec;
 use quorate_core::raft::{self, Role};
 use quorate_core::replica::{AutoCompaction, Config, Input, Output, PeerMessage, Replica, Request, Response};
 use quorate_core::request::{Member as Info, *};
 use quorate_core::rows::{MemRows, RowWrite};
-use quorate_core::store::Store;
+use quorate_core::store::{Members, Store};
 use quorate_core::{
     Blob, ClusterId, Generation, Incarnation, Instant, LeaseId, LogIndex, NodeId, RequestId, Term, Ttl, WriteId,
 };
@@ -61,7 +64,24 @@ fn config(member: u64) -> Config {
         lease_checkpoint: Duration::from_secs(300),
         auto_compaction: Some(AutoCompaction::Revisions(100)),
         publish: None,
+        founders: vec![],
     }
+}
+
+/// Records of so many members.
+fn recorded(count: u64) -> Arc<Members> {
+    let member = |id| {
+        let (name, peer_urls, client_urls) = (String::new(), vec![], vec![]);
+        Info { id: NodeId(id), name, peer_urls, client_urls, is_learner: false }
+    };
+    let command = Command::Members(MemberChange::Found((1..=count).map(member).collect()));
+    let origin = Origin { member: NodeId(1), incarnation: Incarnation(1), sequence: 1 };
+    let envelope = Envelope { origin, author: Author::Member, command };
+    let payload = Payload::Command(codec::encode(&envelope));
+    let rows = MemRows::default();
+    let mut store = Store::load(NodeId(1), &rows).expect("no rows are an empty store");
+    store.apply(&[Entry { term: Term(1), index: LogIndex(1), payload }], &rows);
+    store.members()
 }
 
 impl Cluster {
@@ -82,7 +102,7 @@ impl Cluster {
                 entries: Vec::new(),
                 generation: Generation(0),
             };
-            let replica = Replica::new(config(id.0), recovered, LogIndex(0), &[], Instant(0));
+            let replica = Replica::new(config(id.0), recovered, LogIndex(0), &[], recorded(count), Instant(0));
             let rows = MemRows::default();
             let store = Store::load(id, &rows).expect("no rows are an empty store");
             let (writes, responses) = (VecDeque::new(), BTreeMap::new());
@@ -117,7 +137,7 @@ impl Cluster {
                 Output::Respond { id, result } => {
                     assert!(member.responses.insert(id, result).is_none(), "{id} was answered twice");
                 }
-                Output::Changed(_) => {}
+                Output::Changed(_) | Output::Members(_) | Output::Parted(_) | Output::Removed => {}
                 Output::Suspected { .. } => member.suspected = Some(self.now),
                 Output::Fenced => member.fenced = Some(self.now),
                 other => panic!("nothing here asks for {other:?}"),
@@ -401,7 +421,7 @@ impl Cluster {
         };
         let config = Config { session: Incarnation(life.0 + 5000), ..config(at.0) };
         let member = self.members.get_mut(&at).expect("a member");
-        member.replica = Replica::new(config, recovered, LogIndex(0), &[], self.now);
+        member.replica = Replica::new(config, recovered, LogIndex(0), &[], Arc::default(), self.now);
         member.rows = MemRows::default();
         member.store = Store::load(at, &member.rows).expect("no rows are an empty store");
         (member.suspected, member.fenced) = (None, None);

@@ -10,7 +10,7 @@ use quorate_core::auth::Author;
 use quorate_core::command::{Command, Envelope, Origin};
 use quorate_core::entry::{Configuration, Entry, Payload};
 use quorate_core::format::codec;
-use quorate_core::request::Member;
+use quorate_core::request::{Member, MemberChange};
 use quorate_core::rows::MemRows;
 use quorate_core::store::Store;
 use quorate_core::{FeatureLevel, Incarnation, LogIndex, NodeId, Term};
@@ -91,11 +91,29 @@ fn histories_with_different_effects_have_different_hashes() {
     }
     let member = |name: &str| {
         let (peer_urls, client_urls) = (Vec::new(), Vec::new());
-        Command::Publish(Member { id: NodeId(1), name: name.into(), peer_urls, client_urls, is_learner: false })
+        Member { id: NodeId(1), name: name.into(), peer_urls, client_urls, is_learner: false }
     };
-    for command in [member("n1"), member("n2"), Command::RaiseFeatureLevel(FeatureLevel(1))] {
-        let other = seen.insert(hash([command.clone()]), "command");
-        assert_eq!(other, None, "{command:?}");
+    let found = |name| Command::Members(MemberChange::Found(vec![member(name)]));
+    let second = Command::Members(MemberChange::Add {
+        member: Member { id: NodeId(2), ..member("") },
+        learners_max: 1,
+        strict: false,
+    });
+    let update = |url: &str| Command::Members(MemberChange::Update { id: NodeId(1), peer_urls: vec![url.into()] });
+    let remove = Command::Members(MemberChange::Remove { id: NodeId(2), strict: false });
+    let histories = [
+        vec![found("n1")],
+        vec![found("n2")],
+        vec![found("n1"), Command::Publish(member("n2"))],
+        vec![found("n1"), second.clone()],
+        vec![found("n1"), second, remove],
+        vec![found("n1"), update("a")],
+        vec![found("n1"), update("b")],
+        vec![Command::RaiseFeatureLevel(FeatureLevel(1))],
+    ];
+    for commands in histories {
+        let other = seen.insert(hash(commands.clone()), "command");
+        assert_eq!(other, None, "{commands:?}");
     }
 }
 

@@ -2,6 +2,8 @@
 
 #[path = "store_model/any.rs"]
 mod any;
+#[path = "store_model/members.rs"]
+mod members;
 #[path = "store_model/model.rs"]
 mod model;
 
@@ -46,10 +48,11 @@ impl Replica {
 
     /// Everything in memory is rebuilt from the rows.
     fn restart(&mut self, member: u64) {
-        let before = (self.store.applied(), self.store.hash(), self.store.leases(), self.store.feature_level());
+        let all =
+            |store: &Store| (store.applied(), store.hash(), store.leases(), store.members(), store.feature_level());
+        let before = all(&self.store);
         self.store = Store::load(NodeId(member), &self.rows).unwrap();
-        let after = (self.store.applied(), self.store.hash(), self.store.leases(), self.store.feature_level());
-        assert_eq!(before, after);
+        assert_eq!(before, all(&self.store));
         self.store.check_deep(&self.rows);
     }
 }

@@ -166,7 +166,10 @@ fn lived_in() -> Member {
         ignore_lease: false,
     };
     member.apply(Command::Put(put));
-    member.apply(Command::Publish(published()));
+    member.apply(Command::Members(MemberChange::Found(vec![published()])));
+    let other = quorate_core::request::Member { id: NodeId(2), ..published() };
+    member.apply(Command::Members(MemberChange::Found(vec![other])));
+    member.apply(Command::Members(MemberChange::Remove { id: NodeId(2), strict: true }));
     member.apply(Command::Compact { revision: Revision(15) });
     let slice = member.store.compact_slice(&member.rows, 3, None);
     member.rows.write(&slice.writes);
@@ -193,7 +196,7 @@ fn a_missing_row_is_noticed_when_the_store_is_loaded_or_at_the_latest_when_it_is
         rows.write(&[RowWrite { key: key.clone(), value: None }]);
         match (key[0], Store::load(NodeId(1), &rows)) {
             // What was applied for whom, the members and how far cleaning has come cannot be known from other rows.
-            (0x02 | 0x04 | 0x05, loaded) => drop(loaded.unwrap()),
+            (0x02 | 0x04 | 0x05 | 0x0c, loaded) => drop(loaded.unwrap()),
             (0x20 | 0x21, loaded) => {
                 let loaded = loaded.unwrap();
                 let read = catch_unwind(AssertUnwindSafe(|| loaded.check_deep(&rows)));

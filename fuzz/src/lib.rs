@@ -152,6 +152,7 @@ fn a_member() -> Replica {
         lease_checkpoint: Duration::from_secs(300),
         auto_compaction: None,
         publish: None,
+        founders: Vec::new(),
     };
-    Replica::new(config, recovered, LogIndex(3), &[], Instant(0))
+    Replica::new(config, recovered, LogIndex(3), &[], std::sync::Arc::default(), Instant(0))
 }

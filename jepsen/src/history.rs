@@ -91,7 +91,7 @@ impl Response {
             Outcome::Compact(r) => Self::Compact(r),
             Outcome::LeaseGrant(lease, r) => Self::LeaseGrant(lease, r),
             Outcome::LeaseRevoke(r) => Self::LeaseRevoke(r),
-            Outcome::Done | Outcome::Alarms(_) | Outcome::SessionOpened(_) => return None,
+            Outcome::Done | Outcome::Alarms(_) | Outcome::SessionOpened(_) | Outcome::Members(_) => return None,
         })
     }
 }

@@ -99,10 +99,12 @@ impl Model {
             }
             Command::Downgrade(_) => Outcome::Done,
             Command::RaiseAlarm(_) | Command::ClearAlarm(_) => Outcome::Alarms(Vec::new()),
-            // Users and roles are no part of this model.
-            Command::LeaseCheckpoint(_) | Command::Publish(_) | Command::RaiseFeatureLevel(_) | Command::Auth(_) => {
-                Outcome::Done
-            }
+            // Users, roles and members are no part of this model.
+            Command::LeaseCheckpoint(_)
+            | Command::Publish(_)
+            | Command::RaiseFeatureLevel(_)
+            | Command::Auth(_)
+            | Command::Members(_) => Outcome::Done,
         })
     }
 

@@ -14,7 +14,7 @@ use quorate_core::mutant::{self, Mutant};
 use quorate_core::replica::{self, SnapshotId};
 use quorate_core::request::KeyValue;
 use quorate_core::rows::Rows;
-use quorate_core::store::{self, Event, LeaseRecord, SessionChange, Store, View};
+use quorate_core::store::{self, Event, LeaseRecord, Members, SessionChange, Store, View};
 use quorate_core::watch::{self, WatchHub};
 use quorate_core::{Blob, Generation, Instant, JobId, LogIndex, NodeId, Revision, StreamId, Term};
 
@@ -256,6 +256,12 @@ impl<B: Backends> Applier<B> {
         self.store.leases()
     }
 
+    /// All members.
+    #[must_use]
+    pub fn members(&self) -> Arc<Members> {
+        self.store.members()
+    }
+
     /// The backend, for its figures.
     #[must_use]
     pub fn backend(&self) -> &B::Backend {
@@ -388,6 +394,7 @@ impl<B: Backends> Applier<B> {
             hash: self.store.hash(),
             revision,
             alarms: self.published.view.alarms().collect(),
+            members: self.store.members(),
         });
         Ok(())
     }

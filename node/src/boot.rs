@@ -2,7 +2,7 @@
 
 use std::io;
 
-use quorate_core::entry::{Configuration, HardState, Identity, RESTORED, Record, Recovered, Standing};
+use quorate_core::entry::{Configuration, HardState, Identity, Payload, RESTORED, Record, Recovered, Standing};
 use quorate_core::format::wal::Damage;
 use quorate_core::{ClusterId, Generation, Incarnation, LogIndex, NodeId, Term};
 
@@ -20,6 +20,8 @@ pub struct Told {
     pub voters: Vec<NodeId>,
     /// Drawn at random at every start: the member's incarnation if its disk holds none.
     pub incarnation: Incarnation,
+    /// Without a log it joins a cluster that runs already: it has no part in how that began.
+    pub joins: bool,
 }
 
 /// What a member found.
@@ -44,21 +46,6 @@ pub enum BootError {
     /// There is nobody to restore the log from, or it was written by a newer version.
     #[error("the write-ahead log cannot be used: {0}")]
     Damage(Damage),
-    /// The data dir is another cluster's or another member's.
-    #[error(
-        "the data directory belongs to member {member:x} of cluster {cluster:x}, not to member {told_member:x} of \
-         cluster {told_cluster:x}: use another directory, or the flags it was created with"
-    )]
-    Foreign {
-        /// Whose it is.
-        cluster: u64,
-        /// Whose it is.
-        member: u64,
-        /// As told.
-        told_cluster: u64,
-        /// As told.
-        told_member: u64,
-    },
     /// The file system failed.
     #[error("the write-ahead log: {0}")]
     Io(#[from] io::Error),
@@ -75,7 +62,24 @@ pub struct Booted<D> {
     pub found: Found,
 }
 
-/// Opens the log on the disk that `open` gives, or begins one.
+/// Whether the log says, beyond doubt, that its member was removed. `applied` is the applied index. A member that was
+/// removed by an entry which is not known to be committed may still be needed to commit it.
+#[must_use]
+pub fn is_removed(recovered: &Recovered, applied: LogIndex) -> bool {
+    let configs = recovered.entries.iter().rev().filter_map(|entry| match &entry.payload {
+        Payload::Config(config) => Some((entry.index, config)),
+        Payload::Empty | Payload::Command(_) => None,
+    });
+    let mut configs = configs.chain([(recovered.start_index, &recovered.config)]);
+    let (index, config) = configs.next().expect("the last one is always there");
+    let sets = [&config.voters, &config.outgoing, &config.learners];
+    index > LogIndex(0)
+        && index <= applied.max(recovered.hard_state.commit)
+        && sets.iter().all(|set| !set.contains_key(&recovered.identity.member))
+}
+
+/// Opens the log on the disk that `open` gives, or begins one. Who a member is, its log says; what it is told otherwise
+/// does not matter then. (etcd)
 ///
 /// A damaged log of a member whose cluster can restore it (three voters or more) is moved aside, never deleted, and the
 /// member begins as an amnesiac.
@@ -89,21 +93,11 @@ pub fn boot<D: Disk>(
 ) -> Result<Booted<D>, BootError> {
     let mut disk = open()?;
     if !wal::exists(&mut disk)? {
-        return begin(disk, options, told, Standing::Fresh, Found::Nothing);
+        let standing = if told.joins { Standing::Amnesiac } else { Standing::Fresh };
+        return begin(disk, options, told, standing, Found::Nothing);
     }
     match Wal::open(disk, options) {
-        Ok((wal, recovered)) => {
-            let Identity { cluster, member, .. } = recovered.identity;
-            if (cluster, member) != (told.cluster, told.member) {
-                return Err(BootError::Foreign {
-                    cluster: cluster.0,
-                    member: member.0,
-                    told_cluster: told.cluster.0,
-                    told_member: told.member.0,
-                });
-            }
-            Ok(Booted { wal, recovered, found: Found::Log })
-        }
+        Ok((wal, recovered)) => Ok(Booted { wal, recovered, found: Found::Log }),
         Err(WalError::Io(error)) => Err(error.into()),
         Err(WalError::Damage(damage)) if matches!(damage, Damage::Newer { .. }) || told.voters.len() < 3 => {
             Err(BootError::Damage(damage))
@@ -203,7 +197,7 @@ mod tests {
     use std::path::Path;
 
     use quorate_core::Term;
-    use quorate_core::entry::{Entry, Payload};
+    use quorate_core::entry::Entry;
 
     use super::*;
     use crate::disk::file::FileDisk;
@@ -214,6 +208,7 @@ mod tests {
             member: quorate_core::NodeId(1),
             voters: (1..=voters).map(quorate_core::NodeId).collect(),
             incarnation: Incarnation(incarnation),
+            joins: false,
         }
     }
 
@@ -268,6 +263,23 @@ mod tests {
         let expected = booted.recovered.clone();
         drop(booted);
         assert_eq!(start(folder.path(), 3, 9).unwrap().recovered, expected, "the new life lasts");
+    }
+
+    #[test]
+    fn a_member_is_removed_once_the_entry_that_says_so_is_committed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut recovered = start(folder.path(), 2, 1).unwrap().recovered;
+        let voters = |ids: &[u64]| ids.iter().map(|id| (quorate_core::NodeId(*id), Incarnation(1))).collect();
+        let joint = Configuration { voters: voters(&[2]), outgoing: voters(&[1, 2]), ..Configuration::default() };
+        let last = Configuration { voters: voters(&[2]), ..Configuration::default() };
+        for (index, config) in [(1, joint), (2, last)] {
+            let payload = Payload::Config(config);
+            recovered.entries.push(Entry { term: Term(1), index: LogIndex(index), payload });
+        }
+        assert!(!is_removed(&recovered, LogIndex(1)), "the other one may need its vote");
+        assert!(is_removed(&recovered, LogIndex(2)));
+        recovered.entries.pop();
+        assert!(!is_removed(&recovered, LogIndex(1)));
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 mod flags;
 mod tls;
-pub mod url;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,12 +9,12 @@ use std::time::Duration;
 
 use quorate_core::replica::AutoCompaction;
 use quorate_core::{ClusterId, NodeId};
-use sha1::{Digest as _, Sha1};
 
 pub use self::flags::{FLAGS_TEXT, USAGE_TEXT};
 pub use self::tls::Tls;
-use self::url::Url;
 use crate::http::{Access, Plain, Tuning};
+use crate::service::cluster::{cluster_id, member_id};
+use crate::url::Url;
 use crate::wire::Limits;
 
 /// Whether a member without data founds its cluster or joins one. (etcd: `--initial-cluster-state`)
@@ -78,6 +77,10 @@ pub struct Config {
     pub cluster: ClusterId,
     /// Found or join.
     pub state: ClusterState,
+    /// Whether changes of the membership that risk the quorum are refused.
+    pub strict_reconfig_check: bool,
+    /// Learners there may be.
+    pub learners_max: u32,
     /// The leader's interval between heartbeats.
     pub heartbeat: Duration,
     /// Silence after which a follower campaigns.
@@ -252,6 +255,8 @@ impl Config {
                 "existing" => ClusterState::Existing,
                 _ => ClusterState::New,
             },
+            strict_reconfig_check: flags.bool("strict-reconfig-check"),
+            learners_max: u32::try_from(flags.int("max-learners").max(0)).unwrap_or(u32::MAX),
             heartbeat: Duration::from_millis(heartbeat_ms),
             election_timeout: Duration::from_millis(election_ms),
             snapshot_count: flags.uint("snapshot-count").max(1),
@@ -408,7 +413,8 @@ fn initial_members(text: &str, token: &str) -> Result<Vec<InitialMember>, Refusa
     let mut members: Vec<InitialMember> = Vec::new();
     for (name, mut peer_urls) in by_name {
         peer_urls.sort();
-        let id = member_id(&peer_urls, token);
+        let texts: Vec<String> = peer_urls.iter().map(Url::to_string).collect();
+        let id = member_id(&texts, token, None);
         if let Some(other) = members.iter().find(|other| other.peer_urls.iter().any(|url| peer_urls.contains(url))) {
             let text = format!("duplicate URLs of {:?} and {name:?} in cluster config", other.name);
             return Err(Refusal::invalid(text));
@@ -441,28 +447,6 @@ fn own_member(cluster: &[InitialMember], name: &str, advertised: &[Url]) -> Resu
         return Err(Refusal::invalid(text));
     }
     Ok(own.id)
-}
-
-/// The ID etcd gives a founding member: of its sorted peer URLs and the cluster's token.
-#[must_use]
-pub fn member_id(sorted_peer_urls: &[Url], token: &str) -> NodeId {
-    let mut hash = Sha1::new();
-    sorted_peer_urls.iter().for_each(|url| hash.update(url.to_string()));
-    hash.update(token);
-    NodeId(first_eight(hash))
-}
-
-/// The ID etcd gives a cluster: of its founding members' IDs, ascending.
-#[must_use]
-pub fn cluster_id(ascending: impl Iterator<Item = NodeId>) -> ClusterId {
-    let mut hash = Sha1::new();
-    ascending.for_each(|id| hash.update(id.0.to_be_bytes()));
-    ClusterId(first_eight(hash))
-}
-
-fn first_eight(hash: Sha1) -> u64 {
-    let digest = hash.finalize();
-    u64::from_be_bytes(digest[..8].try_into().expect("a SHA-1 digest has 20 bytes"))
 }
 
 #[cfg(test)]

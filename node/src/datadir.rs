@@ -5,6 +5,7 @@
 //! <data-dir>/member/wal/             the write-ahead log, see quorate_core::format::wal
 //! <data-dir>/member/kv/<generation>/ applied state, see backend::fjall
 //! <data-dir>/member/snap/            snapshots on their way in
+//! <data-dir>/member/removed          only there if the member was removed from its cluster: nothing starts from here again
 //! ```
 //!
 //! The `member` folder itself carries the lock (flock), so there is no lock file to be left behind.
@@ -26,6 +27,9 @@ pub const FORMAT: u32 = 1;
 
 /// Optional parts of the layout that this build understands: none yet.
 const FEATURES: [&str; 0] = [];
+
+/// The file that says that the member is no more.
+const REMOVED: &str = "removed";
 
 const TITLE: &str = "quorate data directory, format ";
 
@@ -131,6 +135,21 @@ impl DataDir {
         FileDisk::new(&self.member.join("wal"))
     }
 
+    /// Whether the member that this directory belongs to was removed from its cluster.
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        self.member.join(REMOVED).exists()
+    }
+
+    /// Notes that the member was removed from its cluster.
+    ///
+    /// # Errors
+    /// The note cannot be written.
+    pub fn mark_removed(&self) -> io::Result<()> {
+        File::create(self.member.join(REMOVED))?.sync_all()?;
+        sync_dir(&self.member)
+    }
+
     /// Where the generations of applied state are.
     #[must_use]
     pub fn kv(&self) -> PathBuf {
@@ -207,8 +226,9 @@ mod tests {
         let first = DataDir::open(&path).unwrap();
         first.wal().unwrap();
         assert!(matches!(DataDir::open(&path), Err(DataDirError::Locked(_))));
+        first.mark_removed().unwrap();
         drop(first);
-        DataDir::open(&path).unwrap();
+        assert!(DataDir::open(&path).unwrap().is_removed());
     }
 
     #[test]

@@ -3,11 +3,14 @@
 //! Synchronous and without I/O: `member` runs it on a thread and carries the effects out; the simulator calls the same
 //! [`Driver::turn`] and carries them out on its models.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use quorate_core::entry::Record;
 use quorate_core::error::Error;
 use quorate_core::format::codec::{self, CodecError};
 use quorate_core::replica::{self, PeerMessage, Replica, Request, Response};
+use quorate_core::store::Members;
 use quorate_core::{Instant, NodeId, RequestId, WriteId, raft};
 
 use crate::applier;
@@ -53,6 +56,12 @@ pub struct Effects {
     pub suspected: Option<(quorate_core::LogIndex, u64, u64)>,
     /// This life of the member is over: it is to be started again with a new one.
     pub fenced: bool,
+    /// The members, if they changed: frames go to these from now on.
+    pub members: Option<Arc<Members>>,
+    /// Members that are gone: soon, no frames go there.
+    pub parted: Vec<NodeId>,
+    /// This member was removed from the cluster: it has to stop.
+    pub removed: bool,
     /// Frames that were no messages, and from whom.
     pub malformed: Vec<(NodeId, CodecError)>,
 }
@@ -68,6 +77,9 @@ impl Effects {
             && self.changed.is_empty()
             && self.suspected.is_none()
             && !self.fenced
+            && self.members.is_none()
+            && self.parted.is_empty()
+            && !self.removed
             && self.malformed.is_empty()
     }
 }
@@ -151,6 +163,9 @@ impl Effects {
             Output::Changed(status) => self.changed.push(status),
             Output::Suspected { index, ours, theirs } => self.suspected = Some((index, ours, theirs)),
             Output::Fenced => self.fenced = true,
+            Output::Members(members) => self.members = Some(members),
+            Output::Parted(id) => self.parted.push(id),
+            Output::Removed => self.removed = true,
         }
     }
 }

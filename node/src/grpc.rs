@@ -76,6 +76,10 @@ pub const METHODS: &[(&str, &str)] = &[
     (pb::LeaseTimeToLiveRequest::PATH, "unary"),
     (pb::LeaseLeasesRequest::PATH, "unary"),
     (pb::MemberListRequest::PATH, "unary"),
+    (pb::MemberAddRequest::PATH, "unary"),
+    (pb::MemberRemoveRequest::PATH, "unary"),
+    (pb::MemberUpdateRequest::PATH, "unary"),
+    (pb::MemberPromoteRequest::PATH, "unary"),
     (pb::StatusRequest::PATH, "unary"),
     (stream::SNAPSHOT, "server_stream"),
     (pb::MoveLeaderRequest::PATH, "unary"),
@@ -116,6 +120,10 @@ pub fn router<S: Rows + Send + Sync + 'static>(server: Arc<Server<S>>) -> Router
     router = unary::route::<pb::LeaseTimeToLiveRequest, S>(router, &server);
     router = unary::route::<pb::LeaseLeasesRequest, S>(router, &server);
     router = unary::route::<pb::MemberListRequest, S>(router, &server);
+    router = unary::route::<pb::MemberAddRequest, S>(router, &server);
+    router = unary::route::<pb::MemberRemoveRequest, S>(router, &server);
+    router = unary::route::<pb::MemberUpdateRequest, S>(router, &server);
+    router = unary::route::<pb::MemberPromoteRequest, S>(router, &server);
     router = unary::route::<pb::StatusRequest, S>(router, &server);
     router = unary::route::<pb::MoveLeaderRequest, S>(router, &server);
     router = unary::route::<pb::AlarmRequest, S>(router, &server);

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use quorate_core::auth::Author;
 use quorate_core::command::Command;
+use quorate_core::entry::Identity;
 use quorate_core::format::wal::Damage;
 use quorate_core::replica::{self, Replica, Request};
 use quorate_core::request::{Alarm, AlarmKind, Member as MemberInfo};
 use quorate_core::{Incarnation, Instant, LogIndex, NodeId, raft, watch};
+use quorate_tls::Connector;
 use quorate_tls::TlsError;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -22,16 +24,17 @@ use crate::auth::{Authenticator, Tokens};
 use crate::backend::fjall::{FjallBackend, FjallBackends, Options};
 use crate::backend::{Backend, BackendError};
 use crate::boot::{self, BootError, Booted, Found, Told};
-use crate::config::url::Url;
-use crate::config::{AuthToken, Config, InitialMember, Tls};
+use crate::config::{AuthToken, ClusterState, Config, InitialMember, Tls};
 use crate::datadir::{DataDir, DataDirError};
 use crate::disk::file::FileDisk;
 use crate::grpc::{self, Server};
 use crate::http::{self, Security, Tuning};
 use crate::member::{Member, Observer, Parts};
 use crate::metrics::{Metrics, observe};
-use crate::peer::{self, Network};
+use crate::peer::join::join;
+use crate::peer::{self, Directory};
 use crate::service::Settings;
+use crate::url::Url;
 use crate::wal;
 use crate::wire::Responder;
 
@@ -61,6 +64,12 @@ pub enum LaunchError {
     /// The applied state is not to be used, and nobody can restore it.
     #[error("the applied state cannot be used: {0}")]
     State(String),
+    /// The cluster to be joined cannot be reached, or is another one than it was told.
+    #[error("{0}")]
+    Join(String),
+    /// This member was removed from its cluster.
+    #[error("server is stopping: the member has been permanently removed from the cluster")]
+    Removed,
     /// The system gave no random bytes, or another file failed.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -77,8 +86,9 @@ pub struct Running {
     member: Member<Rows>,
     servers: JoinSet<()>,
     scrub: tokio::task::AbortHandle,
-    /// Keeps the data directory locked.
-    _data_dir: DataDir,
+    directory: Arc<Directory>,
+    /// Also keeps the data directory locked.
+    data_dir: DataDir,
 }
 
 /// Starts a member: takes the data directory, recovers, and serves peers and clients. `fenced`: its former life is over,
@@ -94,34 +104,48 @@ pub async fn launch(config: &Config, fenced: bool) -> Result<Running, LaunchErro
     let http_listeners = listen(&config.listen_client_http_urls, &config.client_tls).await?;
     let metrics_listeners = listen(&config.listen_metrics_urls, &config.client_tls).await?;
     let data_dir = DataDir::open(&config.data_dir)?;
+    if data_dir.is_removed() {
+        return Err(LaunchError::Removed);
+    }
     let epoch = std::time::Instant::now();
-    let (booted, applier) = recover(config, &data_dir, fenced)?;
-    let identity = peer::Identity {
-        cluster: config.cluster,
-        member: config.member,
-        incarnation: booted.recovered.identity.incarnation,
+    let mut instructions = instruct(config, &data_dir, &connector).await?;
+    let recovered = match recover(config, &data_dir, &instructions.told, fenced) {
+        Err(error) if instructions.told.voters.is_empty() => {
+            warn!(error = error.to_string(), "the log does not say who this member is; asking the others");
+            instructions = ask(config, &connector).await?;
+            recover(config, &data_dir, &instructions.told, fenced)
+        }
+        recovered => recovered,
     };
+    let (booted, applier) = recovered?;
+    let peer::Identity { cluster, member, incarnation: life } = identity(&booted);
+    if applier.members().is_removed(member) && boot::is_removed(&booted.recovered, applier.applied()) {
+        data_dir.mark_removed()?;
+        return Err(LaunchError::Removed);
+    }
+    // From here on a member is whom its log says.
+    let config = &Config { cluster, member, ..config.clone() };
     let metrics = Arc::new(Metrics::new(config.member, grpc::METHODS));
-    let others: Vec<&InitialMember> = config.initial_cluster.iter().filter(|it| it.id != config.member).collect();
-    let peers = others.iter().map(|it| (it.id, it.peer_urls.clone())).collect();
-    let network = Network::start(identity, peers, &connector, &metrics);
+    let directory = Directory::new(identity(&booted), texts(&config.advertise_peer_urls), connector, &metrics);
+    instructions.others.iter().for_each(|(id, urls)| directory.connect(*id, urls));
+    directory.update(&applier.members());
+    let (leases, members) = (applier.leases(), applier.members());
     let replica_config = replica_config(config, random()?, random()?);
     let replica =
-        Replica::new(replica_config, booted.recovered, applier.applied(), &applier.leases(), Instant::default());
+        Replica::new(replica_config, booted.recovered, applier.applied(), &leases, members, Instant::default());
     let view = &applier.published().view;
     let replica = replica.with_state(view.revision(), view.alarms().collect());
-    let watcher = Arc::new(Watcher::new(config.member, Arc::clone(&metrics)));
-    let parts = Parts { replica, wal: booted.wal, applier, peers: network, observer: watcher, epoch };
+    let observer = Arc::new(Watcher::new(config.member, Arc::clone(&metrics), Arc::clone(&directory)));
+    let parts = Parts { replica, wal: booted.wal, applier, peers: directory.network(), observer, epoch };
     let member = Member::start(parts);
 
     let authenticator = Authenticator::new(config.bcrypt_cost, tokens(config));
     let server = Arc::new(Server { member: member.clone(), settings: settings(config), metrics, authenticator });
     let mut servers = JoinSet::new();
-    let scrub = tokio::spawn(scrub(Arc::clone(&server), identity.incarnation, config.scrub_interval)).abort_handle();
-    let ids: Vec<NodeId> = others.iter().map(|it| it.id).collect();
+    let scrub = tokio::spawn(scrub(Arc::clone(&server), life, config.scrub_interval)).abort_handle();
     for (listener, security) in peer_listeners {
         info!(address = address(&listener), "serving peer traffic");
-        servers.spawn(http::serve(listener, security, Tuning::default(), peer::router(&server, identity, &ids)));
+        servers.spawn(http::serve(listener, security, Tuning::default(), peer::router(&server, &directory)));
     }
     let (traffic, router) = match http_listeners.is_empty() {
         true => ("grpc+http", http::client_router(&server, &config.plain)),
@@ -143,7 +167,7 @@ pub async fn launch(config: &Config, fenced: bool) -> Result<Running, LaunchErro
         info!(address = address(&listener), "serving metrics");
         servers.spawn(http::serve(listener, security, Tuning::default(), http::metrics_router(&server)));
     }
-    Ok(Running { member, servers, scrub, _data_dir: data_dir })
+    Ok(Running { member, servers, scrub, directory, data_dir })
 }
 
 impl Running {
@@ -165,6 +189,20 @@ impl Running {
             Some(Err(error)) => error.to_string(),
             Some(Ok(())) | None => "a listener ended".to_owned(),
         }
+    }
+
+    /// Returns once this member is removed from the cluster.
+    pub fn removed(&self) -> impl Future<Output = ()> + 'static {
+        let directory = Arc::clone(&self.directory);
+        async move { directory.removed().await }
+    }
+
+    /// Notes in the data directory that this member was removed: it does not start again.
+    ///
+    /// # Errors
+    /// The note cannot be written.
+    pub fn mark_removed(&self) -> io::Result<()> {
+        self.data_dir.mark_removed()
     }
 
     /// Hands leadership over, syncs what was written, and ends all streams. Takes little longer than `patience`.
@@ -233,26 +271,70 @@ async fn scrub(server: Arc<Server<Rows>>, life: Incarnation, interval: Duration)
     }
 }
 
+/// What a member knows of its cluster without its log.
+struct Instructions {
+    /// Without voters, only a sound log will do.
+    told: Told,
+    /// Where the others are reached.
+    others: Vec<(NodeId, Vec<Url>)>,
+}
+
+/// What the command line says, or for a member that is to join and has no log, what the cluster says.
+async fn instruct(config: &Config, data_dir: &DataDir, connector: &Connector) -> Result<Instructions, LaunchError> {
+    let joins = config.state == ClusterState::Existing;
+    if joins && !wal::exists(&mut data_dir.wal()?)? {
+        return ask(config, connector).await;
+    }
+    // A member that joined has an ID which the command line does not tell; its log does.
+    let founders: &[InitialMember] = if joins { &[] } else { &config.initial_cluster };
+    let others = founders.iter().filter(|it| it.id != config.member).map(|it| (it.id, it.peer_urls.clone())).collect();
+    let told = Told {
+        cluster: config.cluster,
+        member: config.member,
+        voters: founders.iter().map(|member| member.id).collect(),
+        incarnation: Incarnation(random()?),
+        joins,
+    };
+    Ok(Instructions { told, others })
+}
+
+/// What the running cluster says.
+async fn ask(config: &Config, connector: &Connector) -> Result<Instructions, LaunchError> {
+    let joined = join(&config.initial_cluster, &config.name, connector).await.map_err(LaunchError::Join)?;
+    let told = Told {
+        cluster: joined.cluster,
+        member: joined.member,
+        voters: joined.others.iter().map(|(id, _)| *id).chain([joined.member]).collect(),
+        incarnation: Incarnation(random()?),
+        joins: true,
+    };
+    Ok(Instructions { told, others: joined.others })
+}
+
+fn identity<D>(booted: &Booted<D>) -> peer::Identity {
+    let Identity { cluster, member, incarnation, .. } = booted.recovered.identity;
+    peer::Identity { cluster, member, incarnation }
+}
+
 /// Opens the log and the applied state. State that cannot be used is moved aside if the others can restore it.
 fn recover(
     config: &Config,
     data_dir: &DataDir,
+    told: &Told,
     fenced: bool,
 ) -> Result<(Booted<FileDisk>, Applier<FjallBackends>), LaunchError> {
-    let told = Told {
-        cluster: config.cluster,
-        member: config.member,
-        voters: config.initial_cluster.iter().map(|member| member.id).collect(),
-        incarnation: Incarnation(random()?),
-    };
     let options = wal::Options::default();
+    let booted = boot::boot(|| data_dir.wal(), options, told)?;
+    // Whatever it was told: who it is, its log says.
+    let peer::Identity { cluster, member, .. } = identity(&booted);
+    let told = &Told { cluster, member, ..told.clone() };
     if fenced {
         warn!("this member begins a new life with nothing; recovering from the other members");
-        let booted = boot::forget(data_dir.wal()?, options, &told, Damage::Fenced)?;
+        drop(booted);
+        let booted = boot::forget(data_dir.wal()?, options, told, Damage::Fenced)?;
         let applier = open_state(config, data_dir, &booted)?;
         return Ok((booted, applier));
     }
-    let booted = boot::boot(|| data_dir.wal(), options, &told)?;
     match &booted.found {
         Found::Nothing => info!("Initialize and start etcd server"),
         Found::Log => info!("server has already been initialized"),
@@ -281,7 +363,7 @@ fn recover(
     }
     warn!(error = missing.to_string(), "entries or their applied state are lost; recovering from the other members");
     drop((booted, applier));
-    let booted = boot::forget(data_dir.wal()?, options, &told, missing)?;
+    let booted = boot::forget(data_dir.wal()?, options, told, missing)?;
     let applier = open_state(config, data_dir, &booted)?;
     Ok((booted, applier))
 }
@@ -294,8 +376,9 @@ fn open_state(
     let backends = FjallBackends::new(&data_dir.kv(), Options::default())?;
     let recovered = &booted.recovered;
     let last = recovered.entries.last().map_or(recovered.start_index, |entry| entry.index);
-    let applier = Applier::open(applier_config(config, last)?, backends, booted.recovered.generation)
-        .map_err(|error| LaunchError::State(error.to_string()))?;
+    let applier =
+        Applier::open(applier_config(config, identity(booted).member, last)?, backends, booted.recovered.generation)
+            .map_err(|error| LaunchError::State(error.to_string()))?;
     let current_rev = applier.published().view.revision().0;
     info!(current_rev, applied_index = applier.applied().0, "kvstore restored");
     Ok(applier)
@@ -344,13 +427,26 @@ fn replica_config(config: &Config, seed: u64, session: u64) -> replica::Config {
             client_urls: texts(&config.advertise_client_urls),
             is_learner: false,
         }),
+        founders: if config.state == ClusterState::New { founders(config) } else { vec![] },
     }
 }
 
+/// The members as the command line names them.
+fn founders(config: &Config) -> Vec<MemberInfo> {
+    let founder = |member: &InitialMember| MemberInfo {
+        id: member.id,
+        name: member.name.clone(),
+        peer_urls: texts(&member.peer_urls),
+        client_urls: vec![],
+        is_learner: false,
+    };
+    config.initial_cluster.iter().map(founder).collect()
+}
+
 /// `last` is the last entry of the log.
-fn applier_config(config: &Config, last: LogIndex) -> io::Result<applier::Config> {
+fn applier_config(config: &Config, member: NodeId, last: LogIndex) -> io::Result<applier::Config> {
     Ok(applier::Config {
-        member: config.member,
+        member,
         watch: watch::Config {
             progress_interval: config.progress_interval,
             stream_bytes_max: 16 << 20,
@@ -373,19 +469,14 @@ fn tokens(config: &Config) -> Tokens {
 }
 
 fn settings(config: &Config) -> Settings {
-    let initial = |member: &InitialMember| MemberInfo {
-        id: member.id,
-        name: member.name.clone(),
-        peer_urls: texts(&member.peer_urls),
-        client_urls: vec![],
-        is_learner: false,
-    };
     Settings {
         responder: Responder { cluster: config.cluster, member: config.member },
         limits: config.limits,
         quota_bytes: config.quota_bytes,
         election_timeout: config.election_timeout,
-        initial_cluster: config.initial_cluster.iter().map(initial).collect(),
+        initial_cluster: founders(config),
+        strict_reconfig_check: config.strict_reconfig_check,
+        learners_max: config.learners_max,
     }
 }
 
@@ -397,12 +488,13 @@ fn texts(urls: &[Url]) -> Vec<String> {
 struct Watcher {
     member: NodeId,
     metrics: Arc<Metrics>,
+    directory: Arc<Directory>,
     seen: std::sync::Mutex<(Option<NodeId>, raft::Role, Option<quorate_core::entry::Standing>)>,
 }
 
 impl Watcher {
-    fn new(member: NodeId, metrics: Arc<Metrics>) -> Self {
-        Self { member, metrics, seen: std::sync::Mutex::new((None, raft::Role::Follower, None)) }
+    fn new(member: NodeId, metrics: Arc<Metrics>, directory: Arc<Directory>) -> Self {
+        Self { member, metrics, directory, seen: std::sync::Mutex::new((None, raft::Role::Follower, None)) }
     }
 }
 
@@ -454,6 +546,10 @@ impl Observer for Watcher {
 
     fn malformed(&self, from: NodeId, error: &str) {
         warn!(peer = format!("{:x}", from.0), error, "a peer sent bytes that are no message");
+    }
+
+    fn removed(&self) {
+        self.directory.told_removed();
     }
 
     fn fatal(&self, reason: &str) -> ! {

@@ -40,5 +40,6 @@ pub mod restore;
 pub mod service;
 pub mod snapshot;
 pub mod status;
+pub mod url;
 pub mod wal;
 pub mod wire;

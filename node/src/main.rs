@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use quorate_node::config::{Config, FLAGS_TEXT, Invocation, LogFormat, Refusal, USAGE_TEXT};
-use quorate_node::launch::{self, Running};
+use quorate_node::launch::{self, LaunchError, Running};
 use quorate_node::service::ETCD_VERSION;
 use quorate_node::{http, log};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -96,6 +96,10 @@ async fn run(config: &Config) -> ExitCode {
     loop {
         let ended = match launch::launch(config, fenced).await {
             Ok(running) => until_end(config, running, &mut signals).await,
+            Err(reason @ LaunchError::Removed) => {
+                error!(error = reason.to_string(), "listener failed");
+                Some(ExitCode::FAILURE)
+            }
             Err(reason) => {
                 error!(error = reason.to_string(), "discovery failed");
                 Some(ExitCode::FAILURE)
@@ -124,7 +128,9 @@ async fn until_end(config: &Config, mut running: Running, signals: &mut Signals)
         ready.await;
         info!("ready to serve client requests");
     });
-    let fenced = running.fenced();
+    /// Time for clients and peers to hear of a member's removal from itself. (etcd)
+    const FAREWELL: Duration = Duration::from_secs(1);
+    let (fenced, removed) = (running.fenced(), running.removed());
     let (name, number) = tokio::select! {
         _ = signals.terminate.recv() => ("terminated", SIGTERM),
         _ = signals.interrupt.recv() => ("interrupt", SIGINT),
@@ -132,6 +138,16 @@ async fn until_end(config: &Config, mut running: Running, signals: &mut Signals)
             warn!("this member's state is wrong: it stops serving");
             running.stop(Duration::ZERO).await;
             return None;
+        }
+        () = removed => {
+            let data_dir = config.data_dir.display().to_string();
+            warn!(data_dir, "data-dir used by this member must be removed");
+            if let Err(error) = running.mark_removed() {
+                warn!(error = error.to_string(), "the data directory cannot be marked");
+            }
+            tokio::time::sleep(FAREWELL).await;
+            running.stop(config.election_timeout.min(PATIENCE_MAX)).await;
+            return Some(ExitCode::SUCCESS);
         }
         reason = running.failed() => {
             error!(error = reason, "listener failed");

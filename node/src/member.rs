@@ -22,6 +22,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_core::error::Error;
 use quorate_core::replica::{self, Replica, Request, Response};
+use quorate_core::store::Members;
 use quorate_core::{Instant, NodeId, Revision, StreamId, raft, watch};
 use tokio::sync::{mpsc, oneshot};
 
@@ -50,6 +51,10 @@ use station::Station;
 pub trait Peers: Send + 'static {
     /// Queues `frames` for their receivers without waiting.
     fn send(&mut self, frames: &mut Vec<Frame>);
+    /// The members are these now. Whoever is not among them stays reachable.
+    fn update(&mut self, members: &Members);
+    /// This member is gone for good: after a while nothing is sent there.
+    fn part(&mut self, id: NodeId);
 }
 
 /// Observes what a member does, for metrics and logs. Called from the member's threads; must not wait.
@@ -66,6 +71,8 @@ pub trait Observer: Send + Sync + 'static {
     fn suspected(&self, why: &str);
     /// A peer sent bytes that are no message.
     fn malformed(&self, from: NodeId, error: &str);
+    /// The member was removed from the cluster: it has to stop, and its data is of no use any more.
+    fn removed(&self);
     /// The member cannot go on. It must not return: the process ends here.
     fn fatal(&self, reason: &str) -> !;
 }

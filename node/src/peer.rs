@@ -6,23 +6,19 @@
 
 mod accept;
 mod dial;
+mod directory;
+pub mod join;
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use prometheus::IntCounter;
 use quorate_api::quorate::peer::v1 as pb;
 use quorate_core::{ClusterId, Incarnation, NodeId};
-use quorate_tls::Connector;
 use tokio::sync::mpsc;
 
-use crate::config::url::Url;
-use crate::driver::Frame;
-use crate::metrics::Metrics;
-
 pub use accept::router;
+pub use directory::{Directory, Network};
 
 /// The peer protocols this build speaks.
 const PROTOCOL: (u32, u32) = (1, 1);
@@ -32,6 +28,9 @@ const QUEUE_BYTES_MAX: usize = 64 << 20;
 
 /// Bytes of one message on a stream: a frame may hold a request of the largest size, or a megabyte of snapshot rows.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
+
+/// What a removed member is told. (etcd's words)
+const REMOVED: &str = "the member has been permanently removed from the cluster";
 
 /// Who this member is to its peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +76,8 @@ pub enum HelloError {
 }
 
 impl Identity {
-    fn hello(self, to: NodeId) -> pb::Message {
+    /// The first message to `to`, from a member that is reached at `urls`.
+    fn hello(self, to: NodeId, urls: &[String]) -> pb::Message {
         let hello = pb::Hello {
             cluster_id: self.cluster.0,
             member_id: self.member.0,
@@ -85,12 +85,13 @@ impl Identity {
             protocol_min: PROTOCOL.0,
             protocol_max: PROTOCOL.1,
             to: to.0,
+            peer_urls: urls.to_vec(),
         };
         pb::Message { message: Some(pb::message::Message::Hello(hello)) }
     }
 
-    /// The sender of a stream's first message, if it may talk to this member.
-    fn check(self, first: Option<pb::Message>) -> Result<NodeId, HelloError> {
+    /// The sender of a stream's first message, if it speaks to this member, and where it is reached.
+    fn check(self, first: Option<pb::Message>) -> Result<(NodeId, Vec<String>), HelloError> {
         let Some(pb::Message { message: Some(pb::message::Message::Hello(hello)) }) = first else {
             return Err(HelloError::Missing);
         };
@@ -103,22 +104,8 @@ impl Identity {
         if hello.protocol_max < PROTOCOL.0 || hello.protocol_min > PROTOCOL.1 {
             return Err(HelloError::Protocol { min: hello.protocol_min, max: hello.protocol_max });
         }
-        Ok(NodeId(hello.member_id))
+        Ok((NodeId(hello.member_id), hello.peer_urls))
     }
-}
-
-/// The sending side: one queue a peer and lane.
-#[derive(Debug)]
-pub struct Network {
-    peers: BTreeMap<NodeId, Peer>,
-}
-
-#[derive(Debug)]
-struct Peer {
-    urgent: Arc<Lane>,
-    bulk: Arc<Lane>,
-    sent_bytes: IntCounter,
-    dropped: IntCounter,
 }
 
 /// A way to one peer: a queue while there is a stream, nothing while there is none.
@@ -132,54 +119,6 @@ struct Lane {
 struct Queue {
     batches: mpsc::UnboundedSender<Vec<Bytes>>,
     waiting_bytes: Arc<AtomicUsize>,
-}
-
-impl Network {
-    /// Starts dialling `peers` on the current tokio runtime; the tasks end with it.
-    #[must_use]
-    pub fn start(
-        identity: Identity,
-        peers: Vec<(NodeId, Vec<Url>)>,
-        connector: &Connector,
-        metrics: &Arc<Metrics>,
-    ) -> Self {
-        let peers = peers.into_iter().map(|(id, urls)| {
-            let label = format!("{:x}", id.0);
-            let peer = Peer {
-                urgent: Arc::default(),
-                bulk: Arc::default(),
-                sent_bytes: metrics.peer_sent_bytes.with_label_values(&[&label]),
-                dropped: metrics.peer_sent_failures.with_label_values(&[&label]),
-            };
-            let active = metrics.active_peers.with_label_values(&[&format!("{:x}", identity.member.0), &label]);
-            for (lane, kind) in [(&peer.urgent, dial::Kind::Urgent), (&peer.bulk, dial::Kind::Bulk)] {
-                let (lane, connector) = (Arc::clone(lane), connector.clone());
-                tokio::spawn(dial::run(identity, id, urls.clone(), connector, lane, kind, active.clone()));
-            }
-            (id, peer)
-        });
-        Self { peers: peers.collect() }
-    }
-}
-
-impl crate::member::Peers for Network {
-    fn send(&mut self, frames: &mut Vec<Frame>) {
-        let mut batches: BTreeMap<(NodeId, bool), Vec<Bytes>> = BTreeMap::new();
-        for frame in frames.drain(..) {
-            batches.entry((frame.to, frame.bulk)).or_default().push(frame.bytes);
-        }
-        for ((to, bulk), batch) in batches {
-            let Some(peer) = self.peers.get(&to) else { continue };
-            let bytes = batch.iter().map(Bytes::len).sum();
-            let count = batch.len() as u64;
-            let lane = if bulk { &peer.bulk } else { &peer.urgent };
-            if lane.send(batch, bytes) {
-                peer.sent_bytes.inc_by(bytes as u64);
-            } else {
-                peer.dropped.inc_by(count);
-            }
-        }
-    }
 }
 
 impl Lane {

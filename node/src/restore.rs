@@ -84,6 +84,7 @@ pub fn restore(options: &Restore) -> Result<Imported, RestoreError> {
         member: options.founding.member,
         voters: options.founding.members.iter().map(|member| member.id).collect(),
         incarnation: Incarnation(random()?),
+        joins: false,
     };
     let file = open(options)?;
     let mut part = target.as_os_str().to_owned();

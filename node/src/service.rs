@@ -59,8 +59,12 @@ pub struct Settings {
     pub quota_bytes: Option<u64>,
     /// Silence after which a follower campaigns.
     pub election_timeout: Duration,
-    /// The founding members as the command line names them, for those that have not published themselves.
+    /// The founding members as the command line names them, for as long as they are not recorded.
     pub initial_cluster: Vec<Member>,
+    /// Whether changes of the membership that risk the quorum are refused. (etcd: --strict-reconfig-check)
+    pub strict_reconfig_check: bool,
+    /// Learners there may be. (etcd: --max-learners)
+    pub learners_max: u32,
 }
 
 /// The state a reply is made from: one consistent picture, taken after consensus answered.
@@ -117,7 +121,12 @@ impl Local<'_> {
     /// Whether this member is a learner.
     #[must_use]
     pub fn is_learner(&self) -> bool {
-        self.status.raft.config.learners.contains_key(&self.settings.responder.member)
+        let own = self.settings.responder.member;
+        match self.view.members().get(own) {
+            // A voter that was added serves as one, although its vote does not count before it has caught up.
+            Some(member) => member.is_learner,
+            None => self.status.raft.config.learners.contains_key(&own),
+        }
     }
 }
 

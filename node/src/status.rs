@@ -106,7 +106,8 @@ pub fn code(error: &Error) -> Code {
         | Error::PermissionNotGiven
         | Error::AuthFailed
         | Error::InvalidAuthManagement
-        | Error::AuthOldRevision => Code::InvalidArgument,
+        | Error::AuthOldRevision
+        | Error::BadMemberUrls => Code::InvalidArgument,
         Error::Compacted { .. } | Error::FutureRevision | Error::LeaseTtlTooLarge => Code::OutOfRange,
         Error::NoSpace => Code::ResourceExhausted,
         Error::LeaseNotFound | Error::MemberNotFound => Code::NotFound,
@@ -123,7 +124,12 @@ pub fn code(error: &Error) -> Code {
         | Error::PermissionNotGranted
         | Error::AuthNotEnabled
         | Error::RootUserNotExist
-        | Error::RootRoleNotExist => Code::FailedPrecondition,
+        | Error::RootRoleNotExist
+        | Error::MemberExists
+        | Error::PeerUrlExists
+        | Error::MemberNotLearner
+        | Error::LearnerNotReady
+        | Error::TooManyLearners => Code::FailedPrecondition,
         Error::PermissionDenied => Code::PermissionDenied,
         Error::InvalidAuthToken => Code::Unauthenticated,
         Error::NoLeader
@@ -132,10 +138,13 @@ pub fn code(error: &Error) -> Code {
         | Error::Timeout
         | Error::TimeoutLeaderFailed
         | Error::TimeoutConnectionLost
-        | Error::TimeoutWaitApplied => Code::Unavailable,
+        | Error::TimeoutWaitApplied
+        | Error::Unhealthy => Code::Unavailable,
         Error::Corrupt => Code::DataLoss,
-        // etcd has better codes for the first two, but they never reach the wire; for the last it has none.
-        Error::TooManyRequests | Error::TimeoutLeaderTransfer | Error::NoPasswordUser => Code::Unknown,
+        // etcd has better codes for these, but they never reach the wire; for users without password it has none.
+        Error::TooManyRequests | Error::TimeoutLeaderTransfer | Error::NoPasswordUser | Error::NotEnoughStarted => {
+            Code::Unknown
+        }
     }
 }
 
@@ -203,6 +212,14 @@ mod tests {
         (Error::AuthOldRevision, 3, "etcdserver: revision of auth store is old"),
         (Error::RootUserNotExist, 9, "etcdserver: root user does not exist"),
         (Error::RootRoleNotExist, 9, "etcdserver: root user does not have root role"),
+        (Error::MemberExists, 9, "etcdserver: member ID already exist"),
+        (Error::PeerUrlExists, 9, "etcdserver: Peer URLs already exists"),
+        (Error::NotEnoughStarted, 2, "etcdserver: re-configuration failed due to not enough started members"),
+        (Error::BadMemberUrls, 3, "etcdserver: given member URLs are invalid"),
+        (Error::MemberNotLearner, 9, "etcdserver: can only promote a learner member"),
+        (Error::LearnerNotReady, 9, "etcdserver: can only promote a learner member which is in sync with leader"),
+        (Error::TooManyLearners, 9, "etcdserver: too many learner members in cluster"),
+        (Error::Unhealthy, 14, "etcdserver: unhealthy cluster"),
     ];
 
     #[test]

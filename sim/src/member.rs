@@ -175,6 +175,7 @@ impl Process {
             member: id(member),
             voters: (0..members).map(id).collect(),
             incarnation: Incarnation(rng.next_u64()),
+            joins: false,
         };
         let options = Options { segment_bytes: u32::try_from(knobs.segment_bytes).expect("small segments") };
         let mut booted = boot::boot(|| Ok(disk.clone()), options, &told).map_err(StartError::Boot)?;
@@ -207,7 +208,7 @@ impl Process {
         let Booted { wal, recovered, found } = booted;
         let config = replica_config(start, rng);
         let view = &applier.published().view;
-        let replica = Replica::new(config, recovered, applier.applied(), &applier.leases(), now)
+        let replica = Replica::new(config, recovered, applier.applied(), &applier.leases(), applier.members(), now)
             .with_state(view.revision(), view.alarms().collect());
         let responder = Responder { cluster: CLUSTER, member: told.member };
         let limits = Limits::default();
@@ -216,6 +217,8 @@ impl Process {
             limits,
             quota_bytes: None,
             initial_cluster: Vec::new(),
+            strict_reconfig_check: true,
+            learners_max: 1,
             election_timeout: Duration::from_nanos(knobs.election),
         };
         let status =
@@ -497,12 +500,12 @@ fn replica_config(start: &Start<'_>, rng: &mut Rng) -> replica::Config {
         held_max: 1_000,
         lease_checkpoint: Duration::from_nanos(knobs.lease_checkpoint),
         auto_compaction: None,
-        publish: Some(Published {
-            id: id(member),
-            name: format!("m{member}"),
-            peer_urls: vec![],
-            client_urls: vec![],
-            is_learner: false,
-        }),
+        publish: Some(Published { client_urls: vec![format!("http://m{member}:2379")], ..founder(member) }),
+        founders: (0..start.members).map(founder).collect(),
     }
+}
+
+fn founder(member: usize) -> Published {
+    let peer_urls = vec![format!("http://m{member}:2380")];
+    Published { id: id(member), name: format!("m{member}"), peer_urls, client_urls: vec![], is_learner: false }
 }

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::lease_clock::{self, LeaseClock, Renewal};
 use super::read::Then;
-use super::{Config, LeaseAnswer, LeaseQuestion, Output, PeerMessage, Replica, Response};
+use super::{Config, LeaderAnswer, LeaderQuestion, Output, PeerMessage, Replica, Response};
 use crate::command::Command;
 use crate::mutant::{self, Mutant};
 use crate::store::{LeaseChange, LeaseRecord};
@@ -26,7 +26,7 @@ pub(super) enum Asker {
 /// A client's question on its way to the leader.
 #[derive(Clone, Copy, Debug)]
 struct Asked {
-    question: LeaseQuestion,
+    question: LeaderQuestion,
     /// When to ask again; the past if it was not asked yet.
     retry: Instant,
 }
@@ -91,7 +91,7 @@ impl Leases {
 }
 
 impl Replica {
-    pub(super) fn ask_lease(&mut self, id: RequestId, question: LeaseQuestion, out: &mut Vec<Output>) {
+    pub(super) fn ask_leader(&mut self, id: RequestId, question: LeaderQuestion, out: &mut Vec<Output>) {
         if self.leads() && mutant::is_on(Mutant::K11) {
             return self.answer_lease(Asker::Client(id), question, out);
         }
@@ -104,7 +104,7 @@ impl Replica {
         self.send_question(id, question, out);
     }
 
-    fn send_question(&mut self, id: RequestId, ask: LeaseQuestion, out: &mut Vec<Output>) {
+    fn send_question(&mut self, id: RequestId, ask: LeaderQuestion, out: &mut Vec<Output>) {
         if let Some(to) = self.remote_leader() {
             let message = PeerMessage::Lease { question: id.0, session: self.config.session, ask };
             out.push(Output::Send { to, message });
@@ -112,12 +112,12 @@ impl Replica {
     }
 
     /// A follower asks.
-    pub(super) fn lease_asked(
+    pub(super) fn leader_asked(
         &mut self,
         from: NodeId,
         question: u64,
         session: Incarnation,
-        ask: LeaseQuestion,
+        ask: LeaderQuestion,
         out: &mut Vec<Output>,
     ) {
         let asker = Asker::Peer { from, question, session };
@@ -131,11 +131,11 @@ impl Replica {
     }
 
     /// The leader answers.
-    pub(super) fn lease_answered(
+    pub(super) fn leader_answered(
         &mut self,
         question: u64,
         session: Incarnation,
-        answer: Option<LeaseAnswer>,
+        answer: Option<LeaderAnswer>,
         out: &mut Vec<Output>,
     ) {
         if session != self.config.session {
@@ -148,11 +148,12 @@ impl Replica {
             return;
         }
         match answer {
-            LeaseAnswer::KeptAlive(ttl) => self.respond(id, Ok(Response::KeptAlive(ttl)), out),
-            LeaseAnswer::TimeToLive { left, index } => {
+            LeaderAnswer::KeptAlive(ttl) => self.respond(id, Ok(Response::KeptAlive(ttl)), out),
+            LeaderAnswer::TimeToLive { left, index } => {
                 self.leases.late.entry(index).or_default().push((id, Response::TimeToLive(left)));
                 self.answer_late(out);
             }
+            LeaderAnswer::Members { heard, in_sync } => self.surveyed(id, &heard, &in_sync, out),
         }
     }
 
@@ -168,50 +169,54 @@ impl Replica {
     }
 
     /// Answers from this leader's clock; called once leadership was confirmed after the question came.
-    pub(super) fn answer_lease(&mut self, asker: Asker, question: LeaseQuestion, out: &mut Vec<Output>) {
+    pub(super) fn answer_lease(&mut self, asker: Asker, question: LeaderQuestion, out: &mut Vec<Output>) {
         if let Asker::Client(id) = asker
             && !self.waits.is_open(id)
         {
             return;
         }
         let answer = match question {
-            LeaseQuestion::KeepAlive(id) => match self.leases.clock.renew(self.now, id) {
-                Renewal::Renewed { ttl, uncheckpoint: false } => Some(LeaseAnswer::KeptAlive(Some(ttl))),
+            LeaderQuestion::KeepAlive(id) => match self.leases.clock.renew(self.now, id) {
+                Renewal::Renewed { ttl, uncheckpoint: false } => Some(LeaderAnswer::KeptAlive(Some(ttl))),
                 Renewal::Renewed { uncheckpoint: true, .. } => return self.clear_checkpoint(id, asker, out),
-                Renewal::Unknown => Some(LeaseAnswer::KeptAlive(mutant::is_on(Mutant::K02).then_some(Ttl(10)))),
+                Renewal::Unknown => Some(LeaderAnswer::KeptAlive(mutant::is_on(Mutant::K02).then_some(Ttl(10)))),
                 Renewal::Expired => return wait(&mut self.leases.expiring, id, asker),
                 Renewal::NotLeading => None,
             },
-            LeaseQuestion::TimeToLive(_) if !self.leases.clock.leading() => None,
-            LeaseQuestion::TimeToLive(id) => {
+            LeaderQuestion::TimeToLive(_) if !self.leases.clock.leading() => None,
+            LeaderQuestion::TimeToLive(id) => {
                 let clock = &self.leases.clock;
                 let left = clock.granted(id).zip(clock.remaining(self.now, id));
-                Some(LeaseAnswer::TimeToLive { left, index: self.applied })
+                Some(LeaderAnswer::TimeToLive { left, index: self.applied })
             }
+            LeaderQuestion::Members => self.leads().then(|| self.survey()),
         };
         match (asker, answer) {
-            (Asker::Client(id), None) => self.ask_lease_again(id, question),
+            (Asker::Client(id), None) => self.ask_leader_again(id, question),
             (asker, answer) => self.tell(asker, answer, out),
         }
     }
 
     /// This member does not lead after all: the question waits for who does.
-    fn ask_lease_again(&mut self, id: RequestId, question: LeaseQuestion) {
+    fn ask_leader_again(&mut self, id: RequestId, question: LeaderQuestion) {
         self.leases.asked.insert(id, Asked { question, retry: self.now });
         self.leases.retry = self.now;
     }
 
-    fn tell(&mut self, asker: Asker, answer: Option<LeaseAnswer>, out: &mut Vec<Output>) {
+    fn tell(&mut self, asker: Asker, answer: Option<LeaderAnswer>, out: &mut Vec<Output>) {
         match (asker, answer) {
             (Asker::Peer { from, question, session }, answer) => {
                 let message = PeerMessage::LeaseReply { question, session, answer };
                 out.push(Output::Send { to: from, message });
             }
-            (Asker::Client(id), Some(LeaseAnswer::KeptAlive(ttl))) => {
+            (Asker::Client(id), Some(LeaderAnswer::KeptAlive(ttl))) => {
                 self.respond(id, Ok(Response::KeptAlive(ttl)), out);
             }
-            (Asker::Client(id), Some(LeaseAnswer::TimeToLive { left, .. })) => {
+            (Asker::Client(id), Some(LeaderAnswer::TimeToLive { left, .. })) => {
                 self.respond(id, Ok(Response::TimeToLive(left)), out);
+            }
+            (Asker::Client(id), Some(LeaderAnswer::Members { heard, in_sync })) => {
+                self.surveyed(id, &heard, &in_sync, out);
             }
             (Asker::Client(_), None) => {}
         }
@@ -222,7 +227,7 @@ impl Replica {
             return wait(&mut self.leases.clearing, id, asker);
         }
         match asker {
-            Asker::Client(request) => self.ask_lease_again(request, LeaseQuestion::KeepAlive(id)),
+            Asker::Client(request) => self.ask_leader_again(request, LeaderQuestion::KeepAlive(id)),
             Asker::Peer { .. } => self.tell(asker, None, out),
         }
     }
@@ -241,7 +246,7 @@ impl Replica {
             }
         };
         for asker in askers {
-            self.tell(asker, Some(LeaseAnswer::KeptAlive(ttl)), out);
+            self.tell(asker, Some(LeaderAnswer::KeptAlive(ttl)), out);
         }
     }
 
@@ -263,7 +268,7 @@ impl Replica {
             for (lease, askers) in waiting.chain(core::mem::take(&mut self.leases.clearing)) {
                 for asker in askers {
                     match asker {
-                        Asker::Client(id) => self.ask_lease_again(id, LeaseQuestion::KeepAlive(lease)),
+                        Asker::Client(id) => self.ask_leader_again(id, LeaderQuestion::KeepAlive(lease)),
                         Asker::Peer { .. } => self.tell(asker, None, out),
                     }
                 }

@@ -37,14 +37,14 @@ pub enum PeerMessage {
         /// What must be applied before the read.
         index: Option<LogIndex>,
     },
-    /// A question only the leader's clock can answer.
+    /// A question only the leader can answer: by its clock, or by whom it hears.
     Lease {
         /// The asker's name for the question.
         question: u64,
         /// The asker's session.
         session: Incarnation,
         /// What is asked.
-        ask: LeaseQuestion,
+        ask: LeaderQuestion,
     },
     /// Answer to `Lease`; `None`: this member does not lead.
     LeaseReply {
@@ -53,7 +53,7 @@ pub enum PeerMessage {
         /// As asked.
         session: Incarnation,
         /// The answer.
-        answer: Option<LeaseAnswer>,
+        answer: Option<LeaderAnswer>,
     },
     /// The sender's running state hashes.
     Hashes {
@@ -75,6 +75,8 @@ pub enum PeerMessage {
         /// The receiver has replaced its state by it, durably, or has something newer.
         installed: Option<LogIndex>,
     },
+    /// The receiver was removed from the cluster, and that is committed.
+    Removed,
 }
 
 impl PeerMessage {
@@ -87,16 +89,18 @@ impl PeerMessage {
 
 /// See [`PeerMessage::Lease`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-pub enum LeaseQuestion {
+pub enum LeaderQuestion {
     /// Renew it.
     KeepAlive(LeaseId),
     /// What is left of it?
     TimeToLive(LeaseId),
+    /// Whom do you hear, and which learners are in sync with you?
+    Members,
 }
 
 /// See [`PeerMessage::LeaseReply`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-pub enum LeaseAnswer {
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum LeaderAnswer {
     /// Renewed to this TTL; `None`: there is no such lease.
     KeptAlive(Option<Ttl>),
     /// Granted and remaining TTL; `None`: there is no such lease. The asker answers once it has applied `index`, so
@@ -106,6 +110,13 @@ pub enum LeaseAnswer {
         left: Option<(Ttl, Ttl)>,
         /// The leader's applied index.
         index: LogIndex,
+    },
+    /// Whom the leader hears.
+    Members {
+        /// The members heard of within an election timeout, the leader among them.
+        heard: Vec<NodeId>,
+        /// The learners that have nearly everything.
+        in_sync: Vec<NodeId>,
     },
 }
 

@@ -246,7 +246,8 @@ impl Replica {
         if !due {
             return;
         }
-        if self.status.leader.is_none() {
+        // Without a record of its own, nothing would come of it.
+        if self.status.leader.is_none() || self.membership.known.get(self.member).is_none() {
             // A deadline that has passed without anything to do would have this member spin.
             if let Some((_, retry)) = &mut self.proposals.publishing {
                 *retry = self.now + self.config.raft.election_timeout;

@@ -8,7 +8,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use super::lease::Asker;
-use super::{Config, LeaseQuestion, Output, PeerMessage, Replica, Response, raft};
+use super::{Config, LeaderQuestion, Output, PeerMessage, Replica, Response, raft};
 use crate::mutant::{self, Mutant};
 use crate::{Incarnation, Instant, LogIndex, NodeId, RequestId};
 
@@ -18,7 +18,7 @@ pub(super) enum Then {
     /// Tell the client's handler.
     Client(RequestId),
     /// Answer a question of the leader's lease clock.
-    Lease(Asker, LeaseQuestion),
+    Lease(Asker, LeaderQuestion),
 }
 
 /// Whose question a round of this leader answers.

@@ -41,7 +41,8 @@ impl View {
             | Command::RaiseAlarm(_)
             | Command::ClearAlarm(_)
             | Command::Downgrade(_)
-            | Command::Auth(_) => (false, false),
+            | Command::Auth(_)
+            | Command::Members(_) => (false, false),
         };
         if changes && self.is_alarmed(AlarmKind::Corrupt) {
             return Err(Error::Corrupt);

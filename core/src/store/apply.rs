@@ -12,7 +12,7 @@ use crate::entry::{Entry, Payload};
 use crate::error::Error;
 use crate::format::codec;
 use crate::mutant::{self, Mutant};
-use crate::request::{Lease, Member};
+use crate::request::{Lease, Member, MemberChange};
 use crate::rows::{RowWrite, Rows};
 use crate::{Blob, FeatureLevel, LeaseId, LogIndex, Revision, Ttl};
 
@@ -31,6 +31,7 @@ pub(super) struct Builder<'a> {
     leases: Vec<LeaseChange>,
     pub(super) sessions: Vec<SessionChange>,
     pub(super) alarms_changed: bool,
+    members_changed: bool,
 }
 
 pub(super) fn apply(store: &mut Store, entries: &[Entry], rows: &dyn Rows) -> Batch {
@@ -45,6 +46,7 @@ pub(super) fn apply(store: &mut Store, entries: &[Entry], rows: &dyn Rows) -> Ba
         leases: Vec::new(),
         sessions: Vec::new(),
         alarms_changed: false,
+        members_changed: false,
     };
     let (mut results, mut hashes) = (Vec::new(), Vec::with_capacity(entries.len()));
     for entry in entries {
@@ -56,7 +58,7 @@ pub(super) fn apply(store: &mut Store, entries: &[Entry], rows: &dyn Rows) -> Ba
     if !entries.is_empty() {
         builder.totals();
     }
-    let Builder { store, events, writes, leases, sessions, alarms_changed, .. } = builder;
+    let Builder { store, events, writes, leases, sessions, alarms_changed, members_changed, .. } = builder;
     store.check();
     let applied = Applied {
         index: store.applied.0,
@@ -68,6 +70,7 @@ pub(super) fn apply(store: &mut Store, entries: &[Entry], rows: &dyn Rows) -> Ba
         results,
         leases,
         alarms: alarms_changed.then(|| store.view.alarms().collect()),
+        members: members_changed.then(|| store.members()),
     };
     Batch { applied, events, writes, sessions }
 }
@@ -149,6 +152,7 @@ impl Builder<'_> {
             Command::Downgrade(target) => self.downgrade(target).map(|()| Outcome::Done),
             Command::ClearAlarm(alarm) => Ok(Outcome::Alarms(self.clear_alarm(alarm))),
             Command::Auth(command) => self.auth(command, index),
+            Command::Members(change) => self.change_members(change).map(Outcome::Members),
         }
     }
 
@@ -277,10 +281,29 @@ impl Builder<'_> {
         self.writes.push(RowWrite { key, value });
     }
 
-    fn publish(&mut self, member: Member) {
-        self.writes.push(rows::write(rows::member(member.id), codec::encode(&member)));
-        self.fold.effect(Effect::Member).encoded(&member);
-        Arc::make_mut(&mut self.store.view.members).insert(member.id, member);
+    fn publish(&mut self, Member { id, name, client_urls, .. }: Member) {
+        if let Some(member) = Arc::make_mut(&mut self.store.view.members).publish(name, client_urls, id) {
+            self.write_member(&member);
+        }
+    }
+
+    fn change_members(&mut self, change: MemberChange) -> Result<Vec<Member>, Error> {
+        let changed = Arc::make_mut(&mut self.store.view.members).change(change)?;
+        for member in &changed.written {
+            self.write_member(member);
+        }
+        if let Some(id) = changed.removed {
+            self.writes.extend([rows::remove(rows::member(id)), rows::write(rows::removed(id), codec::encode(&id))]);
+            self.fold.effect(Effect::MemberRemoved).u64(id.0);
+            self.members_changed = true;
+        }
+        Ok(self.store.view.members.iter().cloned().collect())
+    }
+
+    fn write_member(&mut self, member: &Member) {
+        self.writes.push(rows::write(rows::member(member.id), codec::encode(member)));
+        self.fold.effect(Effect::Member).encoded(member);
+        self.members_changed = true;
     }
 
     fn raise(&mut self, level: FeatureLevel) {

@@ -35,6 +35,7 @@ pub(super) enum Effect {
     AlarmCleared,
     Downgrade,
     Auth,
+    MemberRemoved,
 }
 
 impl Fold {

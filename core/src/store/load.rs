@@ -101,7 +101,16 @@ fn members(store: &mut Store, rows: &dyn Rows) -> Result<(), String> {
         if member.id != id {
             return Err(format!("member {} is stored as {id}", member.id));
         }
-        members.insert(id, member);
+        members.restore(member);
+        Ok(())
+    })?;
+    each(rows, Kind::Removed, |key, row| {
+        let id = NodeId(rows::parse_removed(key).ok_or("the row key of a removed member is damaged")?);
+        let stored: NodeId = decode("a removed member", &row)?;
+        if stored != id {
+            return Err(format!("removed member {stored} is stored as {id}"));
+        }
+        members.restore_removed(id);
         Ok(())
     })
 }

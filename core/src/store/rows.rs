@@ -13,6 +13,7 @@
 //! | `09` | a [`super::auth::AuthRow`]: whether users are asked for at all |
 //! | `0a` alarm kind, member ID; if fenced, incarnation | nothing: the alarm is on |
 //! | `0b` | the version that a downgrade under way goes down to |
+//! | `0c` `01` member ID | the same ID: that member was removed, and no other one will ever have it |
 //! | `10` main sub | a [`Record`]: one change of one key without its value |
 //! | `20` key main sub | the value a put stored, for keys that fit |
 //! | `21` main sub | the value a put stored, for longer keys |
@@ -43,9 +44,12 @@ const ROLE: u8 = 0x08;
 const AUTH: u8 = 0x09;
 const ALARM: u8 = 0x0a;
 const DOWNGRADE: u8 = 0x0b;
+const CLUSTER: u8 = 0x0c;
 const RECORD: u8 = 0x10;
 const VALUE: u8 = 0x20;
 const LONG_VALUE: u8 = 0x21;
+/// Behind [`CLUSTER`].
+const REMOVED: u8 = 0x01;
 
 /// Where the state stands after the last applied batch.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -196,6 +200,12 @@ pub(super) fn member(id: NodeId) -> Blob {
     tagged(MEMBER, &id.0.to_be_bytes())
 }
 
+pub(super) fn removed(id: NodeId) -> Blob {
+    let mut rest = [REMOVED; 9];
+    rest[1..].copy_from_slice(&id.0.to_be_bytes());
+    tagged(CLUSTER, &rest)
+}
+
 pub(super) fn life(id: NodeId, incarnation: Incarnation) -> Blob {
     let mut rest = [0; 16];
     rest[..8].copy_from_slice(&id.0.to_be_bytes());
@@ -301,6 +311,7 @@ pub(super) enum Kind {
     Users,
     Roles,
     Alarms,
+    Removed,
     Records,
     Any,
 }
@@ -315,6 +326,9 @@ pub(super) fn all(rows: &dyn Rows, kind: Kind, mut visit: impl FnMut(&[u8], Blob
         Kind::Users => (USER, USER + 1),
         Kind::Roles => (ROLE, ROLE + 1),
         Kind::Alarms => (ALARM, ALARM + 1),
+        Kind::Removed => {
+            return rows.scan(&[CLUSTER, REMOVED], &[CLUSTER, REMOVED + 1], &mut |key, value| visit(&key[1..], value));
+        }
         Kind::Records => (RECORD, RECORD + 1),
         Kind::Any => (0, 0xff),
     };
@@ -344,6 +358,11 @@ pub(super) fn parse_alarm(key: &[u8]) -> Option<Alarm> {
         _ => return None,
     };
     Some(Alarm { kind, member: NodeId(u64::from_be_bytes(*member)) })
+}
+
+/// The member in a removed row's key without its first byte.
+pub(super) fn parse_removed(key: &[u8]) -> Option<u64> {
+    parse_id(key.strip_prefix(&[REMOVED])?)
 }
 
 /// The number in a lease, member or retired row's key without its first byte.

@@ -1,13 +1,14 @@
 //! Reading the published state.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::hash::Fold;
 use super::txn::{Done, execute};
 use super::values::Values;
-use super::{LeaseRecord, View};
+use super::{LeaseRecord, Members, View};
 use crate::error::Error;
-use crate::request::{Member, RangeRequest, RangeResult, RequestOp, ResponseOp, TxnRequest, TxnResult};
+use crate::request::{RangeRequest, RangeResult, RequestOp, ResponseOp, TxnRequest, TxnResult};
 use crate::rows::Rows;
 use crate::{LeaseId, Revision};
 
@@ -70,10 +71,10 @@ impl View {
         self.leases.iter().map(|record| record.lease.id).collect()
     }
 
-    /// The members as published, by ID.
+    /// The members.
     #[must_use]
-    pub fn members(&self) -> Vec<Member> {
-        self.members.values().cloned().collect()
+    pub fn members(&self) -> &Arc<Members> {
+        &self.members
     }
 
     /// Users, roles and permissions.

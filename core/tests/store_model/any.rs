@@ -76,6 +76,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         1 => any_alarm().prop_map(Command::RaiseAlarm),
         4 => any_alarm().prop_map(Command::ClearAlarm),
         1 => "[r-t]".prop_map(|name| Command::Auth(AuthCommand::RoleAdd(name))),
+        2 => any_member_change().prop_map(Command::Members),
         1 => (0_u32..3).prop_map(|level| Command::RaiseFeatureLevel(FeatureLevel(level))),
     ]
 }
@@ -87,6 +88,24 @@ fn any_alarm() -> impl Strategy<Value = Alarm> {
         (1_u64..3).prop_map(|life| AlarmKind::Fenced(Incarnation(life)))
     ];
     (kind, prop_oneof![9 => Just(1), 1 => Just(0)]).prop_map(|(kind, member)| Alarm { kind, member: NodeId(member) })
+}
+
+fn any_member_change() -> impl Strategy<Value = MemberChange> {
+    let id = || (1_u64..4).prop_map(NodeId);
+    let member = || {
+        (id(), any::<bool>(), 1_u64..6, "n?").prop_map(|(id, is_learner, url, name)| {
+            let peer_urls = vec![format!("http://127.0.0.1:{url}")];
+            Member { id, name, peer_urls, client_urls: Vec::new(), is_learner }
+        })
+    };
+    prop_oneof![
+        vec(member(), 0..3).prop_map(MemberChange::Found),
+        (member(), any::<bool>()).prop_map(|(member, strict)| MemberChange::Add { member, learners_max: 1, strict }),
+        (id(), any::<bool>()).prop_map(|(id, strict)| MemberChange::Remove { id, strict }),
+        (id(), any::<bool>()).prop_map(|(id, strict)| MemberChange::Promote { id, strict }),
+        (id(), 1_u64..6)
+            .prop_map(|(id, url)| MemberChange::Update { id, peer_urls: vec![format!("http://127.0.0.1:{url}")] }),
+    ]
 }
 
 fn any_key() -> impl Strategy<Value = Blob> {

@@ -22,6 +22,7 @@ pub(crate) struct Model {
     pub(crate) downgrade: Option<String>,
     pub(crate) leases: BTreeMap<i64, (Ttl, Option<Ttl>)>,
     roles: BTreeSet<String>,
+    pub(crate) members: super::members::Members,
 }
 
 /// The revision being made.
@@ -131,9 +132,14 @@ impl Model {
                 }
                 Ok(Outcome::Alarms(gone))
             }
+            Command::Publish(member) => {
+                self.members.publish(member);
+                Ok(Outcome::Done)
+            }
             Command::Auth(AuthCommand::RoleAdd(role)) if !self.roles.insert(role.clone()) => Err(Error::RoleExists),
             // The rest of users and roles is in testdata/auth.
-            Command::Publish(_) | Command::RaiseFeatureLevel(_) | Command::Auth(_) => Ok(Outcome::Done),
+            Command::RaiseFeatureLevel(_) | Command::Auth(_) => Ok(Outcome::Done),
+            Command::Members(change) => self.members.change(change).map(Outcome::Members),
         };
         self.finish(making);
         result
@@ -150,7 +156,8 @@ impl Model {
             | Command::RaiseAlarm(_)
             | Command::ClearAlarm(_)
             | Command::Downgrade(_)
-            | Command::Auth(_) => Ok(()),
+            | Command::Auth(_)
+            | Command::Members(_) => Ok(()),
             _ if corrupt => Err(Error::Corrupt),
             Command::Put(_) | Command::LeaseGrant(_) if full => Err(Error::NoSpace),
             // Any put in its text, however deep.

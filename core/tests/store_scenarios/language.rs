@@ -232,6 +232,7 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
         Outcome::Txn(txn) => printed_txn(txn),
         Outcome::Compact(revision) | Outcome::LeaseRevoke(revision) => format!("@{revision}"),
         Outcome::LeaseGrant(lease, revision) => format!("@{revision} lease {} ttl {}", lease.id, lease.ttl),
+        Outcome::Members(members) => format!("{members:?}"),
         Outcome::Done => "done".into(),
         Outcome::Alarms(alarms) => format!("{alarms:?}"),
         Outcome::SessionOpened(index) => format!("session {index}"),

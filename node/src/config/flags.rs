@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Refusal;
-use super::url::Url;
+use crate::url::Url;
 
 /// What a flag's value looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +125,7 @@ const FLAGS: &[Flag] = &[
     tuning("log-rotation-config-json", Kind::Text, "{\"maxsize\": 100, \"maxage\": 0, \"maxbackups\": 0, \"localtime\": false, \"compress\": false}"),
     foreign("logger", Kind::Text, "zap"),
     served("max-concurrent-streams", Kind::Uint, "4294967295"),
-    tuning("max-learners", Kind::Int, "1"),
+    served("max-learners", Kind::Int, "1"),
     served("max-request-bytes", Kind::Uint, "1572864"),
     served("max-txn-ops", Kind::Uint, "128"),
     tuning("max-wals", Kind::Uint, "5"),
@@ -152,7 +152,7 @@ const FLAGS: &[Flag] = &[
     served("snapshot-count", Kind::Uint, "10000"),
     tuning("socket-reuse-address", Kind::Bool, "false"),
     tuning("socket-reuse-port", Kind::Bool, "false"),
-    tuning("strict-reconfig-check", Kind::Bool, "true"),
+    served("strict-reconfig-check", Kind::Bool, "true"),
     served("tls-max-version", Kind::Text, ""),
     served("tls-min-version", Kind::Text, "TLS1.2"),
     served("trusted-ca-file", Kind::Text, ""),
@@ -231,6 +231,10 @@ Clustering:
     'new' to found the cluster, 'existing' to join it.
   --initial-cluster-token 'etcd-cluster'
     Tells clusters with equal URLs apart.
+  --strict-reconfig-check 'true'
+    Refuse changes of the membership that risk the quorum.
+  --max-learners '1'
+    Learners the cluster may have.
   --advertise-client-urls 'http://localhost:2379'
     Comma-separated client URLs of this member that clients are told.
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use quorate_tls::{Acceptor, Connector, Files, TlsError, Trust, Versions};
 
 use super::flags::Flags;
-use super::url::Url;
 use super::{Config, Refusal};
+use crate::url::Url;
 
 /// TLS on one of the two ports.
 #[derive(Clone, Debug, PartialEq, Eq)]

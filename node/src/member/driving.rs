@@ -129,6 +129,15 @@ impl DriverWorker {
             self.observer.changed(&status);
             self.standing.status.send_replace(status);
         }
+        if let Some(members) = effects.members.take() {
+            self.peers.update(&members);
+        }
+        for id in effects.parted.drain(..) {
+            self.peers.part(id);
+        }
+        if std::mem::take(&mut effects.removed) {
+            self.observer.removed();
+        }
         for (from, error) in effects.malformed.drain(..) {
             self.observer.malformed(from, &error.to_string());
         }

@@ -1,6 +1,5 @@
 //! The accepting side: check the hello, hand on every frame. Beside it, what etcd answers on its peer port.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
@@ -8,10 +7,8 @@ use axum::http::header;
 use axum::response::IntoResponse as _;
 use axum::routing::get;
 use bytes::Bytes;
-use prometheus::IntCounter;
 use quorate_api::quorate::peer::v1 as pb;
 use quorate_api::quorate::peer::v1::peer_server::{Peer, PeerServer};
-use quorate_core::NodeId;
 use quorate_core::request::Member;
 use quorate_core::rows::Rows;
 use tokio::sync::mpsc;
@@ -19,27 +16,22 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
 
-use super::{Identity, MESSAGE_BYTES_MAX};
+use super::{Directory, MESSAGE_BYTES_MAX};
 use crate::grpc::Server;
 use crate::http;
 use crate::service::cluster;
 
-/// Everything on the peer port: the streams of `peers`, whose frames go to the member, and plain HTTP.
-pub fn router<S: Rows + Send + Sync + 'static>(
-    server: &Arc<Server<S>>,
-    identity: Identity,
-    peers: &[NodeId],
-) -> Router {
-    let received = |id: &NodeId| server.metrics.peer_received_bytes.with_label_values(&[&format!("{:x}", id.0)]);
-    let peers = peers.iter().map(|id| (*id, received(id))).collect();
-    let streams = Streams { server: Arc::clone(server), identity, peers: Arc::new(peers) };
+/// Everything on the peer port: the streams of the other members, whose frames go to the member, and plain HTTP.
+pub fn router<S: Rows + Send + Sync + 'static>(server: &Arc<Server<S>>, directory: &Arc<Directory>) -> Router {
+    let streams = Streams { server: Arc::clone(server), directory: Arc::clone(directory) };
     let service = PeerServer::new(streams)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let server = Arc::clone(server);
     Router::new()
         .route_service("/quorate.peer.v1.Peer/Exchange", service.clone())
-        .route_service("/quorate.peer.v1.Peer/Snapshot", service)
+        .route_service("/quorate.peer.v1.Peer/Snapshot", service.clone())
+        .route_service("/quorate.peer.v1.Peer/Members", service)
         .route("/version", get(http::version))
         .route("/members", get(move || async move { members(&server) }))
         .fallback(http::not_found)
@@ -71,9 +63,7 @@ fn members<S: Rows + Send + Sync + 'static>(server: &Server<S>) -> axum::respons
 
 struct Streams<S> {
     server: Arc<Server<S>>,
-    identity: Identity,
-    /// Who may talk, and the bytes heard from each.
-    peers: Arc<BTreeMap<NodeId, IntCounter>>,
+    directory: Arc<Directory>,
 }
 
 type Answer = Result<Response<ReceiverStream<Result<pb::Message, Status>>>, Status>;
@@ -90,28 +80,46 @@ impl<S: Rows + Send + Sync + 'static> Peer for Streams<S> {
     async fn snapshot(&self, request: Request<Streaming<pb::Message>>) -> Answer {
         self.accept(request).await
     }
+
+    async fn members(&self, _: Request<pb::MembersRequest>) -> Result<Response<pb::MembersResponse>, Status> {
+        let picture = self.server.picture();
+        let members = picture.local(&self.server.settings).view.members();
+        let member = |member: &Member| pb::Member {
+            id: member.id.0,
+            name: member.name.clone(),
+            peer_urls: member.peer_urls.clone(),
+            client_urls: member.client_urls.clone(),
+            is_learner: member.is_learner,
+        };
+        let members: Vec<pb::Member> = members.iter().map(member).collect();
+        if members.is_empty() {
+            return Err(Status::unavailable("this member does not know the others yet"));
+        }
+        Ok(Response::new(pb::MembersResponse { cluster_id: self.directory.identity().cluster.0, members }))
+    }
 }
 
 impl<S: Rows + Send + Sync + 'static> Streams<S> {
     async fn accept(&self, request: Request<Streaming<pb::Message>>) -> Answer {
         let address = request.extensions().get::<http::Origin>().map(|it| it.address.to_string());
         let mut incoming = request.into_inner();
-        let from = self.identity.check(incoming.message().await?).map_err(|error| error.to_string());
-        let known = from.and_then(|from| match self.peers.get(&from) {
-            Some(received) => Ok((from, received.clone())),
-            None => Err(format!("member {:x} is not in this cluster", from.0)),
-        });
-        let (from, received) = known.map_err(|reason| {
+        let hello = self.directory.identity().check(incoming.message().await?).map_err(|error| error.to_string());
+        let admitted = hello.and_then(|(from, urls)| Ok((from, self.directory.admit(from, &urls)?)));
+        let (from, received) = admitted.map_err(|reason| {
             warn!(address, reason, "refused a peer's stream");
             Status::failed_precondition(reason)
         })?;
         let (sender, answers) = mpsc::channel(1);
-        let _ = sender.send(Ok(self.identity.hello(from))).await; // The peer may have gone already.
-        let server = Arc::clone(&self.server);
+        let hello = self.directory.identity().hello(from, self.directory.urls());
+        let _ = sender.send(Ok(hello)).await; // The peer may have gone already.
+        let (server, directory) = (Arc::clone(&self.server), Arc::clone(&self.directory));
         tokio::spawn(async move {
             // Any error is the end of the stream; the peer dials again.
             while let Ok(Some(pb::Message { message: Some(message) })) = incoming.message().await {
                 let pb::message::Message::Frames(pb::Frames { frames }) = message else { break };
+                if directory.is_removed(from) {
+                    break; // It dials again, and is told.
+                }
                 received.inc_by(frames.iter().map(Bytes::len).sum::<usize>() as u64);
                 for frame in frames {
                     server.member.received(from, frame);

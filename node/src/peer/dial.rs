@@ -7,7 +7,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use prometheus::IntGauge;
 use quorate_api::quorate::peer::v1 as pb;
 use quorate_api::quorate::peer::v1::peer_client::PeerClient;
 use quorate_core::NodeId;
@@ -17,8 +16,8 @@ use tokio_stream::Stream;
 use tonic::transport::{Channel, Endpoint};
 use tracing::{info, warn};
 
-use super::{Identity, Lane, MESSAGE_BYTES_MAX};
-use crate::config::url::Url;
+use super::{Directory, Lane, MESSAGE_BYTES_MAX, REMOVED};
+use crate::url::Url;
 
 /// Pauses between attempts: short at first, since peers often start together.
 const RETRY_MIN: Duration = Duration::from_millis(50);
@@ -38,88 +37,89 @@ pub(super) enum Kind {
     Bulk,
 }
 
-/// Keeps one lane to `to` alive for as long as the runtime runs.
-pub(super) async fn run(
-    identity: Identity,
-    to: NodeId,
-    urls: Vec<Url>,
-    connector: Connector,
-    lane: Arc<Lane>,
-    kind: Kind,
-    active: IntGauge,
-) {
-    let mut pause = RETRY_MIN;
-    let mut complained = false;
-    for url in urls.iter().cycle() {
-        let end = connect(identity, to, url, &connector, &lane, kind, &active, &mut pause, &mut complained).await;
-        if kind == Kind::Urgent && !complained {
-            complained = true;
-            warn!(peer = format!("{:x}", to.0), url = url.to_string(), reason = end, "lost the stream to a peer");
+/// One lane to one peer, and who keeps it alive.
+pub(super) struct Dial {
+    pub(super) directory: Arc<Directory>,
+    pub(super) to: NodeId,
+    pub(super) lane: Arc<Lane>,
+    pub(super) kind: Kind,
+}
+
+impl Dial {
+    /// Keeps the lane alive for as long as it is let.
+    pub(super) async fn run(self, urls: Vec<Url>) {
+        let mut pause = RETRY_MIN;
+        let mut complained = false;
+        for url in urls.iter().cycle() {
+            let end = self.connect(url, &mut pause, &mut complained).await;
+            if self.kind == Kind::Urgent && !complained {
+                complained = true;
+                warn!(
+                    peer = format!("{:x}", self.to.0),
+                    url = url.to_string(),
+                    reason = end,
+                    "lost the stream to a peer"
+                );
+            }
+            if end == REMOVED {
+                self.directory.told_removed();
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(RETRY_MAX);
+    }
+
+    /// One life of the stream; the reason for its end.
+    async fn connect(&self, url: &Url, pause: &mut Duration, complained: &mut bool) -> String {
+        let Self { directory, to, lane, kind } = self;
+        let (to, identity) = (*to, directory.identity());
+        let channel = match open_channel(url, directory.connector()).await {
+            Ok(channel) => channel,
+            Err(error) => return chain(&error),
+        };
+        let mut client = PeerClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let (queue, waiting_bytes) = lane.open();
+        let outgoing = Outgoing { hello: Some(identity.hello(to, directory.urls())), queue, waiting_bytes };
+        let answer = match kind {
+            Kind::Urgent => client.exchange(outgoing).await,
+            Kind::Bulk => client.snapshot(outgoing).await,
+        };
+        let mut incoming = match answer {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => {
+                lane.close();
+                return status.message().to_owned();
+            }
+        };
+        let end = match incoming.message().await.map(|first| identity.check(first)) {
+            Ok(Ok((peer, _))) if peer == to => {
+                *pause = RETRY_MIN;
+                *complained = false;
+                if *kind == Kind::Urgent {
+                    directory.active(to).set(1);
+                    info!(peer = format!("{:x}", to.0), url = url.to_string(), "opened the stream to a peer");
+                }
+                // The peer says nothing more: the next thing heard is the end.
+                match incoming.message().await {
+                    Ok(_) => "the peer closed the stream".to_owned(),
+                    Err(status) => status.message().to_owned(),
+                }
+            }
+            Ok(Ok((peer, _))) => format!("the URL leads to member {:x}", peer.0),
+            Ok(Err(error)) => error.to_string(),
+            Err(status) => status.message().to_owned(),
+        };
+        lane.close();
+        if *kind == Kind::Urgent {
+            directory.active(to).set(0);
+        }
+        end
     }
 }
 
-/// One life of the stream; the reason for its end.
-#[allow(clippy::too_many_arguments, reason = "the state of one loop, taken apart only to fit the screen")]
-async fn connect(
-    identity: Identity,
-    to: NodeId,
-    url: &Url,
-    connector: &Connector,
-    lane: &Lane,
-    kind: Kind,
-    active: &IntGauge,
-    pause: &mut Duration,
-    complained: &mut bool,
-) -> String {
-    let channel = match open_channel(url, connector).await {
-        Ok(channel) => channel,
-        Err(error) => return chain(&error),
-    };
-    let mut client = PeerClient::new(channel)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let (queue, waiting_bytes) = lane.open();
-    let outgoing = Outgoing { hello: Some(identity.hello(to)), queue, waiting_bytes };
-    let answer = match kind {
-        Kind::Urgent => client.exchange(outgoing).await,
-        Kind::Bulk => client.snapshot(outgoing).await,
-    };
-    let mut incoming = match answer {
-        Ok(answer) => answer.into_inner(),
-        Err(status) => {
-            lane.close();
-            return status.message().to_owned();
-        }
-    };
-    let end = match incoming.message().await.map(|first| identity.check(first)) {
-        Ok(Ok(peer)) if peer == to => {
-            *pause = RETRY_MIN;
-            *complained = false;
-            if kind == Kind::Urgent {
-                active.set(1);
-                info!(peer = format!("{:x}", to.0), url = url.to_string(), "opened the stream to a peer");
-            }
-            // The peer says nothing more: the next thing heard is the end.
-            match incoming.message().await {
-                Ok(_) => "the peer closed the stream".to_owned(),
-                Err(status) => status.message().to_owned(),
-            }
-        }
-        Ok(Ok(peer)) => format!("the URL leads to member {:x}", peer.0),
-        Ok(Err(error)) => error.to_string(),
-        Err(status) => status.message().to_owned(),
-    };
-    lane.close();
-    if kind == Kind::Urgent {
-        active.set(0);
-    }
-    end
-}
-
-async fn open_channel(url: &Url, connector: &Connector) -> Result<Channel, tonic::transport::Error> {
+pub(super) async fn open_channel(url: &Url, connector: &Connector) -> Result<Channel, tonic::transport::Error> {
     const WINDOW_BYTES: u32 = 16 << 20;
     Endpoint::from_shared(url.to_string())?
         .connect_timeout(PING_TIMEOUT)
@@ -133,7 +133,7 @@ async fn open_channel(url: &Url, connector: &Connector) -> Result<Channel, tonic
 }
 
 /// An error with everything that caused it: tonic's own text is only "transport error".
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -14,6 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 /// One member: where it is reached and what it is started with.
 pub(crate) struct Node {
     pub(crate) name: String,
+    scheme: &'static str,
     pub(crate) client_port: u16,
     pub(crate) peer_port: u16,
     folder: PathBuf,
@@ -40,40 +41,35 @@ pub(crate) fn cluster(folder: &Path, size: usize) -> Vec<Node> {
 }
 
 /// The same with another scheme in all URLs and more flags.
-pub(crate) fn cluster_of(folder: &Path, size: usize, scheme: &str, more: &[(&'static str, String)]) -> Vec<Node> {
-    let mut nodes: Vec<Node> = (1..=size)
-        .map(|n| Node {
-            name: format!("m{n}"),
-            client_port: free_port(),
-            peer_port: free_port(),
-            folder: folder.to_owned(),
-            flags: vec![],
-            process: None,
-        })
-        .collect();
-    let members: Vec<String> =
-        nodes.iter().map(|node| format!("{}={scheme}://127.0.0.1:{}", node.name, node.peer_port)).collect();
+pub(crate) fn cluster_of(
+    folder: &Path,
+    size: usize,
+    scheme: &'static str,
+    more: &[(&'static str, String)],
+) -> Vec<Node> {
+    let mut nodes: Vec<Node> = (1..=size).map(|n| unconfigured(folder, n, scheme)).collect();
+    let members: Vec<String> = nodes.iter().map(|node| format!("{}={}", node.name, node.peer_url())).collect();
     for node in &mut nodes {
-        let client = format!("{scheme}://127.0.0.1:{}", node.client_port);
-        let peer = format!("{scheme}://127.0.0.1:{}", node.peer_port);
-        node.flags = [
-            ("--name", node.name.clone()),
-            ("--data-dir", node.data_dir().display().to_string()),
-            ("--listen-client-urls", client.clone()),
-            ("--advertise-client-urls", client),
-            ("--listen-peer-urls", peer.clone()),
-            ("--initial-advertise-peer-urls", peer),
-            ("--initial-cluster", members.join(",")),
-            ("--heartbeat-interval", "50".to_owned()),
-            ("--election-timeout", "500".to_owned()),
-        ]
-        .into_iter()
-        .chain(more.iter().cloned())
-        // A switch has no value.
-        .flat_map(|(flag, value)| [flag.to_owned(), value].into_iter().filter(|word| !word.is_empty()))
-        .collect();
+        node.configure(&members.join(","), "new", more);
     }
     nodes
+}
+
+/// A member that is to join a cluster as number `n`; [`Node::joins`] says which.
+pub(crate) fn joiner(folder: &Path, n: usize) -> Node {
+    unconfigured(folder, n, "http")
+}
+
+fn unconfigured(folder: &Path, n: usize, scheme: &'static str) -> Node {
+    Node {
+        name: format!("m{n}"),
+        scheme,
+        client_port: free_port(),
+        peer_port: free_port(),
+        folder: folder.to_owned(),
+        flags: vec![],
+        process: None,
+    }
 }
 
 /// The binary with `args`, run to its end: exit code, stdout, stderr.
@@ -84,6 +80,66 @@ pub(crate) fn run(args: &[impl AsRef<std::ffi::OsStr>], env: &[(&str, &str)]) ->
 }
 
 impl Node {
+    pub(crate) fn peer_url(&self) -> String {
+        format!("{}://127.0.0.1:{}", self.scheme, self.peer_port)
+    }
+
+    fn configure(&mut self, initial_cluster: &str, state: &str, more: &[(&'static str, String)]) {
+        let client = format!("{}://127.0.0.1:{}", self.scheme, self.client_port);
+        let peer = self.peer_url();
+        self.flags = [
+            ("--name", self.name.clone()),
+            ("--data-dir", self.data_dir().display().to_string()),
+            ("--listen-client-urls", client.clone()),
+            ("--advertise-client-urls", client),
+            ("--listen-peer-urls", peer.clone()),
+            ("--initial-advertise-peer-urls", peer),
+            ("--initial-cluster", initial_cluster.to_owned()),
+            ("--initial-cluster-state", state.to_owned()),
+            ("--heartbeat-interval", "50".to_owned()),
+            ("--election-timeout", "500".to_owned()),
+        ]
+        .into_iter()
+        .chain(more.iter().cloned())
+        // A switch has no value.
+        .flat_map(|(flag, value)| [flag.to_owned(), value].into_iter().filter(|word| !word.is_empty()))
+        .collect();
+    }
+
+    /// Starts will join a cluster of `members`, in which this one has `id`.
+    pub(crate) fn joins(&mut self, members: &[quorate_api::etcdserverpb::Member], id: u64) {
+        let own = format!("{}={}", self.name, self.peer_url());
+        let others = members.iter().filter(|member| member.id != id);
+        let others = others.map(|member| format!("{}={}", member.name, member.peer_ur_ls[0]));
+        let initial_cluster: Vec<String> = others.chain([own]).collect();
+        self.configure(&initial_cluster.join(","), "existing", &[]);
+    }
+
+    /// Starts will serve peers at another address, and say so.
+    pub(crate) fn moves(&mut self) {
+        let before = self.peer_url();
+        self.peer_port = free_port();
+        let after = self.peer_url();
+        self.flags.iter_mut().for_each(|flag| *flag = flag.replace(&before, &after));
+    }
+
+    /// Waits until it ends by itself; its exit code.
+    pub(crate) fn wait_end(&mut self, patience: Duration) -> Option<i32> {
+        let until = Instant::now() + patience;
+        loop {
+            if let Some(ended) = self.process.as_mut().expect("started").try_wait().unwrap() {
+                self.process = None;
+                return ended.code();
+            }
+            assert!(Instant::now() < until, "{} does not end:\n{}", self.name, self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub(crate) async fn try_channel(&self) -> Option<Channel> {
+        Endpoint::from_shared(format!("http://127.0.0.1:{}", self.client_port)).unwrap().connect().await.ok()
+    }
+
     pub(crate) fn data_dir(&self) -> PathBuf {
         self.folder.join(format!("{}.etcd", self.name))
     }

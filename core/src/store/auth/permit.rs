@@ -86,9 +86,11 @@ impl View {
             Command::Txn(txn) => Need::Txn(txn),
             Command::LeaseGrant(_) => Need::AnyUser,
             Command::LeaseRevoke(id) => Need::WriteLease(*id),
-            Command::Compact { .. } | Command::RaiseAlarm(_) | Command::ClearAlarm(_) | Command::Downgrade(_) => {
-                Need::Root
-            }
+            Command::Compact { .. }
+            | Command::RaiseAlarm(_)
+            | Command::ClearAlarm(_)
+            | Command::Downgrade(_)
+            | Command::Members(_) => Need::Root,
             // Proposed by members, for whom everything is allowed.
             Command::LeaseExpire(_)
             | Command::LeaseCheckpoint(_)

@@ -1,0 +1,348 @@
+//! Whole replicas with real stores whose membership changes: who may, who is answered, who is told.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_core::command::{Command, Outcome};
+use quorate_core::entry::{Configuration, HardState, Identity, Recovered, Standing};
+use quorate_core::error::Error;
+use quorate_core::raft::{self, Role};
+use quorate_core::replica::{Config, Input, Output, PeerMessage, Replica, Request, Response};
+use quorate_core::request::{Member as MemberInfo, MemberChange, PutRequest};
+use quorate_core::rows::MemRows;
+use quorate_core::store::{Members, Store};
+use quorate_core::{ClusterId, Generation, Incarnation, Instant, LogIndex, NodeId, RequestId, Term, WriteId};
+
+const MILLI: Duration = Duration::from_millis(1);
+
+/// One member: its replica, its applied state, and what its disk has not finished.
+struct Member {
+    replica: Replica,
+    store: Store,
+    rows: MemRows,
+    /// Writes under way; persisted at once unless `slow_disk`.
+    writes: VecDeque<WriteId>,
+    slow_disk: bool,
+    responses: BTreeMap<RequestId, Result<Response, Error>>,
+}
+
+struct Cluster {
+    now: Instant,
+    members: BTreeMap<NodeId, Member>,
+    mail: VecDeque<(NodeId, NodeId, PeerMessage)>,
+    cut_off: BTreeSet<NodeId>,
+    /// Who was told that it is no member any more.
+    removed: BTreeSet<NodeId>,
+    next: RequestId,
+    /// Steps taken at the present instant, to notice one that never ends.
+    steps: u32,
+}
+
+fn config(member: u64) -> Config {
+    Config {
+        raft: raft::Config {
+            heartbeat: 100 * MILLI,
+            election_timeout: 1000 * MILLI,
+            seed: member,
+            append_bytes_max: 1 << 20,
+            inflight_messages_max: 64,
+            inflight_bytes_max: 1 << 20,
+            catchup_entries: 1000,
+            catchup_bytes: 1 << 20,
+        },
+        session: Incarnation(1000 + member),
+        request_timeout: 7000 * MILLI,
+        read_retry: 500 * MILLI,
+        apply_lag_max: 5000,
+        held_max: 10_000,
+        lease_checkpoint: Duration::from_secs(300),
+        publish: None,
+        auto_compaction: None,
+        founders: founders(),
+    }
+}
+
+/// Records for every member a test may begin with.
+fn founders() -> Vec<MemberInfo> {
+    (1..=5).map(|id| info(id, "n")).collect()
+}
+
+fn info(id: u64, name: &str) -> MemberInfo {
+    let peer_urls = vec![format!("http://127.0.0.1:{id}")];
+    MemberInfo { id: NodeId(id), name: name.into(), peer_urls, client_urls: vec![], is_learner: false }
+}
+
+impl Member {
+    /// One without a log. Its incarnation is its ID.
+    fn new(id: NodeId, voters: &BTreeMap<NodeId, Incarnation>, standing: Standing) -> Self {
+        Self::knowing(Arc::default(), id, voters, standing)
+    }
+
+    /// One without a log that somehow knows these members.
+    fn knowing(members: Arc<Members>, id: NodeId, voters: &BTreeMap<NodeId, Incarnation>, standing: Standing) -> Self {
+        let recovered = Recovered {
+            identity: Identity { cluster: ClusterId(1), member: id, incarnation: Incarnation(id.0), standing },
+            hard_state: HardState::default(),
+            start_index: LogIndex(0),
+            start_term: Term(0),
+            config: Configuration { voters: voters.clone(), ..Configuration::default() },
+            entries: Vec::new(),
+            generation: Generation(0),
+        };
+        let config = Config { publish: Some(info(id.0, "published")), ..config(id.0) };
+        let replica = Replica::new(config, recovered, LogIndex(0), &[], members, Instant(0));
+        let rows = MemRows::default();
+        let store = Store::load(id, &rows).expect("no rows are an empty store");
+        let (writes, responses) = (VecDeque::new(), BTreeMap::new());
+        Self { replica, store, rows, writes, slow_disk: false, responses }
+    }
+}
+
+impl Cluster {
+    /// `count` members that know each other's disks.
+    fn new(count: u64) -> Self {
+        let voters: BTreeMap<NodeId, Incarnation> = (1..=count).map(|id| (NodeId(id), Incarnation(id))).collect();
+        let members = voters.keys().map(|id| (*id, Member::new(*id, &voters, Standing::Trusted))).collect();
+        let (mail, cut_off, removed) = (VecDeque::new(), BTreeSet::new(), BTreeSet::new());
+        Self { now: Instant(0), members, mail, cut_off, removed, next: RequestId(0), steps: 0 }
+    }
+
+    fn step(&mut self, at: NodeId, input: Input) {
+        self.steps += 1;
+        assert!(self.steps < 100_000, "member {at} goes on and on at {:?}", self.now);
+        let mut outputs = Vec::new();
+        self.members.get_mut(&at).expect("a member").replica.step(self.now, input, &mut outputs);
+        for output in outputs {
+            let member = self.members.get_mut(&at).expect("a member");
+            match output {
+                Output::Send { to, message } => self.mail.push_back((at, to, message)),
+                Output::Persist { write, .. } => {
+                    member.writes.push_back(write);
+                    self.write(at);
+                }
+                Output::Apply { entries } => {
+                    let batch = member.store.apply(&entries, &member.rows);
+                    member.rows.write(&batch.writes);
+                    let durable = batch.applied.index;
+                    self.step(at, Input::Applied { applied: batch.applied, durable });
+                }
+                Output::Respond { id, result } => {
+                    assert!(member.responses.insert(id, result).is_none(), "{id} was answered twice");
+                }
+                Output::Changed(_) | Output::Members(_) | Output::Parted(_) => {}
+                Output::Suspected { .. } | Output::Fenced => panic!("member {at} differs"),
+                Output::Removed => _ = self.removed.insert(at),
+                other => panic!("nothing here asks for {other:?}"),
+            }
+        }
+    }
+
+    /// Finishes the writes of a member whose disk is not slow.
+    fn write(&mut self, at: NodeId) {
+        let member = self.members.get_mut(&at).expect("a member");
+        if member.slow_disk {
+            return;
+        }
+        let last = member.writes.back().copied();
+        member.writes.clear();
+        if let Some(write) = last {
+            self.step(at, Input::Persisted { write });
+        }
+    }
+
+    /// Delivers all mail; what comes from or goes to a member that is cut off is lost.
+    fn deliver(&mut self) {
+        while let Some((from, to, message)) = self.mail.pop_front() {
+            let is_lost = self.cut_off.contains(&from) || self.cut_off.contains(&to);
+            if !is_lost && self.members.contains_key(&to) {
+                self.step(to, Input::Receive { from, message });
+            }
+        }
+    }
+
+    /// Lets time pass, waking members when they ask for it.
+    fn run(&mut self, span: Duration) {
+        let end = self.now + span;
+        loop {
+            self.deliver();
+            let (&at, deadline) =
+                self.members.iter().map(|(id, it)| (id, it.replica.deadline())).min_by_key(|it| it.1).expect("members");
+            if deadline > end {
+                break;
+            }
+            if deadline > self.now {
+                (self.now, self.steps) = (deadline, 0);
+            }
+            self.step(at, Input::Wake);
+        }
+        (self.now, self.steps) = (end, 0);
+    }
+
+    fn leader(&self) -> NodeId {
+        let leads = |(id, member): (&NodeId, &Member)| {
+            (member.replica.status().role == Role::Leader && !self.cut_off.contains(id)).then_some(*id)
+        };
+        self.members.iter().find_map(leads).expect("there is a leader")
+    }
+
+    fn follower(&self) -> NodeId {
+        let leader = self.leader();
+        *self.members.keys().find(|id| **id != leader && !self.cut_off.contains(id)).expect("there is a follower")
+    }
+
+    fn ask(&mut self, at: NodeId, request: Request) -> RequestId {
+        self.next = self.next.next();
+        let id = self.next;
+        self.step(at, Input::Requests(vec![(id, request)]));
+        id
+    }
+
+    fn answer(&self, at: NodeId, id: RequestId) -> Option<&Result<Response, Error>> {
+        self.members[&at].responses.get(&id)
+    }
+}
+
+fn put(key: &'static str, value: &'static str) -> Request {
+    Request::Command(Command::Put(PutRequest {
+        key: key.into(),
+        value: value.into(),
+        lease: None,
+        prev_kv: false,
+        ignore_value: false,
+        ignore_lease: false,
+    }))
+}
+
+fn elected(count: u64) -> Cluster {
+    let mut cluster = Cluster::new(count);
+    cluster.run(5000 * MILLI);
+    cluster
+}
+
+fn change(change: MemberChange) -> Request {
+    Request::Command(Command::Members(change))
+}
+
+fn add(id: u64, is_learner: bool) -> Request {
+    change(MemberChange::Add { member: MemberInfo { is_learner, ..info(id, "") }, learners_max: 1, strict: true })
+}
+
+fn remove(id: NodeId) -> Request {
+    change(MemberChange::Remove { id, strict: true })
+}
+
+fn promote(id: u64) -> Request {
+    change(MemberChange::Promote { id: NodeId(id), strict: true })
+}
+
+impl Cluster {
+    /// What `at` says to a change within two seconds.
+    fn ask_change(&mut self, at: NodeId, request: Request) -> Result<Vec<u64>, Error> {
+        let id = self.ask(at, request);
+        self.run(2000 * MILLI);
+        match self.answer(at, id).expect("answered").clone() {
+            Ok(Response::Outcome(Outcome::Members(members))) => Ok(members.iter().map(|member| member.id.0).collect()),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Starts a member that was added.
+    fn join(&mut self, id: u64) {
+        let voters = self.members.keys().map(|id| (*id, Incarnation(0))).collect();
+        let mut member = Member::new(NodeId(id), &voters, Standing::Amnesiac);
+        member.replica.step(self.now, Input::Wake, &mut Vec::new());
+        self.members.insert(NodeId(id), member);
+    }
+
+    fn voters(&self, at: NodeId) -> Vec<u64> {
+        self.members[&at].replica.status().config.voters.keys().map(|id| id.0).collect()
+    }
+}
+
+#[test]
+fn the_founders_are_recorded_and_each_publishes_itself() {
+    let cluster = elected(3);
+    for member in cluster.members.values() {
+        let members = member.store.members();
+        let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
+        assert_eq!(names, ["published"; 3], "no more than are in the configuration");
+    }
+}
+
+#[test]
+fn a_member_is_added_through_any_other_and_votes_once_it_has_caught_up() {
+    let mut cluster = elected(3);
+    let follower = cluster.follower();
+    assert_eq!(cluster.ask_change(follower, add(4, false)), Ok(vec![1, 2, 3, 4]));
+    assert_eq!(cluster.voters(follower), [1, 2, 3], "it has not started");
+    cluster.join(4);
+    cluster.run(3000 * MILLI);
+    assert_eq!(cluster.voters(NodeId(4)), [1, 2, 3, 4]);
+    assert_eq!(cluster.members[&NodeId(4)].replica.status().standing, Standing::Trusted);
+    assert_eq!(cluster.members[&follower].store.members().get(NodeId(4)).unwrap().name, "published");
+    let id = cluster.ask(NodeId(4), put("k", "v"));
+    cluster.run(200 * MILLI);
+    assert!(matches!(cluster.answer(NodeId(4), id), Some(Ok(_))));
+}
+
+#[test]
+fn a_learner_is_promoted_when_it_is_in_sync_and_not_before() {
+    let mut cluster = elected(3);
+    let follower = cluster.follower();
+    assert_eq!(cluster.ask_change(follower, add(4, true)), Ok(vec![1, 2, 3, 4]));
+    assert_eq!(cluster.ask_change(follower, promote(4)), Err(Error::LearnerNotReady));
+    assert_eq!(cluster.ask_change(follower, add(5, true)), Err(Error::TooManyLearners));
+    cluster.join(4);
+    cluster.run(3000 * MILLI);
+    assert_eq!(cluster.voters(follower), [1, 2, 3], "nobody asked for its promotion");
+    assert_eq!(cluster.ask_change(follower, promote(4)), Ok(vec![1, 2, 3, 4]));
+    assert_eq!(cluster.voters(follower), [1, 2, 3, 4]);
+    assert_eq!(cluster.ask_change(follower, promote(4)), Err(Error::MemberNotLearner));
+}
+
+#[test]
+fn a_removed_member_answers_and_knows_whether_it_was_asked_led_or_slept() {
+    let mut cluster = elected(5);
+    let (leader, asleep) = (cluster.leader(), cluster.follower());
+    cluster.cut_off.insert(asleep);
+    cluster.run(2000 * MILLI);
+    assert_eq!(cluster.ask_change(leader, remove(asleep)).map(|left| left.len()), Ok(4));
+    assert_eq!(cluster.ask_change(leader, remove(leader)).map(|left| left.len()), Ok(3), "it answers before it goes");
+    assert!(cluster.removed.contains(&leader));
+    let next = cluster.leader();
+    assert_ne!(next, leader);
+    let follower = cluster.follower();
+    let follower = if follower == leader {
+        *cluster.members.keys().find(|id| ![leader, asleep, next].contains(id)).unwrap()
+    } else {
+        follower
+    };
+    assert_eq!(cluster.ask_change(follower, remove(follower)).map(|left| left.len()), Ok(2));
+    assert!(cluster.removed.contains(&follower) && !cluster.removed.contains(&asleep));
+    let term = cluster.members[&next].replica.status().term;
+    cluster.cut_off.clear();
+    cluster.run(5000 * MILLI);
+    assert!(cluster.removed.contains(&asleep), "it is told when it wakes up");
+    assert_eq!(cluster.members[&next].replica.status().term, term, "and it disturbs nobody");
+    assert_eq!(cluster.removed.len(), 3);
+    let id = cluster.ask(next, put("k", "v"));
+    cluster.run(200 * MILLI);
+    assert!(matches!(cluster.answer(next, id), Some(Ok(_))));
+}
+
+#[test]
+fn a_change_that_could_cost_the_quorum_is_refused() {
+    let mut cluster = elected(3);
+    let (leader, follower) = (cluster.leader(), cluster.follower());
+    cluster.cut_off.insert(follower);
+    cluster.run(2000 * MILLI);
+    let other = *cluster.members.keys().find(|id| ![leader, follower].contains(id)).unwrap();
+    assert_eq!(cluster.ask_change(leader, add(4, false)), Err(Error::Unhealthy));
+    assert_eq!(cluster.ask_change(leader, add(4, true)), Err(Error::Unhealthy));
+    assert_eq!(cluster.ask_change(leader, remove(other)), Err(Error::Unhealthy), "one of two would be left");
+    assert_eq!(cluster.ask_change(other, remove(follower)).map(|left| left.len()), Ok(2), "what is down is no loss");
+    assert_eq!(cluster.ask_change(other, remove(follower)), Err(Error::MemberNotFound));
+    assert_eq!(cluster.voters(other).len(), 2);
+}

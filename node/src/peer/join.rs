@@ -1,0 +1,136 @@
+//! Joining a running cluster: who its members are, and which of them this one is to be. (etcd: --initial-cluster-state)
+
+use quorate_api::quorate::peer::v1 as pb;
+use quorate_api::quorate::peer::v1::peer_client::PeerClient;
+use quorate_core::{ClusterId, NodeId};
+use quorate_tls::Connector;
+
+use super::dial::{chain, open_channel};
+use crate::config::InitialMember;
+use crate::url::Url;
+
+/// Who this member is, as the cluster says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// This member's ID, which it was given when it was added.
+    pub member: NodeId,
+    /// The others: their IDs and peer URLs.
+    pub others: Vec<(NodeId, Vec<Url>)>,
+}
+
+/// Asks the other members of `--initial-cluster`, one after the other, until one knows of all of them.
+///
+/// # Errors
+/// etcd's text: nobody could be asked, or what they say is not what `initial` says.
+pub async fn join(initial: &[InitialMember], name: &str, connector: &Connector) -> Result<Joined, String> {
+    let mut mismatch = None;
+    for url in initial.iter().filter(|member| member.name != name).flat_map(|member| &member.peer_urls) {
+        match ask(url, connector).await {
+            Ok(cluster) => match match_up(&cluster, initial, name) {
+                Ok(joined) => return Ok(joined),
+                Err(error) => mismatch = Some(error), // It may lag: another one may know more.
+            },
+            Err(error) => tracing::warn!(url = url.to_string(), error, "failed to get cluster response"),
+        }
+    }
+    Err(mismatch.unwrap_or_else(|| {
+        "cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs"
+            .to_owned()
+    }))
+}
+
+async fn ask(url: &Url, connector: &Connector) -> Result<pb::MembersResponse, String> {
+    let channel = open_channel(url, connector).await.map_err(|error| chain(&error))?;
+    let answer = PeerClient::new(channel).members(pb::MembersRequest {}).await;
+    answer.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
+}
+
+/// Matches members by their peer URLs. (etcd: ValidateClusterAndAssignIDs)
+fn match_up(cluster: &pb::MembersResponse, initial: &[InitialMember], name: &str) -> Result<Joined, String> {
+    let refused = |why: &str| format!("error validating peerURLs {}: {why}", describe(cluster));
+    if cluster.members.len() != initial.len() {
+        return Err(refused("member count is unequal"));
+    }
+    let (mut member, mut others) = (None, Vec::new());
+    for theirs in &cluster.members {
+        let urls: Option<Vec<Url>> = theirs.peer_urls.iter().map(|url| url.parse().ok()).collect();
+        let Some(urls) = urls.map(sorted) else { return Err(refused("a peer URL is malformed")) };
+        let Some(ours) = initial.iter().find(|ours| ours.peer_urls == urls) else {
+            let why = format!("PeerURLs: no match found for existing member ({:x}, {:?})", theirs.id, theirs.peer_urls);
+            return Err(refused(&why));
+        };
+        if ours.name == name {
+            member = Some(NodeId(theirs.id));
+        } else {
+            others.push((NodeId(theirs.id), urls));
+        }
+    }
+    let member = member.ok_or_else(|| refused("this member is not among them"))?;
+    Ok(Joined { cluster: ClusterId(cluster.cluster_id), member, others })
+}
+
+fn sorted(mut urls: Vec<Url>) -> Vec<Url> {
+    urls.sort();
+    urls
+}
+
+/// As etcd prints a cluster.
+fn describe(cluster: &pb::MembersResponse) -> String {
+    let list = |texts: &[String]| texts.join(" ");
+    let member = |member: &pb::Member| {
+        let (peers, clients) = (list(&member.peer_urls), list(&member.client_urls));
+        let (id, name, learner) = (member.id, &member.name, member.is_learner);
+        format!(
+            "&{{ID:{id:x} RaftAttributes:{{PeerURLs:[{peers}] IsLearner:{learner}}} \
+             Attributes:{{Name:{name} ClientURLs:[{clients}]}}}}"
+        )
+    };
+    let members: Vec<String> = cluster.members.iter().map(member).collect();
+    format!("{{ClusterID:{:x} Members:[{}] RemovedMemberIDs:[]}}", cluster.cluster_id, members.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn initial(names: &[&str]) -> Vec<InitialMember> {
+        let member = |name: &&str| InitialMember {
+            id: NodeId(0),
+            name: (*name).to_owned(),
+            peer_urls: vec![format!("http://{name}:2380").parse().unwrap()],
+        };
+        names.iter().map(member).collect()
+    }
+
+    fn cluster(names: &[&str]) -> pb::MembersResponse {
+        let member = |(n, name): (usize, &&str)| pb::Member {
+            id: n as u64 + 7,
+            peer_urls: vec![format!("http://{name}:2380")],
+            ..pb::Member::default()
+        };
+        pb::MembersResponse { cluster_id: 0xc1, members: names.iter().enumerate().map(member).collect() }
+    }
+
+    #[test]
+    fn a_member_is_whom_the_cluster_says_has_its_urls() {
+        let joined = match_up(&cluster(&["a", "b"]), &initial(&["b", "a"]), "b").unwrap();
+        assert_eq!((joined.cluster, joined.member), (ClusterId(0xc1), NodeId(8)));
+        assert_eq!(joined.others, [(NodeId(7), vec!["http://a:2380".parse().unwrap()])]);
+    }
+
+    #[test]
+    fn another_membership_than_told_is_refused() {
+        let of = |theirs: &[&str], ours: &[&str]| match_up(&cluster(theirs), &initial(ours), "b").unwrap_err();
+        let unequal = of(&["a"], &["a", "b"]);
+        assert_eq!(
+            unequal,
+            "error validating peerURLs {ClusterID:c1 Members:[&{ID:7 RaftAttributes:{PeerURLs:[http://a:2380] \
+             IsLearner:false} Attributes:{Name: ClientURLs:[]}}] RemovedMemberIDs:[]}: member count is unequal"
+        );
+        let other = of(&["a", "c"], &["a", "b"]);
+        assert!(other.ends_with("PeerURLs: no match found for existing member (8, [\"http://c:2380\"])"), "{other}");
+        assert!(of(&["a", "c"], &["a", "c"]).ends_with("this member is not among them"));
+    }
+}
