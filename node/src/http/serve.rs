@@ -66,11 +66,13 @@ impl Security {
     async fn of(&self, stream: &TcpStream) -> io::Result<Option<&Acceptor>> {
         /// The first byte of a TLS connection: a handshake record.
         const HANDSHAKE: u8 = 22;
+        /// A client that says nothing for so long has gone.
+        const SILENCE_MAX: Duration = Duration::from_secs(10);
         if let Some(tls) = &self.tls
             && self.plain
         {
             let mut first = [0];
-            stream.peek(&mut first).await?;
+            tokio::time::timeout(SILENCE_MAX, stream.peek(&mut first)).await??;
             return Ok(Some(tls).filter(|_| first == [HANDSHAKE]));
         }
         Ok(self.tls.as_ref())
