@@ -6,6 +6,7 @@
 //! - [`witness`]: whether that is what one store would have told, found by revisions, a million operations a second.
 //! - [`watch`]: whether watchers were told of everything that happened, in order and once.
 //! - [`model`]: the sequential store itself, also for tests of others.
+//! - [`auth`]: who may do what, to hold a store of users and roles against.
 //! - [`linearize`]: the same question for objects whose answers carry no revisions: locks, registers.
 //!
 //! Here one client's put is acknowledged and another one, asking later, is told that there is nothing:
@@ -42,6 +43,7 @@
 //! );
 //! ```
 
+pub mod auth;
 pub mod history;
 pub mod linearize;
 pub mod model;
