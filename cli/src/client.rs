@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
-use crate::failure::rpc_error;
+use crate::failure::{NOT_AUTHENTICATED, rpc_error};
 use crate::json::Object;
 
 /// How long to wait between two rounds over all endpoints.
@@ -164,8 +164,16 @@ impl Client {
             (Some(token), _) => Ok(Some(token.clone())),
             (None, Some((name, password))) => {
                 let request = AuthenticateRequest { name: name.clone(), password: password.clone() };
-                let response = AuthClient::new(channel).authenticate(request).await?;
-                Ok(Some(response.into_inner().token))
+                match AuthClient::new(channel).authenticate(request).await {
+                    Ok(response) => Ok(Some(response.into_inner().token)),
+                    // Then nobody asks for it either.
+                    Err(status) if status.message() == "etcdserver: authentication is not enabled" => Ok(None),
+                    Err(mut status) => {
+                        let mark = tonic::metadata::MetadataValue::from_static("true");
+                        status.metadata_mut().insert(NOT_AUTHENTICATED, mark);
+                        Err(status)
+                    }
+                }
             }
             (None, None) => Ok(None),
         }
@@ -218,6 +226,11 @@ impl Client {
                 let connection = self.connection(&mut last_error).await?;
                 match send(connection.channel.clone(), self.request(&connection, message.clone())).await {
                     Ok(response) => return Ok(response.into_inner()),
+                    // The token has run out, or what it stood for has changed: another one may do.
+                    Err(status) if attempt == 0 && self.config.user.is_some() && is_stale(&status) => {
+                        attempt += 1;
+                        self.forget(&connection).await;
+                    }
                     Err(status) if repeatable(&status, retry) => {
                         last_error = rpc_error(&status);
                         attempt += 1;
@@ -261,6 +274,11 @@ impl Client {
             eprintln!("{}", Object::new().string("level", "debug").string("msg", error).build());
         }
     }
+}
+
+/// Whether `status` refused a token, and so did nothing.
+fn is_stale(status: &Status) -> bool {
+    ["etcdserver: invalid auth token", "etcdserver: revision of auth store is old"].contains(&status.message())
 }
 
 /// Whether the call that ended with `status` may be sent again.
@@ -329,6 +347,38 @@ calls! {
     member_update(MemberUpdateRequest) -> MemberUpdateResponse = ClusterClient, Unsent;
     /// Makes a learner a voter. (etcd: MemberPromote)
     member_promote(MemberPromoteRequest) -> MemberPromoteResponse = ClusterClient, Unsent;
+    /// Turns authentication on. (etcd: AuthEnable)
+    auth_enable(AuthEnableRequest) -> AuthEnableResponse = AuthClient, Unsent;
+    /// Turns authentication off. (etcd: AuthDisable)
+    auth_disable(AuthDisableRequest) -> AuthDisableResponse = AuthClient, Unsent;
+    /// Whether authentication is on. (etcd: AuthStatus)
+    auth_status(AuthStatusRequest) -> AuthStatusResponse = AuthClient, Always;
+    /// Adds a user. (etcd: UserAdd)
+    user_add(AuthUserAddRequest) -> AuthUserAddResponse = AuthClient, Unsent;
+    /// Deletes a user. (etcd: UserDelete)
+    user_delete(AuthUserDeleteRequest) -> AuthUserDeleteResponse = AuthClient, Unsent;
+    /// A user's roles. (etcd: UserGet)
+    user_get(AuthUserGetRequest) -> AuthUserGetResponse = AuthClient, Always;
+    /// All users. (etcd: UserList)
+    user_list(AuthUserListRequest) -> AuthUserListResponse = AuthClient, Always;
+    /// Changes a user's password. (etcd: UserChangePassword)
+    user_change_password(AuthUserChangePasswordRequest) -> AuthUserChangePasswordResponse = AuthClient, Unsent;
+    /// Gives a role to a user. (etcd: UserGrantRole)
+    user_grant_role(AuthUserGrantRoleRequest) -> AuthUserGrantRoleResponse = AuthClient, Unsent;
+    /// Takes a role from a user. (etcd: UserRevokeRole)
+    user_revoke_role(AuthUserRevokeRoleRequest) -> AuthUserRevokeRoleResponse = AuthClient, Unsent;
+    /// Adds a role. (etcd: RoleAdd)
+    role_add(AuthRoleAddRequest) -> AuthRoleAddResponse = AuthClient, Unsent;
+    /// Deletes a role. (etcd: RoleDelete)
+    role_delete(AuthRoleDeleteRequest) -> AuthRoleDeleteResponse = AuthClient, Unsent;
+    /// A role's permissions. (etcd: RoleGet)
+    role_get(AuthRoleGetRequest) -> AuthRoleGetResponse = AuthClient, Always;
+    /// All roles. (etcd: RoleList)
+    role_list(AuthRoleListRequest) -> AuthRoleListResponse = AuthClient, Always;
+    /// Adds a permission to a role. (etcd: RoleGrantPermission)
+    role_grant_permission(AuthRoleGrantPermissionRequest) -> AuthRoleGrantPermissionResponse = AuthClient, Unsent;
+    /// Takes a permission from a role. (etcd: RoleRevokePermission)
+    role_revoke_permission(AuthRoleRevokePermissionRequest) -> AuthRoleRevokePermissionResponse = AuthClient, Unsent;
     /// One member's state. (etcd: Status)
     status(StatusRequest) -> StatusResponse = MaintenanceClient, Always;
     /// A hash over one member's keys. (etcd: HashKV)

@@ -1,5 +1,6 @@
 //! The commands: which there are, how one is found and run, and how its end becomes an exit code.
 
+mod auth;
 mod check;
 mod endpoint;
 mod global;
@@ -9,8 +10,10 @@ mod lease;
 mod lock;
 mod maintenance;
 mod member;
+mod role;
 mod snapshot;
 mod txn;
+mod user;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -45,6 +48,9 @@ const fn command(name: &'static str, usage: &'static str, about: &'static str, f
 pub const COMMANDS: &[Command] = &[
     command("alarm disarm", "", "Clears every alarm", &[]),
     command("alarm list", "", "Lists the alarms", &[]),
+    command("auth disable", "", "Disables authentication", &[]),
+    command("auth enable", "", "Enables authentication", &[]),
+    command("auth status", "", "Shows whether authentication is enabled", &[]),
     command("check perf", "[options]", "Measures whether the cluster bears a load", check::FLAGS),
     command("compaction", "[options] <revision>", "Discards history below a revision", maintenance::COMPACTION_FLAGS),
     command("completion", "<bash|fish|zsh>", "Writes a completion script for a shell", &[]),
@@ -73,6 +79,22 @@ pub const COMMANDS: &[Command] = &[
     command("move-leader", "<transferee-member-id>", "Makes another member the leader", &[]),
     command("options", "", "Lists the flags that every command understands", &[]),
     command("put", "[options] <key> <value>", "Writes a key; the value may come from stdin", kv::PUT_FLAGS),
+    command("role add", "<role name>", "Adds a role", &[]),
+    command("role delete", "<role name>", "Deletes a role", &[]),
+    command("role get", "<role name>", "Shows what a role allows", &[]),
+    command(
+        "role grant-permission",
+        "[options] <role name> <permission type> <key> [endkey]",
+        "Lets a role read or write keys",
+        role::RANGE_FLAGS,
+    ),
+    command("role list", "", "Lists the roles", &[]),
+    command(
+        "role revoke-permission",
+        "<role name> <key> [endkey]",
+        "Takes a permission from a role",
+        role::RANGE_FLAGS,
+    ),
     command(
         "snapshot restore",
         "[options] <filename>",
@@ -82,6 +104,13 @@ pub const COMMANDS: &[Command] = &[
     command("snapshot save", "<filename>", "Saves a backup of an endpoint's data", &[]),
     command("snapshot status", "<filename>", "Shows what a backup holds", &[]),
     command("txn", "[options]", "Runs a transaction read from stdin", txn::FLAGS),
+    command("user add", "<user name or user:password> [options]", "Adds a user", user::ADD_FLAGS),
+    command("user delete", "<user name>", "Deletes a user", &[]),
+    command("user get", "<user name> [options]", "Shows the roles of a user", user::GET_FLAGS),
+    command("user grant-role", "<user name> <role name>", "Gives a role to a user", &[]),
+    command("user list", "", "Lists the users", &[]),
+    command("user passwd", "<user name> [options]", "Changes the password of a user", user::PASSWD_FLAGS),
+    command("user revoke-role", "<user name> <role name>", "Takes a role from a user", &[]),
     command("version", "", "Shows the versions", &[]),
     command(
         "watch",
@@ -133,6 +162,18 @@ impl Context {
             _ => Err(Failure::bad_args(complaint)),
         }
     }
+}
+
+/// The end of the range of all keys that begin with `key`: a zero byte stands for none.
+pub(crate) fn prefix_end(key: &[u8]) -> Vec<u8> {
+    let mut end = key.to_vec();
+    while let Some(last) = end.pop() {
+        if last < 0xff {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    vec![0]
 }
 
 /// What the words of a command line lead to.
@@ -187,6 +228,9 @@ async fn dispatch(command: &Command, context: Context) -> Result<()> {
     match command.name {
         "alarm disarm" => maintenance::disarm(c).await,
         "alarm list" => maintenance::alarms(c).await,
+        "auth disable" => auth::disable(c).await,
+        "auth enable" => auth::enable(c).await,
+        "auth status" => auth::status(c).await,
         "check perf" => check::perf(c).await,
         "compaction" => maintenance::compaction(c).await,
         "completion" => help::completion(c),
@@ -215,10 +259,23 @@ async fn dispatch(command: &Command, context: Context) -> Result<()> {
         "move-leader" => maintenance::move_leader(c).await,
         "options" => help::options(),
         "put" => kv::put(c).await,
+        "role add" => role::add(c).await,
+        "role delete" => role::delete(c).await,
+        "role get" => role::get(c).await,
+        "role grant-permission" => role::grant_permission(c).await,
+        "role list" => role::list(c).await,
+        "role revoke-permission" => role::revoke_permission(c).await,
         "snapshot restore" => snapshot::restore(c),
         "snapshot save" => maintenance::save(c).await,
         "snapshot status" => snapshot::status(c),
         "txn" => txn::txn(c).await,
+        "user add" => user::add(c).await,
+        "user delete" => user::delete(c).await,
+        "user get" => user::get(c).await,
+        "user grant-role" => user::grant_role(c).await,
+        "user list" => user::list(c).await,
+        "user passwd" => user::passwd(c).await,
+        "user revoke-role" => user::revoke_role(c).await,
         "version" => help::version(&c.program),
         "watch" => watch::watch(c).await,
         name => unreachable!("command {name:?} has no code"),

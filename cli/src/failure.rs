@@ -11,6 +11,9 @@ pub struct Failure {
     pub message: Option<String>,
 }
 
+/// In the metadata of a status that refused a name and a password, not a request: etcdctl counts that as no connection.
+pub const NOT_AUTHENTICATED: &str = "not-authenticated";
+
 /// What a command comes to.
 pub type Result<T> = std::result::Result<T, Failure>;
 
@@ -53,7 +56,12 @@ impl Failure {
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Failure {
-        Failure::error(status_text(&status))
+        let text = status_text(&status);
+        if status.metadata().contains_key(NOT_AUTHENTICATED) {
+            Failure::bad_connection(text)
+        } else {
+            Failure::error(text)
+        }
     }
 }
 
@@ -61,7 +69,7 @@ impl From<Status> for Failure {
 pub fn status_text(status: &Status) -> String {
     let message = status.message();
     match status.code() {
-        _ if message.starts_with("etcdserver: ") || message.starts_with("auth: ") => message.to_owned(),
+        _ if message.starts_with("etcdserver: ") => message.to_owned(),
         Code::DeadlineExceeded => "context deadline exceeded".to_owned(),
         Code::Cancelled if message.contains("Timeout expired") => "context deadline exceeded".to_owned(),
         _ => rpc_error(status),

@@ -8,6 +8,7 @@ pub mod flags;
 pub mod go;
 pub mod json;
 pub mod print;
+pub mod prompt;
 pub mod session;
 pub mod table;
 pub mod watcher;

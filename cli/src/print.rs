@@ -1,5 +1,6 @@
 //! What a response looks like on stdout, in each of etcdctl's output formats.
 
+mod auth;
 mod endpoint;
 mod kv;
 mod lease;
@@ -12,6 +13,7 @@ use std::fmt::Display;
 use prost::Message;
 use quorate_api::etcdserverpb::ResponseHeader;
 
+pub use auth::{Changed, Role, User};
 pub use endpoint::{Downgraded, Hashes, Health, HealthList, LeaderMoved, Statuses};
 pub use lease::{KeepAlive, LeaseRevoked, TimeToLive};
 pub use member::{MemberAdded, MemberPromoted, MemberRemoved, MemberUpdated};

@@ -122,6 +122,119 @@ member remove zz
 alarm list
 alarm list -w json
 alarm list -w fields
+auth status
+auth status -w json
+auth status -w fields
+auth status x
+auth enable
+auth enable x
+auth disable -w json
+user add
+user add a b
+user add :pw
+user add u1:pw
+user add u1:pw
+user add u2:pw -w json
+user add u3:pw -w fields
+user add u4 --no-password
+user add u5 --new-user-password pw
+user add u6 --interactive=false < "pw\n"
+user get
+user get u1
+user get u1 -w json
+user get u1 -w fields
+user get nobody
+user list
+user list -w json
+user list -w fields
+user list x
+user passwd u1 --interactive=false < "q\n"
+user passwd nobody --interactive=false < "q\n"
+user passwd
+role add
+role add r1
+role add r1
+role add r2 -w json
+role add r3 -w fields
+role add ''
+role add root
+role list
+role list -w json
+role list -w fields
+role list x
+role grant-permission
+role grant-permission r1 read
+role grant-permission r1 read k1
+role grant-permission r1 readwrite p/ --prefix
+role grant-permission r1 write a b
+role grant-permission r1 Write z --from-key
+role grant-permission r1 WRITE '' --from-key
+role grant-permission r1 bad k
+role grant-permission nobody read k
+role grant-permission r1 read ''
+role grant-permission r1 read k --prefix --from-key
+role grant-permission r1 read k l --prefix
+role grant-permission r1 read k l --from-key
+role grant-permission r2 read k l m
+role grant-permission r2 read q -w fields
+role get r1
+role get r1 -w json
+role get r1 -w fields
+role get r2
+role get r3
+role get nobody
+role get
+role revoke-permission
+role revoke-permission r1
+role revoke-permission r1 k1
+role revoke-permission r1 k1
+role revoke-permission r1 p/ --prefix
+role revoke-permission r1 a b -w json
+role revoke-permission r1 z --from-key
+role revoke-permission r1 '' --from-key
+role revoke-permission nobody k
+user grant-role
+user grant-role u1 r1
+user grant-role u1 r2 -w json
+user grant-role nobody r1
+user grant-role u1 nobody
+user get u1
+user get u1 -w json
+user get u1 --detail
+user get u1 --detail -w json
+user get u4 --detail
+user revoke-role
+user revoke-role u1 r1
+user revoke-role u1 r1
+user revoke-role u1 r2 -w fields
+role delete
+role delete r2
+role delete r2 -w json
+role delete r3 -w fields
+user delete
+user delete u2
+user delete u2 -w json
+user delete u3 -w fields
+user add root:pw
+--user root:pw get a
+auth enable
+get a
+auth disable
+--user root:pw auth status
+--user root:pw auth enable
+--user root --password pw put a 1
+--user root:pw --password pw get a
+--user root:wrong get a
+--user u4:x get a
+--user u6:pw get a
+--user u6:pw lease list
+--user u6:pw user get u6
+--user u6:pw user list
+--user u6:pw compaction 2
+--user root:pw user delete root
+--user root:pw user revoke-role root root
+--user root:pw auth disable
+auth status
 lock
 lock l -- sh -c 'exit 7'
 elect

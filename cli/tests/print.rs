@@ -217,3 +217,37 @@ fn endpoints() {
     show(&mut out, "downgrade enable", &Downgraded { action: DowngradeAction::Enable, response });
     compare("endpoint.txt", &out);
 }
+
+#[test]
+fn users_and_roles() {
+    let mut out = String::new();
+    let status = AuthStatusResponse { header: header(), enabled: true, auth_revision: 46 };
+    show(&mut out, "auth status", &status);
+    let added = AuthUserAddResponse { header: header() };
+    show(&mut out, "user add", &Changed::new("User u created".into(), added.header, &added));
+    let roles = vec!["r1".to_owned(), "r\"2".to_owned()];
+    let user = AuthUserGetResponse { header: header(), roles: roles.clone() };
+    show(&mut out, "user get", &User { name: "u".into(), response: user });
+    let none = AuthUserGetResponse { header: header(), roles: vec![] };
+    show(&mut out, "user get, no roles", &User { name: "u".into(), response: none });
+    show(&mut out, "user list", &AuthUserListResponse { header: header(), users: roles.clone() });
+    show(&mut out, "role list", &AuthRoleListResponse { header: header(), roles });
+    let perm = |perm_type, key: &'static [u8], range_end: &'static [u8]| quorate_api::authpb::Permission {
+        perm_type,
+        key: key.into(),
+        range_end: range_end.into(),
+    };
+    let perms = vec![
+        perm(2, b"", b"\0"),
+        perm(1, b"a", b"b"),
+        perm(0, b"k1", b""),
+        perm(2, b"p/", b"p0"),
+        perm(1, b"z", b"\0"),
+        perm(1, b"z\xff", b"{"),
+        perm(7, b"zz", b"zzz"),
+    ];
+    let role = AuthRoleGetResponse { header: header(), perm: perms };
+    show(&mut out, "role get", &Role { name: "r1".into(), response: role });
+    show(&mut out, "role get, nothing", &Role { name: "r1".into(), response: AuthRoleGetResponse::default() });
+    compare("auth.txt", &out);
+}

@@ -10,6 +10,7 @@ use crate::client::Config;
 use crate::failure::{Failure, Result};
 use crate::flags::{Args, Flag, Kind};
 use crate::json::Object;
+use crate::prompt;
 
 const fn duration(name: &'static str, default: &'static str, about: &'static str) -> Flag {
     Flag { name, short: None, kind: Kind::Duration, default, about }
@@ -149,6 +150,7 @@ fn tls(args: &Args) -> Result<(Connector, bool)> {
     }
 }
 
+/// Who calls; a password that is not given is asked for.
 fn user(args: &Args) -> Result<Option<(String, String)>> {
     let (user, password) = (args.string("user"), args.string("password"));
     if user.is_empty() {
@@ -159,7 +161,7 @@ fn user(args: &Args) -> Result<Option<(String, String)>> {
     }
     match user.split_once(':') {
         Some((name, password)) => Ok(Some((name.to_owned(), password.to_owned()))),
-        None => Err(Failure::bad_args("give the password as --user name:password or by --password")),
+        None => Ok(Some((user.to_owned(), prompt::password("Password: ")?))),
     }
 }
 
@@ -185,7 +187,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_had_is_refused() {
-        for raw in [&["--cert="][..], &["--cacert", "/no/such"], &["--cert", "f"], &["--user", "root"]] {
+        for raw in [&["--cert="][..], &["--cacert", "/no/such"], &["--cert", "f"]] {
             assert_eq!(config(&with(raw, &[]).unwrap()).unwrap_err().code, 128, "{raw:?}");
         }
         let user = config(&with(&["--user", "root:pa:ss"], &[]).unwrap()).unwrap().user;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use quorate_api::etcdserverpb::range_request::{SortOrder, SortTarget};
 use quorate_api::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest};
 
-use crate::commands::Context;
+use crate::commands::{Context, prefix_end};
 use crate::failure::{Failure, Result};
 use crate::flags::{Args, Flag};
 use crate::go;
@@ -203,14 +203,7 @@ pub(super) fn prefix_range(key: &str) -> (Bytes, Bytes) {
     if key.is_empty() {
         return (Bytes::from_static(b"\0"), Bytes::from_static(b"\0"));
     }
-    let mut end = key.as_bytes().to_vec();
-    while let Some(last) = end.pop() {
-        if last < 0xff {
-            end.push(last + 1);
-            return (Bytes::from(key.to_owned()), Bytes::from(end));
-        }
-    }
-    (Bytes::from(key.to_owned()), Bytes::from_static(b"\0"))
+    (Bytes::from(key.to_owned()), Bytes::from(prefix_end(key.as_bytes())))
 }
 
 #[cfg(test)]
