@@ -1,5 +1,7 @@
 //! Passwords and tokens: what is slow, random or a matter of this member's configuration.
 
+mod jwt;
+
 use std::io::{self, Read as _};
 use std::sync::Arc;
 
@@ -7,6 +9,8 @@ use quorate_core::error::Error;
 use tokio::sync::Semaphore;
 
 use crate::status::{Code, Status};
+
+pub use jwt::{Jwt, JwtOptions};
 
 /// How passwords become hashes and users get tokens.
 pub struct Authenticator {
@@ -22,6 +26,8 @@ pub enum Tokens {
     None,
     /// Names of sessions, known to every member.
     Simple,
+    /// Signed ones.
+    Jwt(Jwt),
 }
 
 /// bcrypt looks at no more of a password. (etcd refuses longer ones)

@@ -12,6 +12,7 @@ use quorate_core::{ClusterId, NodeId};
 
 pub use self::flags::{FLAGS_TEXT, USAGE_TEXT};
 pub use self::tls::Tls;
+use crate::auth::JwtOptions;
 use crate::http::{Access, Plain, Tuning};
 use crate::service::cluster::{cluster_id, member_id};
 use crate::url::Url;
@@ -41,6 +42,8 @@ pub enum AuthToken {
     None,
     /// Names of sessions that every member knows.
     Simple,
+    /// Signed ones.
+    Jwt(JwtOptions),
 }
 
 /// One member of the initial cluster.
@@ -277,7 +280,13 @@ impl Config {
             auth_token: match flags.text("auth-token") {
                 "" => AuthToken::None,
                 "simple" => AuthToken::Simple,
-                _ => return Err(Refusal::invalid("auth: invalid auth options")),
+                other => match other.strip_prefix("jwt,") {
+                    Some(options) => AuthToken::Jwt(
+                        JwtOptions::parse(options, |text| flags::parse_duration(text).ok())
+                            .map_err(Refusal::invalid)?,
+                    ),
+                    None => return Err(Refusal::invalid("auth: invalid auth options")),
+                },
             },
             // Nothing would live for no time at all: etcd takes its default then.
             auth_token_ttl: Duration::from_secs(match flags.uint("auth-token-ttl") {

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use crate::applier::{self, Applier};
-use crate::auth::{Authenticator, Tokens};
+use crate::auth::{Authenticator, Jwt, Tokens};
 use crate::backend::fjall::{FjallBackend, FjallBackends, Options};
 use crate::backend::{Backend, BackendError};
 use crate::boot::{self, BootError, Booted, Found, Told};
@@ -70,6 +70,9 @@ pub enum LaunchError {
     /// This member was removed from its cluster.
     #[error("server is stopping: the member has been permanently removed from the cluster")]
     Removed,
+    /// The keys of tokens cannot be used.
+    #[error("{0}")]
+    Auth(String),
     /// The system gave no random bytes, or another file failed.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -97,6 +100,7 @@ pub struct Running {
 /// # Errors
 /// See [`LaunchError`]. A port is taken before the data directory is touched.
 pub async fn launch(config: &Config, fenced: bool) -> Result<Running, LaunchError> {
+    let authenticator = Authenticator::new(config.bcrypt_cost, tokens(config)?);
     let peer_urls = config.initial_cluster.iter().flat_map(|member| &member.peer_urls);
     let connector = config.peer_tls.connector(peer_urls)?;
     let peer_listeners = listen(&config.listen_peer_urls, &config.peer_tls).await?;
@@ -139,7 +143,6 @@ pub async fn launch(config: &Config, fenced: bool) -> Result<Running, LaunchErro
     let parts = Parts { replica, wal: booted.wal, applier, peers: directory.network(), observer, epoch };
     let member = Member::start(parts);
 
-    let authenticator = Authenticator::new(config.bcrypt_cost, tokens(config));
     let server = Arc::new(Server { member: member.clone(), settings: settings(config), metrics, authenticator });
     let mut servers = JoinSet::new();
     let scrub = tokio::spawn(scrub(Arc::clone(&server), life, config.scrub_interval)).abort_handle();
@@ -461,11 +464,12 @@ fn applier_config(config: &Config, member: NodeId, last: LogIndex) -> io::Result
     })
 }
 
-fn tokens(config: &Config) -> Tokens {
-    match config.auth_token {
+fn tokens(config: &Config) -> Result<Tokens, LaunchError> {
+    Ok(match &config.auth_token {
         AuthToken::None => Tokens::None,
         AuthToken::Simple => Tokens::Simple,
-    }
+        AuthToken::Jwt(options) => Tokens::Jwt(Jwt::new(options.clone()).map_err(LaunchError::Auth)?),
+    })
 }
 
 fn settings(config: &Config) -> Settings {

@@ -4,11 +4,11 @@
 //! be refused. Everything else is decided by the state that the answer is made from. A refusal may come from a state
 //! that is behind, so it is given only after a read index has confirmed it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::http::Extensions;
 use quorate_api::etcdserverpb as pb;
-use quorate_core::auth::{Author, Sessions};
+use quorate_core::auth::{AuthRevision, Author, Sessions};
 use quorate_core::command::{Command, Outcome};
 use quorate_core::error::Error;
 use quorate_core::replica::{Request, Response};
@@ -18,7 +18,7 @@ use tonic::metadata::MetadataMap;
 use super::{Picture, Server};
 use crate::auth::{self, Tokens};
 use crate::service::{self, Access};
-use crate::status::Status;
+use crate::status::{Code, Status};
 
 /// Who calls, as their connection and their metadata say; nothing of it is believed yet.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +27,8 @@ pub struct Caller {
     token: Option<String>,
     /// Of the client's certificate, which was verified.
     common_name: Option<String>,
+    /// Whom a signed token names: looked at once.
+    signed: OnceLock<Option<(String, AuthRevision)>>,
 }
 
 /// The common name of a client's verified certificate, in a request's extensions.
@@ -44,6 +46,7 @@ impl Caller {
         Self {
             token: text("token").or_else(|| text("authorization").map(bearer)),
             common_name: common_name.map(|name| name.0.clone()),
+            signed: OnceLock::new(),
         }
     }
 
@@ -76,6 +79,11 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
                 Tokens::Simple => {
                     let mut sessions = picture.published.sessions.lock().expect("no holder panics");
                     sessions.user(self.member.now(), token).ok_or(Error::InvalidAuthToken)?
+                }
+                Tokens::Jwt(jwt) => {
+                    let signed = caller.signed.get_or_init(|| jwt.check(token)).clone();
+                    let (name, revision) = signed.ok_or(Error::InvalidAuthToken)?;
+                    return Ok(Author::User { name, revision });
                 }
                 Tokens::None => return Err(Error::InvalidAuthToken),
             },
@@ -169,6 +177,14 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
             match self.authenticator.tokens() {
                 // etcd's answer where tokens are turned off.
                 Tokens::None => return Err(Error::AuthFailed.into()),
+                Tokens::Jwt(jwt) => {
+                    // If anything has changed since the challenge, the token is an old one already.
+                    let text = "auth: token signing attempted with verify-only key";
+                    let signed = jwt.sign(&name, challenge.revision);
+                    let token = signed.ok_or_else(|| Status::new(Code::Unknown, text))?;
+                    let header = Some(self.picture().local(&self.settings).header_now());
+                    return Ok(pb::AuthenticateResponse { header, token });
+                }
                 Tokens::Simple => {
                     let secret = auth::secret()?;
                     let open = service::auth::open_session(name.clone(), challenge.revision, secret.clone());
