@@ -6,7 +6,7 @@
 set -eu
 cd "$(dirname "$0")/../fuzz"
 seconds=${1:-60}
-targets=${2:-"wal records peer command member"}
+targets=${2:-"wal records peer command member snapshot"}
 host=$(rustc -vV | sed -n 's/^host: //p')
 # What cargo-fuzz passes, without the parts that need nightly.
 export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -19,9 +19,11 @@ for target in $targets; do
     echo "== $target, $seconds s"
     if ! "target/$host/release/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=65536 \
         -print_final_stats=1 -artifact_prefix="artifacts/$target/" "scratch/$target" "corpus/$target"; then
+        package=quorate-core
+        [ "$target" != snapshot ] || package=quorate-node
         failing=$(ls -t "artifacts/$target" | head -n 1)
         echo "FAILED. To reproduce: cp fuzz/artifacts/$target/$failing fuzz/corpus/$target/ &&" \
-            "cargo test -p quorate-core --test fuzz_corpus $target"
+            "cargo test -p $package --test fuzz_corpus $target"
         exit 1
     fi
 done

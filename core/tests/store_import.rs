@@ -138,11 +138,13 @@ proptest! {
             let batch = store.apply(&[Entry { term: Term(1), index: LogIndex(2), payload }], &rows);
             prop_assert!(batch.applied.results[0].1.is_ok());
             rows.write(&batch.writes);
-            while !{
+            loop {
                 let slice = store.compact_slice(&rows, 3, None);
                 rows.write(&slice.writes);
-                slice.finished
-            } {}
+                if slice.finished {
+                    break;
+                }
+            }
             store.check_deep(&rows);
             let cost = |change: &Change| 64 + change.kv.key.len() as u64 + u64::from(change.value_bytes);
             let kept: u64 = exported(&store, &rows).0.iter().map(cost).sum();

@@ -24,7 +24,7 @@ mod file;
 mod import;
 mod status;
 
-pub use export::Export;
+pub use export::{Export, Standing};
 #[cfg(feature = "server")]
 pub use file::{DiskFile, FileError};
 pub use import::{EtcdFile, SnapshotError};

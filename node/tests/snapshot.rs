@@ -295,6 +295,8 @@ async fn a_cluster_moves_from_etcd_and_back() {
     assert!(expected[0].matches("\"Key\" :").count() == 14 && expected[3].contains("false"), "{expected:?}");
     let from = folder.path().join("theirs.db");
     run(&format!("snapshot save {}", from.display()));
+    let running = restore(&plan(&cluster(folder.path(), 1)[0], &folder.path().join("theirs.etcd"))).unwrap_err();
+    assert!(running.to_string().ends_with("is in use: stop etcd before, or take a snapshot of it"), "{running}");
     etcd.stop();
 
     // From a snapshot, and from the data directory of the stopped etcd.

@@ -1,33 +1,49 @@
 //! A member's state as a file, streamed. (etcd: Maintenance.Snapshot)
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_api::etcdserverpb as pb;
+use quorate_core::Blob;
 use quorate_core::rows::Rows;
 
 use super::{CLUSTER_VERSION, MemberStatus};
 use crate::applier::Published;
-use crate::snapshot::{CHECKSUM_BYTES, Export};
+use crate::snapshot::{CHECKSUM_BYTES, Export, Standing};
 
 /// Bytes of the file in one message. (etcd)
 const BLOB_BYTES: usize = 32 << 10;
 
 /// A snapshot on its way to a client.
 pub struct SnapshotStream<S> {
-    export: Export<S>,
+    export: Export<Pinned<S>>,
     /// Of the piece under way.
     rest: Bytes,
     /// Bytes of the file that are still to come.
     remaining: u64,
 }
 
+/// The rows of a state that is kept for as long as they are read.
+struct Pinned<S>(Arc<Published<S>>);
+
+impl<S: Rows> Rows for Pinned<S> {
+    fn get(&self, key: &[u8]) -> Option<Blob> {
+        self.0.rows.get(key)
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], Blob) -> ControlFlow<()>) {
+        self.0.rows.scan(from, to, visit);
+    }
+}
+
 impl<S: Rows> SnapshotStream<S> {
     /// Of the state that was published with `published`, by a member of this status. Takes a while.
     #[must_use]
     pub fn new(published: Arc<Published<S>>, status: &MemberStatus) -> Self {
-        let voters: Vec<_> = status.raft.config.voters.keys().copied().collect();
-        let export = Export::new(published, status.raft.term, &voters);
+        let voters = status.raft.config.voters.keys().copied().collect();
+        let standing = Standing { applied: published.applied, term: status.raft.term, voters };
+        let export = Export::new(published.view.clone(), Pinned(published), &standing);
         Self { remaining: export.bytes(), export, rest: Bytes::new() }
     }
 

@@ -6,7 +6,6 @@
 //! disk until the last piece is taken.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use prost::Message as _;
 use quorate_api::{authpb, etcdserverpb as pb, mvccpb};
@@ -14,16 +13,16 @@ use quorate_core::auth::{Allows, Permission};
 use quorate_core::request::{Alarm, AlarmKind};
 use quorate_core::rows::Rows;
 use quorate_core::store::{AuthState, Change, LeaseRecord, User, View};
-use quorate_core::{NodeId, Revision, Term};
+use quorate_core::{LogIndex, NodeId, Revision, Term};
 use sha2::{Digest as _, Sha256};
 
 use super::{LeaseValue, names, revision_key};
-use crate::applier::Published;
 use crate::bolt::{Plan, Writer};
 
 /// A snapshot file that is being written.
-pub struct Export<S> {
-    published: Arc<Published<S>>,
+pub struct Export<R> {
+    view: View,
+    rows: R,
     buckets: Buckets,
     plan: Plan,
     writer: Writer,
@@ -41,16 +40,27 @@ enum Stage {
     End,
 }
 
-impl<S: Rows> Export<S> {
-    /// Lays the file out: reads every record, so it takes a while. `voters` are named in the file as the cluster's.
+/// Where consensus stands, as the file says it.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// The last entry that the state contains.
+    pub applied: LogIndex,
+    /// The current term.
+    pub term: Term,
+    /// The cluster's voters.
+    pub voters: Vec<NodeId>,
+}
+
+impl<R: Rows> Export<R> {
+    /// Lays the file out: reads every record, so it takes a while. `rows` are those that `view` was published with.
     #[must_use]
-    pub fn new(published: Arc<Published<S>>, term: Term, voters: &[NodeId]) -> Self {
-        let buckets = buckets(&published, term, voters);
+    pub fn new(view: View, rows: R, standing: &Standing) -> Self {
+        let buckets = buckets(&view, standing);
         let mut writer = Writer::planning();
         before_keys(&mut writer, &buckets);
         let mut next = Some(FIRST);
         while let Some(from) = next {
-            let (changes, then) = published.view.changes(&published.rows, from, false);
+            let (changes, then) = view.changes(&rows, from, false);
             for change in &changes {
                 let (main, sub) = (change.kv.mod_revision, change.sub);
                 writer.plan(&revision_key(main, sub, change.deleted), value_bytes(change));
@@ -62,7 +72,7 @@ impl<S: Rows> Export<S> {
         let mut writer = Writer::new(plan);
         before_keys(&mut writer, &buckets);
         let stage = Stage::Keys(FIRST.0, FIRST.1);
-        Self { published, buckets, plan, writer, stage, digest: Sha256::new() }
+        Self { view, rows, buckets, plan, writer, stage, digest: Sha256::new() }
     }
 
     /// The file's length without its checksum.
@@ -74,15 +84,15 @@ impl<S: Rows> Export<S> {
     /// The next piece of the file, of some MiB at most unless a value is larger; at last its checksum, alone.
     pub fn next_piece(&mut self) -> Option<Vec<u8>> {
         loop {
-            let (from, view, rows) = match self.stage {
-                Stage::Keys(main, sub) => ((main, sub), &self.published.view, &self.published.rows),
+            let from = match self.stage {
+                Stage::Keys(main, sub) => (main, sub),
                 Stage::Checksum => {
                     self.stage = Stage::End;
                     return Some(self.digest.finalize_reset().to_vec());
                 }
                 Stage::End => return None,
             };
-            let (changes, next) = view.changes(rows, from, true);
+            let (changes, next) = self.view.changes(&self.rows, from, true);
             for change in changes {
                 let key = revision_key(change.kv.mod_revision, change.sub, change.deleted);
                 self.writer.put(&key, &value(change));
@@ -120,19 +130,18 @@ fn bucket(writer: &mut Writer, name: &[u8], keys: &BTreeMap<Vec<u8>, Vec<u8>>) {
     keys.iter().for_each(|(key, value)| writer.put(key, value));
 }
 
-fn buckets<S>(published: &Published<S>, term: Term, voters: &[NodeId]) -> Buckets {
-    let view = &published.view;
+fn buckets(view: &View, standing: &Standing) -> Buckets {
     let empty: [&[u8]; 3] = [b"cluster", b"members", b"members_removed"];
     let mut buckets: Buckets = empty.into_iter().map(|name| (name, BTreeMap::new())).collect();
     auth(view, &mut buckets);
     buckets.insert(names::ALARM, alarms(view));
     buckets.insert(names::LEASE, leases(view));
 
-    let voters = voters.iter().map(|voter| voter.0.to_string()).collect::<Vec<_>>().join(",");
+    let voters = standing.voters.iter().map(|voter| voter.0.to_string()).collect::<Vec<_>>().join(",");
     let mut meta = BTreeMap::new();
     let mut insert = |name: &[u8], value: Vec<u8>| meta.insert(name.to_vec(), value);
-    insert(names::CONSISTENT_INDEX, published.applied.0.to_be_bytes().to_vec());
-    insert(names::TERM, term.0.to_be_bytes().to_vec());
+    insert(names::CONSISTENT_INDEX, standing.applied.0.to_be_bytes().to_vec());
+    insert(names::TERM, standing.term.0.to_be_bytes().to_vec());
     insert(names::CONF_STATE, format!(r#"{{"voters":[{voters}],"auto_leave":false}}"#).into_bytes());
     if view.compacted().0 > 0 {
         let floor = revision_key(view.compacted(), 0, false);

@@ -6,6 +6,8 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use super::{CHECKSUM_BYTES, has_checksum};
@@ -30,6 +32,9 @@ pub enum FileError {
         /// Why.
         error: io::Error,
     },
+    /// A running etcd has it, and may be writing to it.
+    #[error("{} is in use: stop etcd before, or take a snapshot of it", .0.display())]
+    Locked(PathBuf),
     /// It has no checksum, as the file in a data directory has none. (etcd's text)
     #[error("snapshot missing hash but --skip-hash-check=false")]
     Unchecked,
@@ -52,21 +57,27 @@ impl DiskFile {
     /// Opens the file at `path` without looking at its checksum, should it have one.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// It cannot be read, or somebody writes to it.
     pub fn open(path: &Path) -> Result<Self, FileError> {
-        let open = || {
-            let file = File::open(path)?;
-            let mut bytes = file.metadata()?.len();
-            let mut checksum = None;
-            if has_checksum(bytes) {
-                bytes -= CHECKSUM_BYTES as u64;
-                let mut found = [0; CHECKSUM_BYTES];
-                file.read_exact_at(&mut found, bytes)?;
-                checksum = Some(found);
-            }
-            Ok(Self { file, bytes, checksum })
-        };
-        open().map_err(|error| FileError::Io { path: path.to_owned(), error })
+        let io = |error| FileError::Io { path: path.to_owned(), error };
+        let file = File::open(path).map_err(io)?;
+        // etcd holds an exclusive lock for as long as it runs.
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Err(Errno::WOULDBLOCK) => Err(FileError::Locked(path.to_owned())),
+            _ => Self::measure(file).map_err(io),
+        }
+    }
+
+    fn measure(file: File) -> io::Result<Self> {
+        let mut bytes = file.metadata()?.len();
+        let mut checksum = None;
+        if has_checksum(bytes) {
+            bytes -= CHECKSUM_BYTES as u64;
+            let mut found = [0; CHECKSUM_BYTES];
+            file.read_exact_at(&mut found, bytes)?;
+            checksum = Some(found);
+        }
+        Ok(Self { file, bytes, checksum })
     }
 
     /// Opens the file at `path` and checks all of it against its checksum.

@@ -1,12 +1,9 @@
 //! A state becomes a file and the file a state, and nothing else becomes either.
 
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
-
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_api::mvccpb;
-use quorate_core::auth::{Allows, AuthCommand, Author, Permission, Sessions};
+use quorate_core::auth::{Allows, AuthCommand, Author, Permission};
 use quorate_core::command::{Command, Envelope, Origin};
 use quorate_core::entry::{Entry, Payload};
 use quorate_core::format::codec;
@@ -17,7 +14,6 @@ use quorate_core::{Blob, Incarnation, LeaseId, LogIndex, NodeId, Revision, Term,
 use sha2::{Digest as _, Sha256};
 
 use super::*;
-use crate::applier::Published;
 use crate::bolt::Writer;
 
 struct Member {
@@ -54,11 +50,9 @@ impl Member {
     }
 
     fn file(&self) -> (Vec<u8>, Vec<u8>) {
-        let (view, rows) = (self.store.view(), self.rows.clone());
-        let (applied, hash) = (self.store.applied().0, self.store.hash());
-        let sessions = Arc::new(Mutex::new(Sessions::new(Duration::from_secs(1), LogIndex(0))));
-        let published = Published { view, rows, applied, hash, sessions };
-        let mut export = Export::new(Arc::new(published), Term(3), &[NodeId(7), NodeId(9)]);
+        let voters = vec![NodeId(7), NodeId(9)];
+        let standing = Standing { applied: self.store.applied().0, term: Term(3), voters };
+        let mut export = Export::new(self.store.view(), &self.rows, &standing);
         let mut pieces: Vec<Vec<u8>> = std::iter::from_fn(|| export.next_piece()).collect();
         let checksum = pieces.pop().unwrap();
         let file = pieces.concat();
@@ -141,11 +135,13 @@ fn a_state_survives_its_file() {
     assert_eq!(alarms, [(AlarmKind::NoSpace, 0), (AlarmKind::NoSpace, 7), (AlarmKind::Corrupt, 9)]);
     // Members that have cleaned up differently write the same file, but for where their logs stand.
     let (mut cleaned, figures) = (sample(), status(Bytes::from(file)).unwrap());
-    while !{
+    loop {
         let slice = cleaned.store.compact_slice(&cleaned.rows, 1000, None);
         cleaned.rows.write(&slice.writes);
-        slice.finished
-    } {}
+        if slice.finished {
+            break;
+        }
+    }
     let other = status(Bytes::from(cleaned.file().0)).unwrap();
     assert_eq!(other, figures);
     assert_eq!((figures.revision, figures.keys, figures.version.as_str()), (403, 100, ""));
