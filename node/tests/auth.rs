@@ -133,6 +133,9 @@ const ANY_USER: [Expected; 6] = [NOBODY, INVALID, OK, OK, OK, OK];
 const READ: [Expected; 6] = [NOBODY, INVALID, DENIED, OK, DENIED, OK];
 const WRITE: [Expected; 6] = [NOBODY, INVALID, DENIED, DENIED, OK, OK];
 const ROOT: [Expected; 6] = [NOBODY, INVALID, DENIED, DENIED, DENIED, OK];
+/// For root, who is told that there is no such member.
+const NO_MEMBER: [Expected; 6] =
+    [NOBODY, INVALID, DENIED, DENIED, DENIED, (Code::NotFound, "etcdserver: member not found")];
 
 fn txn(compare: &'static str, success: Vec<pb::request_op::Request>) -> pb::TxnRequest {
     let compare = pb::Compare { key: compare.into(), ..Default::default() };
@@ -179,6 +182,10 @@ fn table() -> Vec<Row> {
         row(pb::LeaseRevokeRequest { id: 7 }, [NOBODY, INVALID, DENIED, DENIED, OK, NO_LEASE]),
         row(pb::MemberListRequest { linearizable: true }, ANY_USER),
         row(pb::MemberListRequest { linearizable: false }, ANY_USER),
+        row(pb::MemberRemoveRequest { id: 1 }, NO_MEMBER),
+        row(pb::MemberUpdateRequest { id: 1, peer_ur_ls: vec![name("http://127.0.0.1:1")] }, NO_MEMBER),
+        row(pb::MemberPromoteRequest { id: 1 }, NO_MEMBER),
+        row(pb::MemberAddRequest { peer_ur_ls: vec![name("http://127.0.0.1:1")], is_learner: true }, ROOT),
         row(pb::StatusRequest {}, ANY_USER),
         row(pb::MoveLeaderRequest { target_id: 1 }, [NOBODY, INVALID, DENIED, DENIED, DENIED, BAD_TRANSFEREE]),
         row(pb::AlarmRequest::default(), ANY_USER),
