@@ -169,7 +169,16 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
     /// etcd's status.
     pub async fn call<M: Method>(&self, caller: &Caller, request: M) -> Result<M::Reply, Status> {
         let picture = self.picture();
-        let Begun { ask, rest } = service::begin(request, &picture.local(&self.settings))?;
+        let Begun { ask, rest } = match service::begin(request, &picture.local(&self.settings)) {
+            Ok(begun) => begun,
+            Err(status) => {
+                // etcd weighs a request last of all, when it knows who has sent it.
+                if status == Error::RequestTooLarge.into() {
+                    self.author(caller, &picture)?;
+                }
+                return Err(status);
+            }
+        };
         let access = Begun::<M>::access(&rest);
         let answer = match ask {
             Some(ask) => {

@@ -193,6 +193,8 @@ fn is_long(range: &RangeRequest) -> bool {
 #[derive(Debug)]
 pub struct RangeStream {
     request: RangeRequest,
+    /// The store's revision when the first chunk was read.
+    now: Option<Revision>,
     /// Keys the next chunk asks for.
     chunk: u64,
     /// Bytes a chunk aims at.
@@ -215,7 +217,8 @@ impl RangeStream {
         use quorate_core::request::{SortOrder, SortTarget};
         let request = request::range(request)?;
         let order = (request.sort_order, request.sort_target);
-        if !matches!(order, (SortOrder::None | SortOrder::Ascend, SortTarget::Key)) {
+        // Without an order, each chunk is sorted by its target, as a limited range is.
+        if !matches!(order, (SortOrder::None, _) | (SortOrder::Ascend, SortTarget::Key)) {
             return Err(Status::new(Code::Unimplemented, "RangeStream does not support custom sort orders"));
         }
         let bounds = [
@@ -229,7 +232,7 @@ impl RangeStream {
         }
         let ask = (!request.serializable).then_some(Request::ReadIndex);
         let bytes_max = settings.limits.request_bytes_max;
-        Ok((ask, Self { request, chunk: Self::FIRST_CHUNK, bytes_max, sent: 0, count: 0, finished: false }))
+        Ok((ask, Self { request, now: None, chunk: Self::FIRST_CHUNK, bytes_max, sent: 0, count: 0, finished: false }))
     }
 
     /// What the caller must be allowed.
@@ -258,17 +261,15 @@ impl RangeStream {
         if self.sent == 0 {
             self.count = result.count;
         }
-        let first = self.request.revision.is_none();
-        let revision = result.revision;
-        if first {
-            self.request.revision = Some(revision);
-        }
+        // What is read stays the same; the header tells how far the store was at first, also of an older revision.
+        let now = *self.now.get_or_insert(result.revision);
+        self.request.revision.get_or_insert(now);
         self.sent += result.kvs.len() as u64;
         self.finished = !result.more || (self.request.limit != 0 && self.sent >= self.request.limit);
-        if let Some(last) = result.kvs.last() {
-            self.continue_after(&last.key.0);
+        if let Some(last) = result.kvs.iter().map(|kv| &kv.key).max() {
+            self.continue_after(&last.0);
         }
-        let header = local.header(self.request.revision.unwrap_or(revision));
+        let header = local.header(now);
         let mut reply = response::range(header, result);
         let bytes = reply.encoded_len() as u64;
         if bytes < self.bytes_max / 2 {

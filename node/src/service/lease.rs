@@ -25,7 +25,7 @@ impl Method for pb::LeaseGrantRequest {
     }
 
     fn start(self, _: &Settings) -> Result<(Option<Request>, ()), Status> {
-        Ok((Some(Request::Command(Command::LeaseGrant(request::lease_grant(&self)?))), ()))
+        Ok((Some(Request::Command(Command::LeaseGrant(request::lease_grant(&self)))), ()))
     }
 
     fn finish((): (), answer: Option<Response>, local: &Local<'_>) -> Result<pb::LeaseGrantResponse, Status> {

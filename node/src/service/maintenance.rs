@@ -53,7 +53,11 @@ impl Method for pb::StatusRequest {
 fn errors(local: &Local<'_>) -> Vec<String> {
     let leaderless = local.status.raft.leader.is_none().then(|| Error::NoLeader.to_string());
     let alarms = alarms(local.view.alarms());
-    let text = |alarm: &pb::AlarmMember| format!("memberID:{} alarm:{}", alarm.member_id, alarm.alarm().as_str_name());
+    // As protobuf's text form, which leaves out what is 0.
+    let text = |alarm: &pb::AlarmMember| match alarm.member_id {
+        0 => format!("alarm:{}", alarm.alarm().as_str_name()),
+        member => format!("memberID:{member} alarm:{}", alarm.alarm().as_str_name()),
+    };
     leaderless.into_iter().chain(alarms.iter().map(text)).collect()
 }
 
@@ -151,30 +155,29 @@ impl Method for pb::HashKvRequest {
 
 impl Method for pb::DowngradeRequest {
     type Reply = pb::DowngradeResponse;
-    /// Whether a downgrade under way is a mistake.
-    type Rest = bool;
+    /// Whether a downgrade under way is a mistake; or why the request itself is one, told only to root.
+    type Rest = Result<bool, Status>;
     const PATH: &'static str = "/etcdserverpb.Maintenance/Downgrade";
 
-    fn access(validates: &bool) -> Access<'_> {
-        if *validates { Access::State(Need::Root) } else { Access::Command }
+    fn access(validates: &Self::Rest) -> Access<'_> {
+        if matches!(validates, Ok(false)) { Access::Command } else { Access::State(Need::Root) }
     }
 
-    fn start(self, _: &Settings) -> Result<(Option<Request>, bool), Status> {
+    fn start(self, _: &Settings) -> Result<(Option<Request>, Self::Rest), Status> {
         use pb::downgrade_request::DowngradeAction;
-        let enable = |target| Request::Command(Command::Downgrade(target));
-        Ok(match DowngradeAction::try_from(self.action) {
-            Ok(DowngradeAction::Validate) => {
-                downgrade_target(&self.version)?;
-                (Some(Request::ReadIndex), true)
-            }
-            Ok(DowngradeAction::Enable) => (Some(enable(Some(downgrade_target(&self.version)?))), false),
-            Ok(DowngradeAction::Cancel) => (Some(enable(None)), false),
-            Err(_) => return Err(Status::new(Code::Unknown, "etcdserver: unknown method")),
+        let set = |target| (Some(Request::Command(Command::Downgrade(target))), Ok(false));
+        let target = downgrade_target(&self.version);
+        Ok(match (DowngradeAction::try_from(self.action), target) {
+            (Ok(DowngradeAction::Cancel), _) => set(None),
+            (Ok(DowngradeAction::Enable), Ok(target)) => set(Some(target)),
+            (Ok(DowngradeAction::Validate), Ok(_)) => (Some(Request::ReadIndex), Ok(true)),
+            (Ok(_), Err(error)) => (None, Err(error.into())),
+            (Err(_), _) => (None, Err(Status::new(Code::Unknown, "etcdserver: unknown method"))),
         })
     }
 
-    fn finish(validates: bool, _: Option<Response>, local: &Local<'_>) -> Result<pb::DowngradeResponse, Status> {
-        if validates && local.view.downgrade().is_some() {
+    fn finish(validates: Self::Rest, _: Option<Response>, local: &Local<'_>) -> Result<pb::DowngradeResponse, Status> {
+        if validates? && local.view.downgrade().is_some() {
             return Err(Error::DowngradeInProcess.into());
         }
         let version = CLUSTER_VERSION.trim_end_matches(".0").to_owned();

@@ -78,16 +78,11 @@ pub fn txn(request: pb::TxnRequest, limits: Limits) -> Result<TxnRequest, Error>
     Ok(request)
 }
 
-/// A lease grant; with an ID of 0 the member chooses one.
-///
-/// # Errors
-/// [`Error::LeaseTtlTooLarge`].
-pub fn lease_grant(request: &pb::LeaseGrantRequest) -> Result<Lease, Error> {
-    const TTL_MAX: i64 = 9_000_000_000;
-    if request.ttl > TTL_MAX {
-        return Err(Error::LeaseTtlTooLarge);
-    }
-    Ok(Lease { id: LeaseId(request.id), ttl: Ttl(request.ttl) })
+/// A lease grant; with an ID of 0 the member chooses one. Its TTL is looked at when it is proposed: who may not ask at
+/// all is told that first.
+#[must_use]
+pub fn lease_grant(request: &pb::LeaseGrantRequest) -> Lease {
+    Lease { id: LeaseId(request.id), ttl: Ttl(request.ttl) }
 }
 
 /// Whether `txn` only reads: ranges alone, in both lists. A nested txn counts as a write, as etcd has it.

@@ -158,11 +158,3 @@ fn only_ranges_make_a_txn_a_read() {
     let nested = op(pb::request_op::Request::RequestTxn(a_txn(vec![read(true)])));
     assert!(!is_read_only(&of(vec![nested])));
 }
-
-#[test]
-fn a_lease_ttl_has_an_upper_end() {
-    let of = |id, ttl| lease_grant(&pb::LeaseGrantRequest { id, ttl });
-    assert_eq!(of(0, 9_000_000_000), Ok(Lease { id: LeaseId(0), ttl: Ttl(9_000_000_000) }));
-    assert_eq!(of(5, -1), Ok(Lease { id: LeaseId(5), ttl: Ttl(-1) }));
-    assert_eq!(text(of(0, 9_000_000_001)), "etcdserver: too large lease TTL");
-}
