@@ -80,6 +80,28 @@ calls! {
     Alarm(pb::AlarmRequest) -> pb::AlarmResponse, "/etcdserverpb.Maintenance/Alarm";
     AuthStatus(pb::AuthStatusRequest) -> pb::AuthStatusResponse, "/etcdserverpb.Auth/AuthStatus";
     Authenticate(pb::AuthenticateRequest) -> pb::AuthenticateResponse, "/etcdserverpb.Auth/Authenticate";
+    HashKv(pb::HashKvRequest) -> pb::HashKvResponse, "/etcdserverpb.Maintenance/HashKV";
+    Defragment(pb::DefragmentRequest) -> pb::DefragmentResponse, "/etcdserverpb.Maintenance/Defragment";
+    MoveLeader(pb::MoveLeaderRequest) -> pb::MoveLeaderResponse, "/etcdserverpb.Maintenance/MoveLeader";
+    Downgrade(pb::DowngradeRequest) -> pb::DowngradeResponse, "/etcdserverpb.Maintenance/Downgrade";
+    AuthEnable(pb::AuthEnableRequest) -> pb::AuthEnableResponse, "/etcdserverpb.Auth/AuthEnable";
+    AuthDisable(pb::AuthDisableRequest) -> pb::AuthDisableResponse, "/etcdserverpb.Auth/AuthDisable";
+    UserAdd(pb::AuthUserAddRequest) -> pb::AuthUserAddResponse, "/etcdserverpb.Auth/UserAdd";
+    UserGet(pb::AuthUserGetRequest) -> pb::AuthUserGetResponse, "/etcdserverpb.Auth/UserGet";
+    UserList(pb::AuthUserListRequest) -> pb::AuthUserListResponse, "/etcdserverpb.Auth/UserList";
+    UserDelete(pb::AuthUserDeleteRequest) -> pb::AuthUserDeleteResponse, "/etcdserverpb.Auth/UserDelete";
+    UserChangePassword(pb::AuthUserChangePasswordRequest) -> pb::AuthUserChangePasswordResponse,
+        "/etcdserverpb.Auth/UserChangePassword";
+    UserGrantRole(pb::AuthUserGrantRoleRequest) -> pb::AuthUserGrantRoleResponse, "/etcdserverpb.Auth/UserGrantRole";
+    UserRevokeRole(pb::AuthUserRevokeRoleRequest) -> pb::AuthUserRevokeRoleResponse, "/etcdserverpb.Auth/UserRevokeRole";
+    RoleAdd(pb::AuthRoleAddRequest) -> pb::AuthRoleAddResponse, "/etcdserverpb.Auth/RoleAdd";
+    RoleGet(pb::AuthRoleGetRequest) -> pb::AuthRoleGetResponse, "/etcdserverpb.Auth/RoleGet";
+    RoleList(pb::AuthRoleListRequest) -> pb::AuthRoleListResponse, "/etcdserverpb.Auth/RoleList";
+    RoleDelete(pb::AuthRoleDeleteRequest) -> pb::AuthRoleDeleteResponse, "/etcdserverpb.Auth/RoleDelete";
+    RoleGrantPermission(pb::AuthRoleGrantPermissionRequest) -> pb::AuthRoleGrantPermissionResponse,
+        "/etcdserverpb.Auth/RoleGrantPermission";
+    RoleRevokePermission(pb::AuthRoleRevokePermissionRequest) -> pb::AuthRoleRevokePermissionResponse,
+        "/etcdserverpb.Auth/RoleRevokePermission";
     Lock(lock::LockRequest) -> lock::LockResponse, "/v3lockpb.Lock/Lock";
     Unlock(lock::UnlockRequest) -> lock::UnlockResponse, "/v3lockpb.Lock/Unlock";
     Campaign(election::CampaignRequest) -> election::CampaignResponse, "/v3electionpb.Election/Campaign";
@@ -94,10 +116,7 @@ where
     R: prost::Message + Default + Send + Sync + 'static,
 {
     let mut grpc = Grpc::new(channel.clone()).max_decoding_message_size(usize::MAX);
-    let mut request = tonic::Request::new(request);
-    if let Some(token) = token {
-        request.metadata_mut().insert("token", token.parse().expect("tokens are ASCII"));
-    }
+    let request = with(token, request);
     let call = async {
         grpc.ready().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
         grpc.unary(request, PathAndQuery::from_static(path), ProstCodec::default()).await
@@ -108,20 +127,50 @@ where
     }
 }
 
+/// A request with a token, if there is one.
+pub(crate) fn with<Q>(token: Option<&str>, request: Q) -> tonic::Request<Q> {
+    let mut request = tonic::Request::new(request);
+    if let Some(token) = token {
+        request.metadata_mut().insert("token", token.parse().expect("tokens are ASCII"));
+    }
+    request
+}
+
 /// Sends keep-alives on one stream, ends it, and reads all replies.
-pub(crate) async fn keep_alive(channel: &Channel, ids: &[i64]) -> Result<Vec<pb::LeaseKeepAliveResponse>, Refusal> {
+pub(crate) async fn keep_alive(
+    channel: &Channel,
+    ids: &[i64],
+    token: Option<&str>,
+) -> Result<Vec<pb::LeaseKeepAliveResponse>, Refusal> {
     let requests: Vec<_> = ids.iter().map(|&id| pb::LeaseKeepAliveRequest { id }).collect();
-    let call = async {
-        let mut client = pb::lease_client::LeaseClient::new(channel.clone());
-        let mut stream = client.lease_keep_alive(tokio_stream::iter(requests)).await?.into_inner();
-        let mut replies = Vec::new();
-        while let Some(reply) = stream.message().await? {
-            replies.push(reply);
+    let mut client = pb::lease_client::LeaseClient::new(channel.clone());
+    let call = client.lease_keep_alive(with(token, tokio_stream::iter(requests)));
+    whole(async { Ok(call.await?.into_inner()) }).await
+}
+
+/// All chunks of a range.
+pub(crate) async fn range_stream(
+    channel: &Channel,
+    range: pb::RangeRequest,
+    token: Option<&str>,
+) -> Result<Vec<pb::RangeStreamResponse>, Refusal> {
+    let mut client = pb::kv_client::KvClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
+    let call = client.range_stream(with(token, range));
+    whole(async { Ok(call.await?.into_inner()) }).await
+}
+
+/// Every message of a stream that ends by itself.
+async fn whole<R>(stream: impl Future<Output = Result<tonic::Streaming<R>, tonic::Status>>) -> Result<Vec<R>, Refusal> {
+    let read = async {
+        let mut stream = stream.await?;
+        let mut messages = Vec::new();
+        while let Some(message) = stream.message().await? {
+            messages.push(message);
         }
-        Ok::<_, tonic::Status>(replies)
+        Ok::<_, tonic::Status>(messages)
     };
-    match tokio::time::timeout(PATIENCE, call).await {
-        Ok(replies) => Ok(replies?),
+    match tokio::time::timeout(PATIENCE, read).await {
+        Ok(messages) => Ok(messages?),
         Err(_) => Err(Refusal { code: -1, message: format!("no end of stream within {} s", PATIENCE.as_secs()) }),
     }
 }

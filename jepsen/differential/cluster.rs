@@ -84,6 +84,7 @@ impl Cluster {
             // Long enough that a busy machine holds no elections; it also decides the smallest TTL.
             ("heartbeat-interval", "200".to_owned()),
             ("election-timeout", "2000".to_owned()),
+            ("bcrypt-cost", "4".to_owned()),
             ("max-request-bytes", REQUEST_BYTES_MAX.to_string()),
             ("log-level", "warn".to_owned()),
         ];

@@ -3,10 +3,12 @@
 //! It hears what the reference answers, so that it can ask for revisions, leases and watchers that exist; a script once
 //! made is plain data and runs again as it is.
 
+mod auth;
 mod cluster;
 mod draw;
 mod kv;
 mod lease;
+mod maintenance;
 mod txn;
 mod watch;
 
@@ -36,6 +38,12 @@ pub(crate) struct Generator {
     streams: BTreeMap<usize, watch::Stream>,
     /// Where most calls go at the moment.
     member: usize,
+    /// Who makes them.
+    user: Option<&'static str>,
+    /// Whether it matters who.
+    enabled: bool,
+    /// Servers name some leases themselves; then what they store is not the same to the byte.
+    names_leases: bool,
 }
 
 /// Decides on some steps, which shall be refused if `true`.
@@ -57,8 +65,11 @@ const KINDS: &[(u64, Kind)] = &[
     (14, Generator::watch_sync),
     (8, Generator::member_list),
     (4, Generator::status),
-    (5, Generator::alarm),
-    (6, Generator::auth),
+    (8, Generator::alarm),
+    (60, Generator::auth),
+    (20, Generator::range_stream),
+    (10, Generator::hash),
+    (4, Generator::maintenance),
     (20, Generator::lock),
     (20, Generator::election),
 ];
@@ -79,6 +90,9 @@ impl Generator {
             named: 0,
             streams: BTreeMap::new(),
             member: 0,
+            user: None,
+            enabled: false,
+            names_leases: seed.is_multiple_of(2),
         }
     }
 
@@ -88,6 +102,7 @@ impl Generator {
             if self.rng.chance(1, 4) {
                 self.member = self.below(self.members);
             }
+            self.user = self.caller();
             let invalid = self.rng.chance(1, 5);
             let total: u64 = KINDS.iter().map(|(weight, _)| weight).sum();
             let mut draw = self.rng.below(total);
@@ -115,6 +130,8 @@ impl Generator {
                 self.leases.insert(granted.id);
                 self.named += i64::from(asked.id == 0);
             }
+            (Request::AuthEnable(_), _) => self.enabled = true,
+            (Request::AuthDisable(_), _) => self.enabled = false,
             (Request::LeaseRevoke(revoke), _) => {
                 self.leases.remove(&revoke.id);
             }
@@ -123,7 +140,7 @@ impl Generator {
     }
 
     fn call(&mut self, request: impl Into<Request>) {
-        let op = Op::Call { member: self.member, request: request.into() };
+        let op = Op::Call { member: self.member, user: self.user, request: request.into() };
         self.next.push_back(op);
     }
 }

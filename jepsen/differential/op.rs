@@ -7,12 +7,14 @@ use crate::api::Request;
 /// What both clusters are made to do, one after the other.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Op {
-    /// A unary call to a member.
-    Call { member: usize, request: Request },
+    /// A unary call to a member, by a user or nobody.
+    Call { member: usize, user: Option<&'static str>, request: Request },
+    /// A range in chunks.
+    RangeStream { member: usize, user: Option<&'static str>, range: pb::RangeRequest },
     /// Keep-alives on a stream of their own, which the client then ends.
-    KeepAlive { member: usize, ids: Vec<i64> },
+    KeepAlive { member: usize, user: Option<&'static str>, ids: Vec<i64> },
     /// Opens a watch stream, known by a number from now on.
-    WatchOpen { stream: usize, member: usize },
+    WatchOpen { stream: usize, user: Option<&'static str>, member: usize },
     /// Sends a message on an open watch stream.
     WatchSend { stream: usize, request: pb::WatchRequest },
     /// Ends a watch stream from the client's side.
@@ -27,6 +29,7 @@ impl Op {
         use pb::watch_request::RequestUnion;
         match self {
             Self::Call { request, .. } => request.name(),
+            Self::RangeStream { .. } => "RangeStream",
             Self::KeepAlive { .. } => "LeaseKeepAlive",
             Self::WatchOpen { .. } => "WatchOpen",
             Self::WatchClose { .. } => "WatchClose",
@@ -43,9 +46,10 @@ impl Op {
     /// The member it is sent to, if it says so itself.
     pub(crate) fn member(&self) -> Option<usize> {
         match self {
-            Self::Call { member, .. } | Self::KeepAlive { member, .. } | Self::WatchOpen { member, .. } => {
-                Some(*member)
-            }
+            Self::Call { member, .. }
+            | Self::RangeStream { member, .. }
+            | Self::KeepAlive { member, .. }
+            | Self::WatchOpen { member, .. } => Some(*member),
             Self::WatchSend { .. } | Self::WatchClose { .. } | Self::WatchSync => None,
         }
     }
@@ -56,12 +60,16 @@ impl Op {
             Self::Call { request, .. } => match request {
                 Request::Range(range) => range.serializable,
                 Request::Txn(txn) => is_local(txn),
-                Request::Put(_)
-                | Request::DeleteRange(_)
-                | Request::Compact(_)
-                | Request::LeaseGrant(_)
-                | Request::LeaseRevoke(_) => false,
-                _ => true,
+                Request::LeaseTimeToLive(_)
+                | Request::LeaseLeases(_)
+                | Request::MemberList(_)
+                | Request::Status(_)
+                | Request::HashKv(_)
+                | Request::Defragment(_)
+                | Request::MoveLeader(_)
+                | Request::Downgrade(_)
+                | Request::AuthStatus(_) => true,
+                _ => false,
             },
             _ => true,
         }

@@ -20,7 +20,7 @@ pub(crate) struct Totals {
 impl Totals {
     /// Counts a step.
     pub(crate) fn count(&mut self, op: &Op, outcome: &Outcome) {
-        let refused = matches!(outcome, Outcome::Answer(Err(_)) | Outcome::KeptAlive(Err(_)));
+        let refused = matches!(outcome, Outcome::Answer(Err(_)) | Outcome::KeptAlive(Err(_)) | Outcome::Chunks(Err(_)));
         let (done, denied) = self.steps.entry(op.name()).or_default();
         *if refused { denied } else { done } += 1;
     }
@@ -85,7 +85,7 @@ fn last(failure: &Failure) -> String {
 /// A step without the fields that are as they always are.
 fn brief(op: &Op) -> String {
     let mut text = format!("{op:?}");
-    for usual in ["limit: 0", "revision: 0", "sort_order: None", "sort_target: Key", "lease: 0"] {
+    for usual in ["user: None", "limit: 0", "revision: 0", "sort_order: None", "sort_target: Key", "lease: 0"] {
         text = text.replace(&format!("{usual}, "), "");
     }
     for field in ["min_mod_revision", "max_mod_revision", "min_create_revision", "max_create_revision"] {

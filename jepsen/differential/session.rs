@@ -17,6 +17,7 @@ use crate::streams::{Brought, Message, Streams};
 pub(crate) enum Outcome {
     Answer(Answer),
     KeptAlive(Result<Vec<pb::LeaseKeepAliveResponse>, Refusal>),
+    Chunks(Result<Vec<pb::RangeStreamResponse>, Refusal>),
     /// There is nothing to compare yet.
     Done,
 }
@@ -39,6 +40,8 @@ pub(crate) struct Session {
     ours: Side,
     /// Which members have applied everything that was acknowledged.
     current: Vec<bool>,
+    /// Users matter by now.
+    secured: bool,
     /// The member of each stream.
     streams: BTreeMap<usize, usize>,
     /// The streams on which watchers of the past were created, and when last.
@@ -62,6 +65,7 @@ impl Session {
             reference: side(reference?),
             ours: side(ours?),
             current: vec![false; setup.members],
+            secured: false,
             streams: BTreeMap::new(),
             catching_up: BTreeSet::new(),
             last_past: None,
@@ -101,11 +105,12 @@ impl Session {
     fn note(&mut self, op: &Op) {
         use pb::watch_request::RequestUnion::CreateRequest;
         match op {
-            Op::Call { member, .. } if !op.is_local() => {
+            Op::Call { member, request, .. } if !op.is_local() => {
+                self.secured |= matches!(request, Request::AuthEnable(_));
                 self.current.fill(false);
                 self.current[*member] = true;
             }
-            Op::WatchOpen { stream, member } => {
+            Op::WatchOpen { stream, member, .. } => {
                 self.streams.insert(*stream, *member);
             }
             Op::WatchClose { stream } => {
@@ -129,15 +134,19 @@ impl Session {
             _ => None,
         };
         let Some(member) = op.member().or(stream) else { return Ok(()) };
-        if !op.is_local() || self.current[member] {
+        // Who may do what is looked up where the call arrives.
+        if !(op.is_local() || self.secured) || self.current[member] {
             return Ok(());
         }
-        let read = || Request::Range(pb::RangeRequest { key: "barrier".into(), ..Default::default() });
-        let reads = tokio::join!(
-            read().send(&self.reference.cluster.channels[member], None),
-            read().send(&self.ours.cluster.channels[member], None)
-        );
-        if let (Ok(_), Ok(_)) = reads {
+        let root = self.secured.then_some("root");
+        let read = |side: &Side| {
+            let request = Request::Range(pb::RangeRequest { key: "barrier".into(), ..Default::default() });
+            let token = side.cluster.names.token(root).map(str::to_owned);
+            let channel = side.cluster.channels[member].clone();
+            async move { request.send(&channel, token.as_deref()).await.map(|_| ()) }
+        };
+        let reads = tokio::join!(read(&self.reference), read(&self.ours));
+        if reads.0 == reads.1 {
             self.current[member] = true;
             return Ok(());
         }
@@ -179,17 +188,29 @@ impl Side {
     async fn step(&mut self, op: &Op) -> Outcome {
         let Self { cluster, streams } = self;
         match op {
-            Op::Call { member, request } => {
-                let grants = matches!(request, Request::LeaseGrant(grant) if grant.id == 0);
-                let mut request = request.clone();
-                cluster.names.translate(&mut request);
-                let mut answer = request.send(&cluster.channels[*member], None).await;
-                cluster.names.mask(*member, grants, &mut answer);
+            Op::Call { member, user, request } => {
+                let token = cluster.names.token(*user).map(str::to_owned);
+                let mut translated = request.clone();
+                cluster.names.translate(&mut translated);
+                let mut answer = translated.send(&cluster.channels[*member], token.as_deref()).await;
+                cluster.names.mask(*member, request, &mut answer);
+                if let (Request::Authenticate(asked), Ok(_)) = (request, &answer) {
+                    known(cluster, &asked.name).await;
+                }
                 Outcome::Answer(answer)
             }
-            Op::KeepAlive { member, ids } => {
+            Op::RangeStream { member, user, range } => {
+                let token = cluster.names.token(*user);
+                let mut chunks = api::range_stream(&cluster.channels[*member], range.clone(), token).await;
+                if let Ok(chunks) = &mut chunks {
+                    cluster.names.chunks(*member, chunks);
+                }
+                Outcome::Chunks(chunks)
+            }
+            Op::KeepAlive { member, user, ids } => {
                 let real: Vec<i64> = ids.iter().map(|&id| cluster.names.real(id)).collect();
-                let mut replies = api::keep_alive(&cluster.channels[*member], &real).await;
+                let token = cluster.names.token(*user);
+                let mut replies = api::keep_alive(&cluster.channels[*member], &real, token).await;
                 for (reply, (id, real)) in replies.iter_mut().flatten().zip(ids.iter().zip(&real)) {
                     if let Some(header) = &mut reply.header {
                         cluster.names.header(*member, header);
@@ -198,8 +219,8 @@ impl Side {
                 }
                 Outcome::KeptAlive(replies)
             }
-            Op::WatchOpen { stream, member } => {
-                streams.open(*stream, *member, &cluster.channels[*member]);
+            Op::WatchOpen { stream, user, member } => {
+                streams.open(*stream, *member, &cluster.channels[*member], cluster.names.token(*user));
                 Outcome::Done
             }
             Op::WatchSend { stream, request } => {
@@ -217,6 +238,20 @@ impl Side {
                 Outcome::Done
             }
             Op::WatchSync => Outcome::Done,
+        }
+    }
+}
+
+/// Waits until every member knows the user's new token, which it learns by applying it.
+async fn known(cluster: &Cluster, user: &str) {
+    const UNAUTHENTICATED: i32 = 16;
+    for channel in &cluster.channels {
+        for _ in 0..400 {
+            let read = pb::RangeRequest { key: "barrier".into(), serializable: true, ..Default::default() };
+            match Request::from(read).send(channel, cluster.names.token(Some(user))).await {
+                Err(refusal) if refusal.code == UNAUTHENTICATED => tokio::time::sleep(Duration::from_millis(5)).await,
+                _ => break,
+            }
         }
     }
 }

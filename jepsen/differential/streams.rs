@@ -10,7 +10,7 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::Channel;
 
-use crate::api::Refusal;
+use crate::api::{Refusal, with};
 use crate::names::Names;
 
 /// What one stream has brought, by watcher; each watcher's messages in order. Messages about no watcher are under -1.
@@ -39,15 +39,16 @@ pub(crate) struct Streams {
 
 impl Streams {
     /// Opens stream `number` at `member`.
-    pub(crate) fn open(&mut self, number: usize, member: usize, channel: &Channel) {
+    pub(crate) fn open(&mut self, number: usize, member: usize, channel: &Channel, token: Option<&str>) {
         let (send, receive) = mpsc::unbounded_channel();
         let inbox = Arc::new(Mutex::new(Vec::new()));
         let mut client = pb::watch_client::WatchClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
+        let requests = with(token, UnboundedReceiverStream::new(receive));
         let filled = Arc::clone(&inbox);
         tokio::spawn(async move {
             let push = |message| filled.lock().expect("nobody panics with it").push(message);
             let end = async {
-                let mut stream = client.watch(UnboundedReceiverStream::new(receive)).await?.into_inner();
+                let mut stream = client.watch(requests).await?.into_inner();
                 while let Some(response) = stream.next().await {
                     push(Message::Response(Box::new(response?)));
                 }

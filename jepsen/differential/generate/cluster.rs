@@ -1,4 +1,4 @@
-//! Members, maintenance, auth while it is off, locks and elections.
+//! Members, locks and elections.
 
 use quorate_api::etcdserverpb as pb;
 use quorate_api::{v3electionpb as election, v3lockpb as lock};
@@ -9,23 +9,6 @@ impl Generator {
     pub(super) fn member_list(&mut self, _: bool) {
         let linearizable = self.chance(1, 2);
         self.call(pb::MemberListRequest { linearizable });
-    }
-
-    pub(super) fn status(&mut self, _: bool) {
-        self.call(pb::StatusRequest {});
-    }
-
-    pub(super) fn alarm(&mut self, _: bool) {
-        let (action, alarm) = self.pick(&[(0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (2, 1)]);
-        self.call(pb::AlarmRequest { action, member_id: 0, alarm });
-    }
-
-    pub(super) fn auth(&mut self, invalid: bool) {
-        if invalid {
-            self.call(pb::AuthenticateRequest { name: "root".into(), password: "secret".into() });
-        } else {
-            self.call(pb::AuthStatusRequest {});
-        }
     }
 
     /// Nobody waits for a lock here: each is taken and given back.

@@ -1,8 +1,9 @@
-//! Put, Range, DeleteRange, Compact.
+//! Put, Range, RangeStream, DeleteRange, Compact.
 
 use quorate_api::etcdserverpb as pb;
 
 use super::Generator;
+use crate::op::Op;
 
 impl Generator {
     pub(super) fn put(&mut self, invalid: bool) {
@@ -13,6 +14,17 @@ impl Generator {
     pub(super) fn range(&mut self, invalid: bool) {
         let range = self.any_range(invalid);
         self.call(range);
+    }
+
+    pub(super) fn range_stream(&mut self, invalid: bool) {
+        let mut range = self.any_range(invalid);
+        if self.chance(2, 3) {
+            // What it does not support has been asked for often enough then.
+            (range.sort_order, range.sort_target) = (range.sort_order.min(1), range.sort_target.min(0));
+            (range.min_mod_revision, range.max_mod_revision) = (0, 0);
+            (range.min_create_revision, range.max_create_revision) = (0, 0);
+        }
+        self.next.push_back(Op::RangeStream { member: self.member, user: self.user, range });
     }
 
     pub(super) fn delete(&mut self, invalid: bool) {

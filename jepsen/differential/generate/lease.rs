@@ -12,7 +12,7 @@ const LONG: i64 = 3600;
 impl Generator {
     pub(super) fn lease_grant(&mut self, invalid: bool) {
         let mut grant = pb::LeaseGrantRequest { ttl: LONG + self.between(0, 1000), id: 0 };
-        if self.chance(3, 4) {
+        if !self.names_leases || self.chance(3, 4) {
             grant.id = self.pick(&[1, 2, 3, 4, 5, 6, 77, -1, -2, i64::MIN + 1, 0x0123_4567_89ab_cdef]);
         }
         if invalid {
@@ -22,6 +22,9 @@ impl Generator {
                 2 => return self.short_lease(),
                 _ => grant.id = self.lease(),
             }
+        }
+        if grant.id == 0 && !self.names_leases {
+            grant.id = 1;
         }
         self.call(grant);
     }
@@ -55,7 +58,7 @@ impl Generator {
             let lease = self.any_lease();
             ids.insert(0, lease);
         }
-        self.next.push_back(Op::KeepAlive { member: self.member, ids });
+        self.next.push_back(Op::KeepAlive { member: self.member, user: self.user, ids });
     }
 
     /// A lease that does not exist, or no longer.

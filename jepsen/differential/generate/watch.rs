@@ -24,7 +24,7 @@ impl Generator {
         let number = self.below(STREAMS);
         let Some(stream) = self.streams.get(&number) else {
             self.streams.insert(number, Stream::default());
-            self.next.push_back(Op::WatchOpen { stream: number, member: self.member });
+            self.next.push_back(Op::WatchOpen { stream: number, user: self.user, member: self.member });
             return;
         };
         let (created, waiting) = (stream.created, stream.waiting);
@@ -98,7 +98,7 @@ impl Generator {
     fn too_late(&mut self, create: pb::WatchCreateRequest) {
         let stream = STREAMS;
         self.sync();
-        self.next.push_back(Op::WatchOpen { stream, member: self.member });
+        self.next.push_back(Op::WatchOpen { stream, user: self.user, member: self.member });
         self.send(stream, RequestUnion::CreateRequest(create));
         self.next.push_back(Op::WatchSync);
         self.next.push_back(Op::WatchClose { stream });
