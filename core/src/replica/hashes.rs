@@ -27,6 +27,8 @@ pub(super) struct Hashes {
     ours: History,
     /// The others', with the life of the disk they are of.
     theirs: BTreeMap<NodeId, (Incarnation, History)>,
+    /// Below it points of this member's were dropped: they are told no more unless asked for.
+    floor: LogIndex,
     /// Points that others named before this member came there.
     wanted: BTreeSet<LogIndex>,
 }
@@ -56,14 +58,14 @@ impl Hashes {
                 told.push((index, hash));
             }
         }
-        remember(&mut self.ours, &told);
+        self.keep(&told);
         told
     }
 
     /// A point of comparison: the last entry applied here.
     pub(super) fn name(&mut self) -> Option<(LogIndex, u64)> {
         let last = *self.recent.back()?;
-        remember(&mut self.ours, &[last]);
+        self.keep(&[last]);
         Some(last)
     }
 
@@ -81,6 +83,9 @@ impl Hashes {
                 told.extend(asks.then_some((index, hash)));
                 continue;
             }
+            if index < self.floor && !asks {
+                continue; // Members that dropped what they told would tell each other for ever.
+            }
             let first = self.recent.front().map_or(LogIndex(0), |(first, _)| *first);
             let at = index.0.checked_sub(first.0).and_then(|at| usize::try_from(at).ok());
             match at.and_then(|at| self.recent.get(at)) {
@@ -94,7 +99,7 @@ impl Hashes {
                 None => {}
             }
         }
-        remember(&mut self.ours, &told);
+        self.keep(&told);
         told
     }
 
@@ -152,11 +157,20 @@ impl Hashes {
         }
         if let Some(settled) = settled {
             self.ours.retain(|&index, _| index >= settled);
+            self.floor = self.floor.max(settled);
             for (_, history) in self.theirs.values_mut() {
                 history.retain(|&index, _| index >= settled);
             }
         }
         None
+    }
+
+    fn keep(&mut self, told: &[(LogIndex, u64)]) {
+        self.ours.extend(told.iter().copied());
+        while self.ours.len() > KEPT {
+            let dropped = self.ours.pop_first().map_or(LogIndex(0), |(index, _)| index);
+            self.floor = self.floor.max(dropped.next());
+        }
     }
 
     fn of(&self, voter: NodeId, life: Incarnation, index: LogIndex) -> Option<u64> {
@@ -207,6 +221,34 @@ mod tests {
         assert_eq!(verdict(4, &[7, 7, 8, 8]), Some(Verdict::Split));
         assert_eq!(verdict(4, &[7, 7, 8]), None, "the fourth may decide");
         assert_eq!(verdict(5, &[7, 7, 8, 7]), other(3), "whatever the fifth will say");
+    }
+
+    #[test]
+    fn members_that_agree_fall_silent() {
+        let mut members: Vec<Hashes> = (0..3).map(|_| Hashes::default()).collect();
+        let entries: Points = (1..=600).map(|index| (LogIndex(index), index)).collect();
+        let mut mail = VecDeque::new();
+        let tell = |mail: &mut VecDeque<_>, from: usize, points: Points| {
+            for to in (0..3).filter(|to| *to != from && !points.is_empty()) {
+                mail.push_back((from, to, points.clone()));
+            }
+        };
+        for (from, member) in members.iter_mut().enumerate() {
+            let points = member.applied(&entries);
+            tell(&mut mail, from, points);
+        }
+        let mut heard = 0;
+        while let Some((from, to, points)) = mail.pop_front() {
+            heard += 1;
+            assert!(heard < 1_000, "they tell each other {points:?} for ever");
+            let answer = members[to].heard(NodeId(from as u64 + 1), LIFE, &points, false);
+            assert_eq!(members[to].verdict(NodeId(to as u64 + 1), &voters(3)), None);
+            tell(&mut mail, to, answer);
+            // What was said before everyone had settled it comes again, late.
+            if heard == 6 {
+                tell(&mut mail, from, points);
+            }
+        }
     }
 
     #[test]
