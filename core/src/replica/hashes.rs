@@ -292,4 +292,32 @@ mod tests {
         assert_eq!(hashes.name(), Some(point(129)));
         assert_eq!(hashes.applied(&[point(130), point(131)]), [point(131)]);
     }
+
+    /// With one member missing nothing is settled by everyone; with all, points are dropped. Either way a late or
+    /// repeated answer must not be answered.
+    #[test]
+    fn answers_end() {
+        for members in [3, 5] {
+            let mut all: Vec<Hashes> = (0..members).map(|_| Hashes::default()).collect();
+            let mut mail = Vec::new();
+            for round in 0..100 {
+                let points: Points = (1..=HASH_INTERVAL).map(|n| (LogIndex(round * HASH_INTERVAL + n), n)).collect();
+                for (id, hashes) in (1..).map(NodeId).zip(&mut all) {
+                    mail.push((id, hashes.applied(&points), false));
+                    mail.extend(hashes.name().map(|point| (id, std::vec![point], true)));
+                }
+            }
+            let asked = mail.len();
+            let mut said = 0;
+            while let Some((from, points, asks)) = mail.pop() {
+                said += 1;
+                assert!(said <= asked * members, "{said} messages for {asked}");
+                for (id, hashes) in (1..).map(NodeId).zip(&mut all).filter(|(id, _)| *id != from) {
+                    let told = hashes.heard(from, LIFE, &points, asks);
+                    let _ = hashes.verdict(id, &voters(members as u64 + 1));
+                    mail.extend((!told.is_empty()).then_some((id, told, false)));
+                }
+            }
+        }
+    }
 }
