@@ -112,11 +112,14 @@ fn started(folder: &tempfile::TempDir, size: usize) -> Vec<Node> {
     nodes
 }
 
+/// Makes a call with a token.
+type Call = Box<dyn Fn(Channel, String) -> Pin<Box<dyn Future<Output = (Code, String)>>>>;
+
 /// One call and what it comes to for each of [`CALLERS`].
 struct Row {
     path: &'static str,
     expected: [Expected; 6],
-    call: Box<dyn Fn(Channel, String) -> Pin<Box<dyn Future<Output = (Code, String)>>>>,
+    call: Call,
 }
 
 fn row<M: Method + Clone>(message: M, expected: [Expected; 6]) -> Row {

@@ -34,7 +34,7 @@ fn made(puts: i64) -> Vec<u8> {
         (b"lease", &[0, 0, 0, 0, 0, 0, 0, 7], b"\x08\x07\x10\x3c"),
     ];
     let lay = |mut writer: Writer, plans: bool| {
-        let mut put = |writer: &mut Writer, key: &[u8], value: &[u8]| {
+        let put = |writer: &mut Writer, key: &[u8], value: &[u8]| {
             if plans { writer.plan(key, value.len()) } else { writer.put(key, value) }
         };
         for (bucket, key, value) in small {

@@ -103,7 +103,6 @@ impl Sessions {
 
 #[cfg(test)]
 mod tests {
-    use alloc::vec;
 
     use super::*;
 
@@ -153,7 +152,7 @@ mod tests {
     #[test]
     fn sessions_from_before_the_start_are_not_known() {
         let mut sessions = Sessions::new(Duration::from_secs(300), LogIndex(10));
-        sessions.apply(at(0), &vec![opened(9, "u"), opened(10, "u")]);
+        sessions.apply(at(0), &[opened(9, "u"), opened(10, "u")]);
         assert!(sessions.is_empty());
     }
 }

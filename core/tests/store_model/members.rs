@@ -25,7 +25,7 @@ impl Members {
             }
             MemberChange::Add { member, learners_max, strict } => {
                 let single = self.voters() == 1 && self.started() == 1;
-                if *strict && !member.is_learner && !single && self.started() < (self.voters() + 1) / 2 + 1 {
+                if *strict && !member.is_learner && !single && self.started() < self.voters().div_ceil(2) + 1 {
                     return Err(Error::NotEnoughStarted);
                 }
                 if self.removed.contains(&member.id) {
@@ -62,7 +62,7 @@ impl Members {
                 self.list[n].peer_urls.clone_from(peer_urls);
             }
             MemberChange::Promote { id, strict } => {
-                if *strict && self.started() + 1 < (self.voters() + 1) / 2 + 1 {
+                if *strict && self.started() + 1 < self.voters().div_ceil(2) + 1 {
                     return Err(Error::NotEnoughStarted);
                 }
                 let n = at(self, *id).ok_or(Error::MemberNotFound)?;

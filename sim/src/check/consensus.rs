@@ -21,8 +21,11 @@ pub struct Consensus {
     /// The entry that each member has to be given next.
     next: BTreeMap<usize, LogIndex>,
     /// Per leader: its term, and how far the lives of its followers had got.
-    matched: BTreeMap<usize, (Term, BTreeMap<(NodeId, Incarnation), LogIndex>)>,
+    matched: BTreeMap<usize, (Term, Matched)>,
 }
+
+/// How far lives of members have got.
+type Matched = BTreeMap<(NodeId, Incarnation), LogIndex>;
 
 #[derive(Clone, Copy, Debug)]
 struct Committed {
