@@ -218,6 +218,8 @@ user delete u3 -w fields
 user add root:pw
 --user root:pw get a
 auth enable
+role delete root
+auth enable
 get a
 auth disable
 --user root:pw auth status

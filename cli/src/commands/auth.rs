@@ -9,7 +9,6 @@ use crate::failure::{Failure, Result};
 use crate::print::write_stdout;
 
 const NO_ROOT_ROLE: &str = "etcdserver: root user does not have root role";
-const ROLE_EXISTS: &str = "etcdserver: role name already exists";
 
 /// `auth enable`: gives user root the role root first, if it has not got it.
 pub(super) async fn enable(context: &Context) -> Result<()> {
@@ -17,10 +16,7 @@ pub(super) async fn enable(context: &Context) -> Result<()> {
     let client = context.client()?;
     let mut answer = client.auth_enable(AuthEnableRequest {}).await;
     if answer.as_ref().is_err_and(|status| status.message() == NO_ROOT_ROLE) {
-        match client.role_add(AuthRoleAddRequest { name: "root".into() }).await {
-            Err(status) if status.message() != ROLE_EXISTS => return Err(status.into()),
-            _ => {}
-        }
+        client.role_add(AuthRoleAddRequest { name: "root".into() }).await?;
         client.user_grant_role(AuthUserGrantRoleRequest { user: "root".into(), role: "root".into() }).await?;
         answer = client.auth_enable(AuthEnableRequest {}).await;
     }
