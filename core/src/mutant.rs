@@ -1,7 +1,7 @@
 //! Mistakes that can be planted here on purpose, to show that the simulator sees them.
 //!
 //! Without the cargo feature `mutants` none of this exists: [`is_on`] is a constant `false`. With it, one mutant at a
-//! time is chosen by name while the program runs ([`plant`]). A server does not compile with it: see `node/src/lib.rs`.
+//! time is chosen by name while the program runs (`plant`). A server does not compile with it: see `node/src/lib.rs`.
 //! Each is a mechanism that once shipped somewhere (its rows: Raft R, log P, apply A, watch W, lease K), planted as the
 //! smallest change of ours that has it. Workloads, faults and oracles know nothing of them.
 //!
