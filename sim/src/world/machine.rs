@@ -82,6 +82,8 @@ impl World {
         let (rotten, doubtful) = (std::mem::take(&mut machine.rotten), std::mem::take(&mut machine.doubtful));
         match &process.found {
             Found::Nothing if doubtful => {}
+            // An earlier start noticed and died, after it had begun the log of a new life.
+            Found::Log if doubtful && process.status().standing != Standing::Trusted => {}
             Found::Damaged { damage, .. } if !rotten => {
                 let text = format!("member {member} takes its log for damaged: {damage}");
                 return Err(Violation::new("recovery", text));
