@@ -139,6 +139,8 @@ impl Consensus {
             }
         }
         for (follower, life, index) in raft.matched() {
+            // A late message of a former life may be taken for a new one's: whichever is heard starts from nothing.
+            matched.retain(|(other, of), _| *other != follower || *of == life);
             let before = matched.insert((follower, life), index).unwrap_or_default();
             if index < before {
                 let text = format!("in term {term} member {member} took {follower} from {before} back to {index}");
