@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
@@ -15,9 +15,14 @@ use tower_service::Service as _;
 
 use crate::status::{Code, Status};
 
-/// How long the client waits, if it says so in a header that only gRPC has.
+/// How long the client waits, if this is a gRPC call that says so.
+///
+/// Other requests may carry the header too: it is for the call they become, whose outcome is told in another way.
 pub(crate) fn of(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    if !headers.get(header::CONTENT_TYPE)?.as_bytes().starts_with(b"application/grpc") {
+        return None;
+    }
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     // gRPC allows eight digits.
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
@@ -97,8 +102,13 @@ mod tests {
 
     use super::*;
 
+    fn timeout_within(content_type: &str, text: &str) -> Option<Duration> {
+        let headers = [("content-type", content_type), ("grpc-timeout", text)];
+        of(&headers.into_iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect())
+    }
+
     fn timeout(text: &str) -> Option<Duration> {
-        of(&[("grpc-timeout".parse().unwrap(), text.parse().unwrap())].into_iter().collect())
+        timeout_within("application/grpc", text)
     }
 
     #[test]
@@ -110,6 +120,12 @@ mod tests {
             assert_eq!(timeout(bad), None, "{bad:?}");
         }
         assert_eq!(of(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn only_calls_of_grpc_have_deadlines() {
+        assert_eq!(timeout_within("application/grpc+proto", "5S"), Some(Duration::from_secs(5)));
+        assert_eq!(timeout_within("application/json", "5S"), None);
     }
 
     #[tokio::test]
