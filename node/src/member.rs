@@ -211,9 +211,10 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
         answered.await.unwrap_or(Err(Error::Stopped))
     }
 
-    /// A frame of a peer arrived.
-    pub fn received(&self, from: NodeId, frame: Bytes) {
-        self.shared.tell([ToDriver::Event(Event::Frame(from, frame))]);
+    /// Frames of a peer arrived. May wait for the disk, if nobody else does.
+    pub fn received(&self, from: NodeId, frames: impl IntoIterator<Item = Bytes>) {
+        let events = frames.into_iter().map(|frame| ToDriver::Event(Event::Frame(from, frame)));
+        self.shared.carry_through(self.shared.driver.send(events));
     }
 
     /// The state that readers see.
@@ -372,23 +373,28 @@ impl<S> Shared<S> {
         }
     }
 
-    /// Does what the caller's own request left to do, write, sync and apply, if nobody else is at it: for a caller who
-    /// would otherwise sleep until three threads have woken each other in turn. What this leaves to do goes to the
-    /// threads, so under load it is they who work, on ever larger batches.
+    /// Does what the caller's turn left to do, write, sync and apply, if nobody else is at it: for a caller who would
+    /// otherwise sleep until three threads have woken each other in turn, or whose peer would. What this leaves to do
+    /// goes to the threads, so under load it is they who work, on ever larger batches.
     ///
     /// This blocks a worker of the runtime, though never more than one: the others carry its tasks and its network.
     /// (`block_in_place` would be the general way, and was measured to cost more than the wake-ups saved.)
     fn carry_through(&self, mut due: Due) {
         let has_other_workers =
             || tokio::runtime::Handle::try_current().is_ok_and(|runtime| runtime.metrics().num_workers() > 1);
+        if due == Due::default() {
+            return;
+        }
         let Ok(_only) = self.carrier.try_lock() else { return self.wake(due) };
-        if !due.log || !has_other_workers() {
+        if !has_other_workers() {
             return self.wake(due);
         }
-        self.wake(Due { log: false, ..due });
-        match self.log.try_turn(|events| self.driver.send(events.drain(..))) {
-            Some(next) => due = next,
-            None => return self.log.wake(),
+        if due.log {
+            self.wake(Due { log: false, ..due });
+            match self.log.try_turn(|events| self.driver.send(events.drain(..))) {
+                Some(next) => due = next,
+                None => return self.log.wake(),
+            }
         }
         self.wake(Due { applier: false, ..due });
         if due.applier {

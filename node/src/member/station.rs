@@ -5,11 +5,15 @@
 //! that turn itself, if nobody else is at it ([`Station::try_turn`]).
 
 use std::sync::{Mutex, TryLockError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::combiner::Due;
 use super::driving::ToDriver;
 use super::mailbox::Mailbox;
+
+/// After a turn that took longer, the next one is the thread's: callers have other things to do than to wait for a device
+/// that stalls, and being woken is cheap beside it.
+const CALLER_TURN_MAX: Duration = Duration::from_millis(10);
 
 /// What is done at a [`Station`].
 pub(super) trait Stage: Send {
@@ -39,11 +43,15 @@ struct Desk<T> {
     stage: Box<dyn Stage<Item = T>>,
     items: Vec<T>,
     events: Vec<ToDriver>,
+    /// How long the last turn took.
+    last_turn: Duration,
 }
 
 impl<T: Send> Station<T> {
     pub(super) fn new(mailbox: Mailbox<T>, stage: impl Stage<Item = T> + 'static) -> Self {
-        Self { mailbox, desk: Mutex::new(Desk { stage: Box::new(stage), items: Vec::new(), events: Vec::new() }) }
+        let (items, events) = (Vec::new(), Vec::new());
+        let desk = Desk { stage: Box::new(stage), items, events, last_turn: Duration::ZERO };
+        Self { mailbox, desk: Mutex::new(desk) }
     }
 
     /// Brings work, and wakes the thread.
@@ -68,13 +76,17 @@ impl<T: Send> Station<T> {
         }
     }
 
-    /// Does the work there now, on the caller's thread, unless somebody else is at it. `None`: nothing was done.
+    /// Does the work there now, on the caller's thread, unless somebody else is at it or it takes long these days. `None`:
+    /// nothing was done.
     pub(super) fn try_turn(&self, tell: impl FnOnce(&mut Vec<ToDriver>) -> Due) -> Option<Due> {
         let mut desk = match self.desk.try_lock() {
             Ok(desk) => desk,
             Err(TryLockError::WouldBlock) => return None,
             Err(TryLockError::Poisoned(_)) => panic!("no holder of this lock panics"),
         };
+        if desk.last_turn > CALLER_TURN_MAX {
+            return None;
+        }
         let due = desk.turn(&self.mailbox, tell);
         let deadline = desk.stage.deadline();
         drop(desk);
@@ -86,7 +98,9 @@ impl<T: Send> Station<T> {
 impl<T: Send> Desk<T> {
     fn turn<R: Default>(&mut self, mailbox: &Mailbox<T>, tell: impl FnOnce(&mut Vec<ToDriver>) -> R) -> R {
         mailbox.take(&mut self.items);
+        let began = Instant::now();
         self.stage.turn(&mut self.items, &mut self.events);
+        self.last_turn = began.elapsed();
         self.items.clear();
         let told = if self.events.is_empty() { R::default() } else { tell(&mut self.events) };
         self.events.clear();

@@ -121,9 +121,7 @@ impl<S: Rows + Send + Sync + 'static> Streams<S> {
                     break; // It dials again, and is told.
                 }
                 received.inc_by(frames.iter().map(Bytes::len).sum::<usize>() as u64);
-                for frame in frames {
-                    server.member.received(from, frame);
-                }
+                server.member.received(from, frames);
             }
             drop(sender);
         });
