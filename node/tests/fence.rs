@@ -57,8 +57,13 @@ async fn wait_for(what: &str, node: &Node, mut holds: impl AsyncFnMut() -> bool)
 
 /// `odd` was fenced, rebuilt and readmitted; it has what the others have, and nothing is alarmed.
 async fn returns(nodes: &mut [Node], odd: usize) {
-    let log = |nodes: &[Node], text: &str| nodes[odd].log().contains(text);
-    wait_for("it is not fenced", &nodes[odd], async || log(nodes, "begins a new life with nothing")).await;
+    let fenced = async || nodes[odd].log().contains("begins a new life with nothing");
+    wait_for("it is not fenced", &nodes[odd], fenced).await;
+    comes_back(nodes, odd).await;
+}
+
+/// `odd` is rebuilt and readmitted; it has what the others have, and nothing is alarmed.
+async fn comes_back(nodes: &mut [Node], odd: usize) {
     // The others serve meanwhile.
     nodes[(odd + 1) % 3].kv().await.put(put("k", "meanwhile")).await.unwrap();
     wait_for("it does not come back", &nodes[odd], async || {
@@ -148,10 +153,8 @@ fn largest(folder: &Path) -> (u64, PathBuf) {
     found
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_bit_that_rots_at_rest_is_found_by_the_scrub() {
-    let folder = tempfile::tempdir().unwrap();
-    let nodes = started(&folder, &[("--snapshot-count", "1"), ("--corrupt-check-time", "1s")]);
+/// Puts a large value, and flips a bit of it where `odd` keeps it.
+async fn rot(nodes: &[Node], odd: usize) {
     let mut random = 1_u64;
     let mut byte = || {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -160,18 +163,50 @@ async fn a_bit_that_rots_at_rest_is_found_by_the_scrub() {
     let value: Vec<u8> = (0..400_000).map(|_| byte()).collect();
     nodes[0].kv().await.put(put("k", value)).await.unwrap();
     for _ in 0..4 {
-        tokio::time::sleep(Duration::from_millis(500)).await; // Flushed, and scrubbed a first time.
+        tokio::time::sleep(Duration::from_millis(500)).await; // It is flushed.
         nodes[0].kv().await.put(put("other", "v")).await.unwrap();
     }
-    assert!(!nodes[1].log().contains("damaged"), "{}", nodes[1].log());
-    let (size, path) = largest(&generation(&nodes[1]));
+    assert!(!nodes[odd].log().contains("damaged"), "{}", nodes[odd].log());
+    let (size, path) = largest(&generation(&nodes[odd]));
     assert!(size > 300_000, "{}: {size} bytes", path.display());
     let file = fs::File::options().read(true).write(true).open(path).unwrap();
     let mut at = [0];
     file.read_exact_at(&mut at, size / 2).unwrap();
     file.write_all_at(&[at[0] ^ 1], size / 2).unwrap();
-    // Then it is fenced and rebuilt, unless the backend's own compaction meets the damage first: that ends the process.
-    let found = async || nodes[1].log().contains("the applied state on disk is damaged");
-    wait_for("the damage is not found", &nodes[1], found).await;
-    nodes[0].kv().await.put(put("k", "meanwhile")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bit_that_rots_at_rest_is_found_by_the_scrub() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut nodes = started(&folder, &[("--snapshot-count", "1"), ("--corrupt-check-time", "1s")]);
+    rot(&nodes, 1).await;
+    // Or by a compaction, which ends the process.
+    let until = Instant::now() + Duration::from_secs(60);
+    while !nodes[1].log().contains("begins a new life with nothing") && !nodes[1].has_ended() {
+        assert!(Instant::now() < until, "the damage is not found:\n{}", nodes[1].log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    if nodes[1].has_ended() {
+        nodes[1].start();
+    }
+    comes_back(&mut nodes, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_process_ended_at_rotten_bits_comes_back_without_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut nodes = started(&folder, &[("--snapshot-count", "1"), ("--corrupt-check-time", "24h")]);
+    rot(&nodes, 1).await;
+    let until = Instant::now() + Duration::from_secs(60);
+    for n in 0.. {
+        if nodes[1].has_ended() {
+            break;
+        }
+        assert!(Instant::now() < until, "no compaction meets the damage:\n{}", nodes[1].log());
+        nodes[0].kv().await.put(put("k", format!("v{n}"))).await.unwrap();
+    }
+    assert!(nodes[1].log().contains("is not what was written"), "{}", nodes[1].log());
+    nodes[1].start();
+    comes_back(&mut nodes, 1).await;
+    assert!(nodes[1].log().contains("was found damaged"), "{}", nodes[1].log());
 }

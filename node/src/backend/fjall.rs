@@ -190,9 +190,14 @@ impl Open {
         Ok(Self { keyspace, database, folder })
     }
 
-    /// Fails if one of fjall's threads has failed: nothing else tells.
+    /// Fails if one of fjall's threads has failed: nothing else tells. What made it fail, nothing tells; if it was a
+    /// rotten table, the next process would fail in the same way, and is told not to use this generation.
     fn check(&self) -> Result<(), BackendError> {
-        self.database.persist(PersistMode::Buffer).map_err(failed)
+        let Err(error) = self.database.persist(PersistMode::Buffer) else { return Ok(()) };
+        verify(self, Duration::ZERO).inspect_err(|damage| {
+            let _ = doom(&self.folder.path, &damage.0);
+        })?;
+        Err(failed(error))
     }
 }
 
@@ -322,7 +327,8 @@ impl Backend for FjallBackend {
 
     fn verify(&self) -> Verification {
         let open = Arc::clone(&self.open);
-        Box::new(move || verify(&open))
+        let pause = Duration::from_secs_f64(VERIFY_PIECE_BYTES as f64 / VERIFY_BYTES_PER_SECOND as f64);
+        Box::new(move || verify(&open, pause))
     }
 
     /// Has the memtable written out; then all tables are rewritten into the lowest level.
@@ -344,12 +350,11 @@ impl Backend for FjallBackend {
 const VERIFY_PIECE_BYTES: usize = 256 << 10;
 const VERIFY_BYTES_PER_SECOND: usize = 32 << 20;
 
-/// Compares every table's file with the checksum that the manifest has of it.
-fn verify(open: &Open) -> Result<(), BackendError> {
+/// Compares every table's file with the checksum that the manifest has of it; rests for `pause` after each piece.
+fn verify(open: &Open, pause: Duration) -> Result<(), BackendError> {
     // Holding the version keeps the files of its tables.
     let version = open.keyspace.tree.current_version();
     let mut piece = vec![0; VERIFY_PIECE_BYTES];
-    let pause = Duration::from_secs_f64(VERIFY_PIECE_BYTES as f64 / VERIFY_BYTES_PER_SECOND as f64);
     for table in version.iter_tables() {
         let named = |error: io::Error| failed(format!("{}: {error}", table.path.display()));
         let mut file = File::open(table.path.as_path()).map_err(named)?;
@@ -475,4 +480,56 @@ fn sync_tree(path: &Path) -> io::Result<()> {
         }
     }
     sync_dir(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+
+    /// The bytes of a generator's next numbers: no two tables are alike, and none can be compressed.
+    fn noise(state: &mut u64) -> Vec<u8> {
+        let mut next = || {
+            *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state.to_be_bytes()[0]
+        };
+        (0..4096).map(|_| next()).collect()
+    }
+
+    /// Commits the next batch, which changes the same rows each time, and waits for it to be written out.
+    fn write_out(backend: &mut FjallBackend, applied: u64, state: &mut u64) -> Result<(), BackendError> {
+        let row = |n: u8| RowWrite { key: Blob::copy(&[n]), value: Some(Blob::from(noise(state))) };
+        backend.commit(LogIndex(applied), &(0..8).map(row).collect::<Vec<_>>())?;
+        backend.flush()?;
+        while backend.durable() < LogIndex(applied) {
+            backend.open.check()?;
+            std::thread::sleep(WAIT);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_rotten_table_that_fails_a_compaction_is_not_used_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut backends = FjallBackends::new(folder.path(), Options::default()).unwrap();
+        let number = Generation(7);
+        let mut backend = backends.open(number, &|_| LogIndex(0)).unwrap();
+        let mut state = 1;
+        write_out(&mut backend, 1, &mut state).unwrap();
+        let table = backend.open.keyspace.tree.current_version().iter_tables().next().unwrap().path.to_path_buf();
+        let size = fs::metadata(&table).unwrap().len();
+        let file = File::options().read(true).write(true).open(&table).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, size / 2).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], size / 2).unwrap();
+
+        let damage = (2..1000).find_map(|applied| write_out(&mut backend, applied, &mut state).err());
+        let damage = damage.expect("fjall compacts now and then").to_string();
+        assert!(damage.contains(&format!("{} is not what was written", table.display())), "{damage}");
+        drop(backend);
+        let refusal = backends.open(number, &|_| LogIndex(0)).unwrap_err().to_string();
+        assert!(refusal.contains("was found damaged") && refusal.contains(&damage), "{refusal}");
+        backends.open(number.next(), &|_| LogIndex(0)).expect("another generation is as good as any");
+    }
 }

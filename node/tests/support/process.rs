@@ -136,6 +136,11 @@ impl Node {
         }
     }
 
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.process.as_mut().is_none_or(|process| process.try_wait().unwrap().is_some())
+    }
+
     pub(crate) async fn try_channel(&self) -> Option<Channel> {
         Endpoint::from_shared(format!("http://127.0.0.1:{}", self.client_port)).unwrap().connect().await.ok()
     }
