@@ -62,7 +62,7 @@ fn config(member: u64) -> Config {
         apply_lag_max: 5000,
         held_max: 10_000,
         lease_checkpoint: Duration::from_secs(300),
-        auto_compaction: Some(AutoCompaction::Revisions(100)),
+        auto_compaction: Some(AutoCompaction::revisions(100)),
         publish: None,
         founders: vec![],
     }

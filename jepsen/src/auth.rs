@@ -31,7 +31,62 @@ enum Want {
     Write,
 }
 
+/// Something asked of the store that is no command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question<'a> {
+    /// Whoever asks is answered.
+    Open,
+    /// For users.
+    AnyUser,
+    /// For root.
+    Root,
+    /// For root and this user.
+    User(&'a str),
+    /// For root and who has this role.
+    Role(&'a str),
+    /// What is in these keys.
+    Read(&'a KeyRange),
+    /// A txn that only reads.
+    Txn(&'a TxnRequest),
+    /// To let a lease with these keys live on.
+    WriteKeys(&'a [Blob]),
+    /// To be told that these keys are attached to a lease.
+    ReadKeys(&'a [Blob]),
+}
+
 impl Monitor {
+    /// What `user` is refused for `question`, if anything; `None` does not say who it is.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn answer(&self, user: Option<&str>, question: Question<'_>) -> Result<(), Error> {
+        if !self.enabled || question == Question::Open {
+            return Ok(());
+        }
+        let name = user.ok_or(Error::UserEmpty)?;
+        let roles = self.users.get(name).map(|(roles, _)| roles);
+        let is_root = roles.is_some_and(|roles| roles.contains("root"));
+        let covers = |want, range: &KeyRange| roles.is_some_and(|roles| self.covers(roles, want, range));
+        let each = |want, keys: &[Blob]| keys.iter().all(|key| covers(want, &KeyRange::Key(key.clone())));
+        let allowed = match question {
+            Question::Open => true,
+            Question::AnyUser => return roles.map(|_| ()).ok_or(Error::UserNotFound),
+            Question::Root | Question::Role(_) | Question::User(_)
+                if roles.is_none() && question != Question::User(name) =>
+            {
+                return Err(Error::UserNotFound);
+            }
+            Question::Root => false,
+            Question::User(other) => other == name,
+            Question::Role(role) => roles.is_some_and(|roles| roles.contains(role)),
+            Question::Read(range) => covers(Want::Read, range),
+            Question::Txn(txn) => roles.is_some_and(|roles| self.allows_txn(roles, txn, &|_| Vec::new())),
+            Question::WriteKeys(keys) => roles.is_some() && each(Want::Write, keys),
+            Question::ReadKeys(keys) => roles.is_some() && each(Want::Read, keys),
+        };
+        if allowed || is_root { Ok(()) } else { Err(Error::PermissionDenied) }
+    }
+
     /// What `author` is refused for `command`, if anything. `attached` tells the keys of a lease.
     ///
     /// # Errors

@@ -256,7 +256,13 @@ impl History {
                 | Error::LeaseTtlTooLarge
                 | Error::RequestTooLarge
                 | Error::TooManyRequests
-                | Error::NotSupportedForLearner,
+                | Error::NotSupportedForLearner
+                | Error::NoSpace
+                | Error::PermissionDenied
+                | Error::UserEmpty
+                | Error::UserNotFound
+                | Error::InvalidAuthToken
+                | Error::AuthOldRevision,
             ) => self.fail(id, now),
             Err(_) => self.unknown(id),
         }

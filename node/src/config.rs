@@ -397,7 +397,7 @@ fn auto_compaction(mode: &str, retention: &str) -> Result<Option<AutoCompaction>
         return Ok((!period.is_zero()).then_some(AutoCompaction::Periodic(period)));
     }
     let revisions = number.map_or_else(|| i64::try_from(period.as_nanos()), i64::try_from).unwrap_or(i64::MAX);
-    Ok((revisions > 0).then_some(AutoCompaction::Revisions(revisions)))
+    Ok((revisions > 0).then(|| AutoCompaction::revisions(revisions)))
 }
 
 fn level(text: &str) -> Result<tracing::Level, Refusal> {

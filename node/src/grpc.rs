@@ -180,19 +180,15 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
             }
         };
         let access = Begun::<M>::access(&rest);
-        let answer = match ask {
-            Some(ask) => {
-                let secret = rest.as_ref().ok().and_then(M::secret);
-                Some(self.ask_by(caller, ask, access, secret).await)
-            }
-            None => {
-                self.permit(caller, None, access).await?;
-                None
-            }
+        let secret = rest.as_ref().ok().and_then(M::secret);
+        // A request that is refused for itself is, whatever becomes of what it asked of consensus.
+        let answer = match self.pass(caller, ask, access, secret).await {
+            Ok(answer) => answer,
+            Err(status) => return Err(rest.err().unwrap_or(status)),
         };
         // The state is taken after consensus has answered: that is what the answer promises.
         let picture = self.picture();
-        if let (Ok(rest), None | Some(Ok(_))) = (&rest, &answer)
+        if let Ok(rest) = &rest
             && let Some(floor) = M::waits_for_compaction(rest)
         {
             self.member.compacted(floor).await;
@@ -205,7 +201,7 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
             Access::State(_) => self.author(caller, &picture)?,
             Access::Command => Author::Nobody, // It was decided when the command was applied.
         };
-        let finish = || Begun::<M>::finish(rest, answer, &author, &picture.local(&self.settings));
+        let finish = || Begun::<M>::finish(rest, answer.map(Ok), &author, &picture.local(&self.settings));
         if long { tokio::task::block_in_place(finish) } else { finish() }
     }
 

@@ -6,7 +6,7 @@ use quorate_api::etcdserverpb as pb;
 use quorate_core::auth::Author;
 use quorate_core::replica::{Request, Response};
 use quorate_node::service::lease::KeepAlive;
-use quorate_node::service::{self, Begun, Local, Method};
+use quorate_node::service::{self, Access, Begun, Local, Method};
 use quorate_node::status::{Code, Status};
 
 /// The methods that clients call; what travels beside the encoded request.
@@ -22,6 +22,27 @@ pub enum Rpc {
     LeaseRevoke,
     LeaseTimeToLive,
     LeaseKeepAlive,
+    /// Has no [`Stage`]: a password is compared in its middle.
+    Authenticate,
+    AuthStatus,
+    AuthEnable,
+    AuthDisable,
+    UserAdd,
+    UserDelete,
+    UserChangePassword,
+    UserGrantRole,
+    UserRevokeRole,
+    UserGet,
+    UserList,
+    RoleAdd,
+    RoleDelete,
+    RoleGrantPermission,
+    RoleRevokePermission,
+    RoleGet,
+    RoleList,
+    Alarm,
+    HashKv,
+    Defragment,
 }
 
 /// Why a call brought no reply.
@@ -38,14 +59,38 @@ pub enum CallError {
 /// What a call came to.
 pub type Answer = Result<Bytes, CallError>;
 
-/// The second half of a call, to be run once consensus has answered what was asked.
-pub type Finish = Box<dyn FnOnce(Option<Response>, &Local<'_>) -> Result<Bytes, Status>>;
+/// A call between its two halves.
+pub trait Stage {
+    /// What the caller must be allowed.
+    fn access(&self) -> Access<'_>;
 
-/// The first half of a call: what to ask of consensus, if anything.
+    /// A password to be hashed for the command.
+    fn secret(&self) -> Option<&str>;
+
+    /// Whether the state that makes the reply decides once more whether the caller may have it.
+    fn decides_late(&self) -> bool;
+
+    /// Whether the member's disk is to be tidied before.
+    fn defragments(&self) -> bool;
+
+    /// The refusal of the request for itself, if it is refused.
+    fn refusal(&self) -> Option<Status>;
+
+    /// The second half.
+    ///
+    /// # Errors
+    /// The status to answer.
+    fn finish(self: Box<Self>, answer: Option<Response>, author: &Author, local: &Local<'_>) -> Result<Bytes, Status>;
+}
+
+/// The first half of a call: what to ask of consensus, if anything, and the rest.
 ///
 /// # Errors
 /// The status to answer at once.
-pub fn start(rpc: Rpc, request: Bytes, local: &Local<'_>) -> Result<(Option<Request>, Finish), Status> {
+///
+/// # Panics
+/// For `Authenticate`.
+pub fn start(rpc: Rpc, request: Bytes, local: &Local<'_>) -> Result<(Option<Request>, Box<dyn Stage>), Status> {
     match rpc {
         Rpc::Range => begin::<pb::RangeRequest>(request, local),
         Rpc::Put => begin::<pb::PutRequest>(request, local),
@@ -56,27 +101,95 @@ pub fn start(rpc: Rpc, request: Bytes, local: &Local<'_>) -> Result<(Option<Requ
         Rpc::LeaseRevoke => begin::<pb::LeaseRevokeRequest>(request, local),
         Rpc::LeaseTimeToLive => begin::<pb::LeaseTimeToLiveRequest>(request, local),
         Rpc::LeaseKeepAlive => {
-            let (ask, rest) = KeepAlive::start(&decode(request)?, local);
-            let finish = move |answer: Option<Response>, local: &Local<'_>| {
-                let answer = answer.expect("a keep-alive always asks");
-                Ok(rest.finish(answer, local).encode_to_vec().into())
-            };
-            Ok((Some(ask), Box::new(finish)))
+            let (ask, renewal) = KeepAlive::start(&decode(request)?, local);
+            Ok((Some(ask), Box::new(renewal)))
         }
+        Rpc::Authenticate => panic!("a login is no call of two halves"),
+        Rpc::AuthStatus => begin::<pb::AuthStatusRequest>(request, local),
+        Rpc::AuthEnable => begin::<pb::AuthEnableRequest>(request, local),
+        Rpc::AuthDisable => begin::<pb::AuthDisableRequest>(request, local),
+        Rpc::UserAdd => begin::<pb::AuthUserAddRequest>(request, local),
+        Rpc::UserDelete => begin::<pb::AuthUserDeleteRequest>(request, local),
+        Rpc::UserChangePassword => begin::<pb::AuthUserChangePasswordRequest>(request, local),
+        Rpc::UserGrantRole => begin::<pb::AuthUserGrantRoleRequest>(request, local),
+        Rpc::UserRevokeRole => begin::<pb::AuthUserRevokeRoleRequest>(request, local),
+        Rpc::UserGet => begin::<pb::AuthUserGetRequest>(request, local),
+        Rpc::UserList => begin::<pb::AuthUserListRequest>(request, local),
+        Rpc::RoleAdd => begin::<pb::AuthRoleAddRequest>(request, local),
+        Rpc::RoleDelete => begin::<pb::AuthRoleDeleteRequest>(request, local),
+        Rpc::RoleGrantPermission => begin::<pb::AuthRoleGrantPermissionRequest>(request, local),
+        Rpc::RoleRevokePermission => begin::<pb::AuthRoleRevokePermissionRequest>(request, local),
+        Rpc::RoleGet => begin::<pb::AuthRoleGetRequest>(request, local),
+        Rpc::RoleList => begin::<pb::AuthRoleListRequest>(request, local),
+        Rpc::Alarm => begin::<pb::AlarmRequest>(request, local),
+        Rpc::HashKv => begin::<pb::HashKvRequest>(request, local),
+        Rpc::Defragment => begin::<pb::DefragmentRequest>(request, local),
     }
 }
 
-fn begin<M: Method>(request: Bytes, local: &Local<'_>) -> Result<(Option<Request>, Finish), Status>
-where
-    M::Rest: 'static,
-{
+fn begin<M: Method>(request: Bytes, local: &Local<'_>) -> Result<(Option<Request>, Box<dyn Stage>), Status> {
     let Begun { ask, rest } = service::begin(decode::<M>(request)?, local)?;
-    let finish = move |answer: Option<Response>, local: &Local<'_>| {
-        Begun::<M>::finish(rest, answer.map(Ok), &Author::Nobody, local).map(|reply| reply.encode_to_vec().into())
-    };
-    Ok((ask, Box::new(finish)))
+    Ok((ask, Box::new(Unary::<M>(rest))))
 }
 
-fn decode<M: prost::Message + Default>(request: Bytes) -> Result<M, Status> {
+struct Unary<M: Method>(Result<M::Rest, Status>);
+
+impl<M: Method> Stage for Unary<M> {
+    fn access(&self) -> Access<'_> {
+        Begun::<M>::access(&self.0)
+    }
+
+    fn secret(&self) -> Option<&str> {
+        self.0.as_ref().ok().and_then(M::secret)
+    }
+
+    fn decides_late(&self) -> bool {
+        matches!(self.access(), Access::State(_))
+    }
+
+    fn defragments(&self) -> bool {
+        M::DEFRAGMENTS
+    }
+
+    fn refusal(&self) -> Option<Status> {
+        self.0.as_ref().err().cloned()
+    }
+
+    fn finish(self: Box<Self>, answer: Option<Response>, author: &Author, local: &Local<'_>) -> Result<Bytes, Status> {
+        Begun::<M>::finish(self.0, answer.map(Ok), author, local).map(|reply| reply.encode_to_vec().into())
+    }
+}
+
+impl Stage for KeepAlive {
+    fn access(&self) -> Access<'_> {
+        Self::access(self)
+    }
+
+    fn secret(&self) -> Option<&str> {
+        None
+    }
+
+    fn decides_late(&self) -> bool {
+        false
+    }
+
+    fn defragments(&self) -> bool {
+        false
+    }
+
+    fn refusal(&self) -> Option<Status> {
+        None
+    }
+
+    fn finish(self: Box<Self>, answer: Option<Response>, _: &Author, local: &Local<'_>) -> Result<Bytes, Status> {
+        Ok(Self::finish(*self, answer.expect("a keep-alive always asks"), local).encode_to_vec().into())
+    }
+}
+
+/// Decodes what a client sent.
+///
+/// # Errors
+/// gRPC's status for what is no such message.
+pub fn decode<M: prost::Message + Default>(request: Bytes) -> Result<M, Status> {
     M::decode(request).map_err(|error| Status::new(Code::Internal, error.to_string()))
 }

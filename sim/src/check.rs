@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+pub mod audit;
 pub mod consensus;
 pub mod lease;
+pub mod reference;
 pub mod watch;
 
 /// A broken promise.

@@ -25,9 +25,14 @@ use quorate_node::wal::{Options, Wal};
 use quorate_node::wire::{Limits, Responder};
 
 use crate::backend::{SimBackends, SimSnapshot};
-use crate::call::{self, Finish, Rpc};
 use crate::disk::SimDisk;
 use crate::swarm::Knobs;
+use crate::swarm::regime::Regime;
+
+mod visit;
+
+use visit::Visit;
+pub(crate) use visit::hash_of;
 
 /// The cluster that every run simulates.
 pub const CLUSTER: ClusterId = ClusterId(0xC1);
@@ -62,18 +67,17 @@ pub struct Subscription {
     pub connection: u64,
 }
 
-/// A call whose second half is due.
+/// A call whose next part is due.
 pub struct Due {
-    call: CallId,
+    visit: Visit,
     answer: Option<Result<Response, Error>>,
-    finish: Finish,
 }
 
 impl Due {
     /// Which call.
     #[must_use]
     pub fn call(&self) -> CallId {
-        self.call
+        self.visit.call
     }
 }
 
@@ -132,11 +136,13 @@ pub struct Process {
     status: MemberStatus,
     settings: Settings,
     encoder: Encoder,
-    calls: BTreeMap<RequestId, (CallId, Finish)>,
+    calls: BTreeMap<RequestId, Visit>,
     requests: u64,
     streams: BTreeMap<StreamId, Subscription>,
     stream_ids: BTreeMap<Subscription, StreamId>,
     opened: u64,
+    /// For the tokens of sessions.
+    secrets: Rng,
     /// How a member without a readable log came up.
     pub found: boot::Found,
 }
@@ -159,6 +165,8 @@ pub struct Start<'a> {
     pub members: usize,
     /// Settings.
     pub knobs: &'a Knobs,
+    /// More of them.
+    pub regime: &'a Regime,
     /// The member's clock.
     pub now: Instant,
 }
@@ -169,7 +177,7 @@ impl Process {
     /// # Errors
     /// They cannot be used.
     pub fn start(start: &Start<'_>, disk: &SimDisk, backends: &SimBackends, rng: &mut Rng) -> Result<Self, StartError> {
-        let Start { member, members, knobs, now } = *start;
+        let Start { member, members, knobs, regime, now } = *start;
         let told = Told {
             cluster: CLUSTER,
             member: id(member),
@@ -192,7 +200,7 @@ impl Process {
                 watch: watch.clone(),
                 flush_entries: knobs.flush_batches,
                 slices: knobs.slices,
-                session_ttl: Duration::from_secs(300),
+                session_ttl: regime.session_ttl,
                 sessions_since: recovered.entries.last().map_or(recovered.start_index, |entry| entry.index),
             };
             Applier::open(config, backends.clone(), recovered.generation).map_err(StartError::Open)
@@ -215,7 +223,7 @@ impl Process {
         let settings = Settings {
             responder,
             limits,
-            quota_bytes: None,
+            quota_bytes: regime.quota_bytes,
             initial_cluster: Vec::new(),
             strict_reconfig_check: true,
             learners_max: 1,
@@ -244,6 +252,7 @@ impl Process {
             streams: BTreeMap::new(),
             stream_ids: BTreeMap::new(),
             opened: 0,
+            secrets: rng.split(0x5EC2),
             found,
         })
     }
@@ -302,31 +311,15 @@ impl Process {
     }
 
     /// Asks consensus something that nobody waits for.
-    pub fn ask(&mut self, request: replica::Request) {
+    pub fn ask(&mut self, request: replica::Request) -> RequestId {
         self.requests += 1;
         self.inbox.push(driver::Event::Request(RequestId(self.requests), request));
+        RequestId(self.requests)
     }
 
-    /// A client's request arrived.
-    pub fn call(&mut self, call: CallId, rpc: Rpc, request: Bytes, actions: &mut Actions) {
-        match call::start(rpc, request, &self.local()) {
-            Err(status) => actions.answers.push((call, Err(status))),
-            Ok((None, finish)) => actions.due.push(Due { call, answer: None, finish }),
-            Ok((Some(ask), finish)) => {
-                self.ask(ask);
-                self.calls.insert(RequestId(self.requests), (call, finish));
-            }
-        }
-    }
-
-    /// Runs the second half of a call on the state published by now.
-    pub fn finish(&self, due: Due) -> (CallId, Result<Bytes, Status>) {
-        let answer = match due.answer {
-            Some(Err(error)) => Err(error.into()),
-            Some(Ok(response)) => (due.finish)(Some(response), &self.local()),
-            None => (due.finish)(None, &self.local()),
-        };
-        (due.call, answer)
+    /// The disk is tidied.
+    fn defragment(&mut self) {
+        self.applier_inbox.push_back(applier::Input::Defragment);
     }
 
     /// A client opened a watch stream.
@@ -365,7 +358,7 @@ impl Process {
     /// The calls and watch streams that break if the process dies now.
     #[must_use]
     pub fn connections(&self) -> (Vec<CallId>, Vec<Subscription>) {
-        (self.calls.values().map(|(call, _)| *call).collect(), self.stream_ids.keys().copied().collect())
+        (self.calls.values().map(|visit| visit.call).collect(), self.stream_ids.keys().copied().collect())
     }
 
     /// One turn of the driver.
@@ -386,8 +379,8 @@ impl Process {
         }
         for (id, answer) in effects.responses.drain(..) {
             // Requests of the nemesis have nobody who waits.
-            if let Some((call, finish)) = self.calls.remove(&id) {
-                actions.due.push(Due { call, answer: Some(answer), finish });
+            if let Some(visit) = self.calls.remove(&id) {
+                actions.due.push(Due { visit, answer: Some(answer) });
             }
         }
         if let Some(status) = effects.changed.last() {
@@ -467,6 +460,9 @@ impl Process {
         self.encoder.end_batch();
         actions.history.append(&mut effects.history);
         effects.compacted = None;
+        if let Some(job) = effects.defragment.take() {
+            job().map_err(OpenError::Backend)?;
+        }
         Ok(())
     }
 
@@ -481,7 +477,7 @@ impl Process {
 }
 
 fn replica_config(start: &Start<'_>, rng: &mut Rng) -> replica::Config {
-    let Start { member, knobs, .. } = *start;
+    let Start { member, knobs, regime, .. } = *start;
     replica::Config {
         raft: raft::Config {
             heartbeat: Duration::from_nanos(knobs.heartbeat),
@@ -499,7 +495,7 @@ fn replica_config(start: &Start<'_>, rng: &mut Rng) -> replica::Config {
         apply_lag_max: 5_000,
         held_max: 1_000,
         lease_checkpoint: Duration::from_nanos(knobs.lease_checkpoint),
-        auto_compaction: None,
+        auto_compaction: regime.auto_compaction,
         publish: Some(Published { client_urls: vec![format!("http://m{member}:2379")], ..founder(member) }),
         founders: (0..start.members).map(founder).collect(),
     }

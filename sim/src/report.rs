@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::check::Violation;
+use crate::check::audit::Figures;
 use crate::heap::SECOND;
 
 /// What happened, in numbers.
@@ -30,12 +31,16 @@ pub struct Totals {
     pub frames: u64,
     pub undecided: u64,
     pub disk_failures: u64,
+    pub self_compactions: u64,
+    pub commands_compared: u64,
+    pub alarms_raised: u64,
+    pub audit: Figures,
 }
 
 impl Totals {
     /// Every figure and its name.
     #[must_use]
-    pub fn figures(&self) -> [(&'static str, u64); 21] {
+    pub fn figures(&self) -> [(&'static str, u64); 30] {
         [
             ("simulated seconds", self.simulated_nanos / SECOND),
             ("operations", self.operations),
@@ -58,6 +63,15 @@ impl Totals {
             ("frames", self.frames),
             ("histories undecided", self.undecided),
             ("failures of a log's disk", self.disk_failures),
+            ("compactions of its own", self.self_compactions),
+            ("commands compared", self.commands_compared),
+            ("alarms raised", self.alarms_raised),
+            ("logins", self.audit.logins),
+            ("changes of users", self.audit.changes_of_users),
+            ("answered to users", self.audit.answered_to_users),
+            ("refused to users", self.audit.refused_to_users),
+            ("refused for space", self.audit.refused_for_space),
+            ("hashes compared", self.audit.hashes_compared),
         ]
     }
 
@@ -96,6 +110,10 @@ impl Totals {
         self.frames += other.frames;
         self.undecided += other.undecided;
         self.disk_failures += other.disk_failures;
+        self.self_compactions += other.self_compactions;
+        self.commands_compared += other.commands_compared;
+        self.alarms_raised += other.alarms_raised;
+        self.audit.add(&other.audit);
     }
 }
 

@@ -12,8 +12,10 @@ use crate::network::Quality;
 use crate::schedule::{Fault, Set, Strike};
 
 mod faults;
+pub mod regime;
 
 use faults::draw_schedule;
+use regime::Regime;
 
 /// Random streams, one per purpose: drawing more for one leaves the others as they were.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub enum Stream {
     Workload,
     Watch,
     Check,
+    Regime = 40,
+    Operator,
 }
 
 /// The stream of `seed` for a purpose and the number of a member, link or client.
@@ -144,6 +148,8 @@ pub struct Setup {
     pub classes: Classes,
     /// Members' settings.
     pub knobs: Knobs,
+    /// Under which rules they run.
+    pub regime: Regime,
     /// Members' speed.
     pub latencies: Latencies,
     /// How links behave outside of storms.
@@ -183,6 +189,7 @@ impl Setup {
             duration: duration.unwrap_or(60 * SECOND),
             classes,
             knobs: draw_knobs(rng, election),
+            regime: Regime::draw(seed),
             latencies: Latencies {
                 turn: pick(rng, &[(3, 10), (1, 100)]) * MICRO,
                 // A vote is given after a sync: no disk is so slow that nobody can be elected.
@@ -295,10 +302,10 @@ impl Setup {
     /// The settings in words, as comments of a schedule.
     #[must_use]
     pub fn describe(&self) -> String {
-        let Self { seed, members, clients, keys, classes, knobs, latencies, network, clocks, .. } = self;
+        let Self { seed, members, clients, keys, classes, knobs, regime, latencies, network, clocks, .. } = self;
         format!(
             "# seed {seed}: {members} members, {clients} clients, {keys} keys\n# {classes:?}\n# {knobs:?}\n# \
-             {latencies:?}\n# {network:?}\n# clocks {clocks:?}"
+             {regime:?}\n# {latencies:?}\n# {network:?}\n# clocks {clocks:?}"
         )
     }
 }

@@ -85,6 +85,11 @@ pub fn error(status: &Status) -> Option<Error> {
         Error::RequestTooLarge,
         Error::TooManyRequests,
         Error::NotSupportedForLearner,
+        Error::PermissionDenied,
+        Error::UserEmpty,
+        Error::UserNotFound,
+        Error::InvalidAuthToken,
+        Error::AuthOldRevision,
     ];
     known.into_iter().find(|error| error.to_string() == status.message)
 }

@@ -8,8 +8,14 @@ use quorate_core::rng::Rng;
 use quorate_core::{Blob, LeaseId, Revision, Ttl};
 use quorate_jepsen::history::Op;
 
+pub mod badge;
+pub mod chore;
 pub mod client;
+pub mod operator;
 pub mod watcher;
+
+/// What a session's owner shows.
+pub type Token = std::sync::Arc<str>;
 
 /// What a client knows of the store and may refer to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -7,8 +7,10 @@ use quorate_core::rng::Rng;
 use quorate_jepsen::history::History;
 
 use crate::backend::SimBackends;
+use crate::check::audit::Audit;
 use crate::check::consensus::Consensus;
 use crate::check::lease::Leases;
+use crate::check::reference::Reference;
 use crate::check::{Verdict, Violation};
 use crate::clock::Clock;
 use crate::disk::SimDisk;
@@ -18,7 +20,9 @@ use crate::network::Network;
 use crate::report::Totals;
 use crate::swarm::{Setup, Stream};
 use crate::trace::Trace;
+use crate::workload::badge::Badge;
 use crate::workload::client::Client;
+use crate::workload::operator::Operator;
 use crate::workload::watcher::WatchClient;
 
 mod actions;
@@ -27,6 +31,7 @@ mod event;
 mod finale;
 mod machine;
 mod nemesis;
+mod operators;
 mod traffic;
 
 use event::{Event, link};
@@ -52,9 +57,15 @@ pub struct World {
     watchers: Vec<WatchClient>,
     /// Of clients, then watch clients, then the probe.
     lines: Vec<Line>,
+    /// Those who look after the cluster; their lines are behind the probe's.
+    operators: Vec<Operator>,
+    /// Of clients, where they have to say who they are.
+    badges: Vec<Badge>,
     history: History,
     consensus: Consensus,
     leases: Leases,
+    reference: Option<Reference>,
+    audit: Audit,
     finale: finale::Finale,
     /// What happened, in numbers.
     pub totals: Totals,
@@ -101,7 +112,9 @@ impl World {
                 rng: setup.stream(Stream::Member, member),
             }
         };
-        let lines = setup.clients + setup.watchers + 1;
+        let regime = setup.regime;
+        let operators = operators::draw(&setup);
+        let lines = setup.clients + setup.watchers + 1 + operators.len();
         let line = |n| Line { rng: setup.stream(Stream::Client, n), up: 0, down: 0 };
         let network = Network::new(setup.members, setup.network, &setup.stream(Stream::Network, 0));
         let mut world = Self {
@@ -115,6 +128,10 @@ impl World {
             history: History::new(),
             consensus: Consensus::default(),
             leases: Leases::default(),
+            reference: regime.compared.then(|| Reference::new(regime.auto_compaction, regime.auth)),
+            audit: Audit::new(regime.quota_bytes),
+            operators,
+            badges: operators::draw_badges(&setup),
             finale: finale::Finale::default(),
             totals: Totals::default(),
             actions: Actions::default(),
@@ -173,6 +190,10 @@ impl World {
         self.totals.simulated_nanos = self.heap.now();
         self.totals.leader_changes = self.consensus.terms_led().saturating_sub(1) as u64;
         self.totals.leases_expired = self.leases.expired;
+        self.totals.audit = self.audit.figures;
+        if let Some(reference) = &self.reference {
+            (self.totals.commands_compared, self.totals.alarms_raised) = (reference.compared, reference.raised);
+        }
         self.judge()
     }
 
@@ -189,16 +210,19 @@ impl World {
             Event::Turn { member, epoch, at } => self.turn(now, member, epoch, at)?,
             Event::Synced { member, epoch } => self.synced(now, member, epoch),
             Event::Apply { member, epoch, at } => self.apply(now, member, epoch, at)?,
-            Event::Finish { member, epoch, due } => self.finish(now, member, epoch, *due),
+            Event::Finish { member, epoch, due } => self.finish(now, member, epoch, *due)?,
             Event::History { member, epoch, input } => {
                 if let Some(process) = self.alive(member, epoch) {
                     process.history_read(*input);
                     self.rouse(now, member);
                 }
             }
-            Event::Request { member, call, rpc, bytes } => self.request(now, member, call, rpc, bytes)?,
+            Event::Request { member, call, rpc, token, bytes } => {
+                self.request(now, member, call, rpc, token, bytes)?;
+            }
             Event::Answer { call, answer } => self.answered(now, call, answer)?,
             Event::Patience { call } => self.out_of_patience(now, call),
+            Event::Think { client } if client >= self.operator(0) => self.operate(now, client),
             Event::Think { client } => self.act(now, client),
             Event::Subscribe { member, subscription, requests } => self.subscribe(now, member, subscription, requests),
             Event::WatchRequest { member, subscription, request } => {

@@ -13,13 +13,26 @@ use crate::{Instant, Revision};
 pub enum AutoCompaction {
     /// As much as was made in this time; never 0.
     Periodic(Duration),
-    /// So many revisions; never 0.
-    Revisions(i64),
+    /// So many revisions.
+    Revisions {
+        /// How many; never 0.
+        keep: i64,
+        /// How often they are looked at; never 0.
+        interval: Duration,
+    },
+}
+
+impl AutoCompaction {
+    /// So many revisions (never 0), looked at as often as etcd does.
+    #[must_use]
+    pub fn revisions(keep: i64) -> Self {
+        Self::Revisions { keep, interval: REVISIONS_INTERVAL }
+    }
 }
 
 /// Periodic compactions do not come more rarely than this.
 const PERIOD_MAX: Duration = Duration::from_secs(3600);
-/// How often revisions are looked at in the other mode.
+/// How often revisions are looked at in the other mode. (etcd)
 const REVISIONS_INTERVAL: Duration = Duration::from_secs(300);
 /// Notes are taken so many times a period...
 const NOTES: u32 = 10;
@@ -71,9 +84,9 @@ impl Compactor {
                 let wait = if self.is_running { at_most } else { period };
                 noted.filter(|noted| now.since(self.since) >= wait && *noted != self.last)
             }
-            AutoCompaction::Revisions(count) => {
-                self.tick = Some(now + REVISIONS_INTERVAL);
-                Some(Revision(revision.0.saturating_sub(count))).filter(|at| at.0 > 0 && *at != self.last)
+            AutoCompaction::Revisions { keep, interval } => {
+                self.tick = Some(now + interval);
+                Some(Revision(revision.0.saturating_sub(keep))).filter(|at| at.0 > 0 && *at != self.last)
             }
         };
         due.filter(|_| leads && !is_first)
@@ -141,15 +154,15 @@ mod tests {
 
     #[test]
     fn a_number_of_revisions_is_kept() {
-        let mode = AutoCompaction::Revisions(102);
+        let mode = AutoCompaction::revisions(102);
         assert_eq!(run(mode, 12, |_| true), [(5, 3), (10, 8)]);
-        let mode = AutoCompaction::Revisions(1000);
+        let mode = AutoCompaction::revisions(1000);
         assert_eq!(run(mode, 100, |_| true), []);
     }
 
     #[test]
     fn what_did_not_change_is_not_compacted_again() {
-        let mut compactor = Compactor::new(Some(AutoCompaction::Revisions(10)), Instant(0));
+        let mut compactor = Compactor::new(Some(AutoCompaction::revisions(10)), Instant(0));
         let mut found = vec![];
         for tick in 0..5 {
             let now = Instant(0) + tick * REVISIONS_INTERVAL;

@@ -1,15 +1,11 @@
-//! The gate that every call of a client passes: who asks, and may they?
-//!
-//! A command is decided by the state it changes, when it is applied; the look before is there to spare the log what would
-//! be refused. Everything else is decided by the state that the answer is made from. A refusal may come from a state
-//! that is behind, so it is given only after a read index has confirmed it.
+//! The gate that every call of a client passes, over gRPC: callers by their tokens and certificates, and what
+//! [`service::gate`] says carried out.
 
 use std::sync::{Arc, OnceLock};
 
 use axum::http::Extensions;
 use quorate_api::etcdserverpb as pb;
-use quorate_core::auth::{AuthRevision, Author, Sessions};
-use quorate_core::command::{Command, Outcome};
+use quorate_core::auth::{AuthRevision, Author};
 use quorate_core::error::Error;
 use quorate_core::replica::{Request, Response};
 use quorate_core::rows::Rows;
@@ -17,6 +13,7 @@ use tonic::metadata::MetadataMap;
 
 use super::{Picture, Server};
 use crate::auth::{self, Tokens};
+use crate::service::gate::{self, Keeper, Login, Passage, Step};
 use crate::service::{self, Access};
 use crate::status::{Code, Status};
 
@@ -61,8 +58,25 @@ impl Caller {
     }
 }
 
-/// How often something is asked again because users or roles changed meanwhile.
-const ATTEMPTS: usize = 10;
+/// A caller at the gate.
+struct Visit<'a, S> {
+    server: &'a Server<S>,
+    caller: &'a Caller,
+    access: Access<'a>,
+}
+
+impl<S: Rows + Send + Sync + 'static> Keeper for Visit<'_, S> {
+    fn author(&self) -> Result<Author, Error> {
+        self.server.author(self.caller, &self.server.picture())
+    }
+
+    fn permit(&self, ask: Option<&Request>) -> Result<Author, Error> {
+        let picture = self.server.picture();
+        let author = self.server.author(self.caller, &picture)?;
+        service::permit(&author, ask, self.access, &picture.published.view)?;
+        Ok(author)
+    }
+}
 
 impl<S: Rows + Send + Sync + 'static> Server<S> {
     /// On whose behalf `caller` asks, as of `picture`.
@@ -76,10 +90,7 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
         }
         let name = match (&caller.token, &caller.common_name) {
             (Some(token), _) => match self.authenticator.tokens() {
-                Tokens::Simple => {
-                    let mut sessions = picture.published.sessions.lock().expect("no holder panics");
-                    sessions.user(self.member.now(), token).ok_or(Error::InvalidAuthToken)?
-                }
+                Tokens::Simple => return gate::recognise(token, &picture.published, self.member.now()),
                 Tokens::Jwt(jwt) => {
                     let signed = caller.signed.get_or_init(|| jwt.check(token)).clone();
                     let (name, revision) = signed.ok_or(Error::InvalidAuthToken)?;
@@ -93,68 +104,34 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
         Ok(Author::User { name, revision: auth.revision() })
     }
 
-    /// Refuses `caller` what it may not have, and what it asks of consensus for it.
+    /// Refuses `caller` what it may not have.
     ///
     /// # Errors
     /// Those of [`quorate_core::store::View::check`], and [`Error::InvalidAuthToken`].
-    pub(super) async fn permit(
-        &self,
-        caller: &Caller,
-        ask: Option<&Request>,
-        access: Access<'_>,
-    ) -> Result<Author, Status> {
-        let check = || {
-            let picture = self.picture();
-            let author = self.author(caller, &picture)?;
-            service::permit(&author, ask, access, &picture.published.view)?;
-            Ok::<_, Error>(author)
-        };
-        match check() {
-            Ok(author) => Ok(author),
-            // What was granted, or the session that was opened, may not be known here yet.
-            Err(refusal) => match self.ask(Request::ReadIndex).await {
-                Ok(_) => Ok(check()?),
-                Err(_) => Err(refusal.into()),
-            },
-        }
+    pub(super) async fn permit(&self, caller: &Caller, access: Access<'_>) -> Result<(), Status> {
+        self.pass(caller, None, access, None).await.map(drop)
     }
 
-    /// Asks consensus on behalf of `caller`, with the hash of `secret` in the command.
+    /// Leads `caller` through the gate, and asks consensus on its behalf, with the hash of `secret` in the command.
     ///
-    /// A command whose author was recognised by a state that was behind is refused without effect when it is applied; by
-    /// then this member knows that state, and asks again if its answer to who asks is another one now.
-    pub(super) async fn ask_by(
+    /// # Errors
+    /// Those of the gate and of consensus.
+    pub(super) async fn pass(
         &self,
         caller: &Caller,
-        mut ask: Request,
+        ask: Option<Request>,
         access: Access<'_>,
         secret: Option<&str>,
-    ) -> Result<Response, Status> {
-        if ask == Request::ReadIndex {
-            return self.ask(ask).await; // Decided by the state that is read.
-        }
-        let mut author = self.permit(caller, Some(&ask), access).await?;
-        if let (Request::Command(Command::Auth(command)), Some(secret)) = (&mut ask, secret) {
-            command.seal(self.authenticator.hash(secret).await?);
-        }
-        let Request::Command(command) = ask else { return self.ask(ask).await };
-        if caller.is_nobody() {
-            return self.ask(Request::Command(command)).await;
-        }
-        let mut attempts = 1;
+    ) -> Result<Option<Response>, Status> {
+        let visit = Visit { server: self, caller, access };
+        let mut passage = Passage::new(ask, caller.is_nobody(), secret.is_some());
+        let mut step = passage.start(&visit);
         loop {
-            let answer = self.ask(Request::CommandBy(author.clone(), command.clone())).await;
-            let refused = answer.as_ref().is_err_and(|status| {
-                [Error::UserEmpty, Error::AuthOldRevision].iter().any(|error| *status == error.clone().into())
-            });
-            if !refused || attempts == ATTEMPTS {
-                return answer;
+            step = match step {
+                Step::Ask(request) => passage.answered(self.ask(request).await, &visit)?,
+                Step::Hash => passage.hashed(self.authenticator.hash(secret.unwrap_or_default()).await?),
+                Step::Through(answer) => return Ok(answer),
             }
-            let now = self.author(caller, &self.picture())?;
-            if now == author {
-                return answer;
-            }
-            (author, attempts) = (now, attempts + 1);
         }
     }
 
@@ -164,14 +141,11 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
     /// etcd's status.
     pub async fn authenticate(&self, request: pb::AuthenticateRequest) -> Result<pb::AuthenticateResponse, Status> {
         let pb::AuthenticateRequest { name, password } = request;
-        for _ in 0..ATTEMPTS {
+        let mut login = Login::new(name.clone());
+        let token = loop {
             self.ask(Request::ReadIndex).await?;
-            let picture = self.picture();
-            if picture.local(&self.settings).is_learner() {
-                return Err(Error::NotSupportedForLearner.into());
-            }
-            let challenge = service::auth::challenge(&name, &picture.local(&self.settings))?;
-            if !self.authenticator.matches(password.clone(), challenge.hash).await {
+            let hash = login.challenge(&self.picture().local(&self.settings))?;
+            if !self.authenticator.matches(password.clone(), hash).await {
                 return Err(Error::AuthFailed.into());
             }
             match self.authenticator.tokens() {
@@ -180,28 +154,19 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
                 Tokens::Jwt(jwt) => {
                     // If anything has changed since the challenge, the token is an old one already.
                     let text = "auth: token signing attempted with verify-only key";
-                    let signed = jwt.sign(&name, challenge.revision);
-                    let token = signed.ok_or_else(|| Status::new(Code::Unknown, text))?;
-                    let header = Some(self.picture().local(&self.settings).header_now());
-                    return Ok(pb::AuthenticateResponse { header, token });
+                    let signed = jwt.sign(&name, login.revision());
+                    break signed.ok_or_else(|| Status::new(Code::Unknown, text))?;
                 }
                 Tokens::Simple => {
-                    let secret = auth::secret()?;
-                    let open = service::auth::open_session(name.clone(), challenge.revision, secret.clone());
-                    match self.ask(open).await {
-                        Ok(Response::Outcome(Outcome::SessionOpened(index))) => {
-                            let header = Some(self.picture().local(&self.settings).header_now());
-                            return Ok(pb::AuthenticateResponse { header, token: Sessions::token(&secret, index) });
-                        }
-                        Ok(other) => panic!("consensus answered {other:?} to a session"),
-                        // Users or roles have changed since: the password may have, too.
-                        Err(status) if status == Error::AuthOldRevision.into() => {}
-                        Err(status) => return Err(status),
+                    let answer = self.ask(login.open(auth::secret()?)).await;
+                    if let Some(token) = login.opened(answer)? {
+                        break token;
                     }
                 }
             }
-        }
-        Err(Error::AuthOldRevision.into())
+        };
+        let header = Some(self.picture().local(&self.settings).header_now());
+        Ok(pb::AuthenticateResponse { header, token })
     }
 
     /// `Authenticate` as a handler of its route.

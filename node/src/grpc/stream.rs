@@ -120,7 +120,7 @@ impl<S: Rows + Send + Sync + 'static> ServerStreamingService<pb::RangeRequest> f
             if let Some(ask) = ask {
                 server.ask(ask).await?;
             }
-            server.permit(&caller, None, range.access()).await?;
+            server.permit(&caller, range.access()).await?;
             let (sender, replies) = mpsc::channel(REPLIES_AHEAD);
             tokio::spawn(async move {
                 let end = tokio::select! {
@@ -150,7 +150,7 @@ impl<S: Rows + Send + Sync + 'static> ServerStreamingService<pb::SnapshotRequest
             let counters = server.metrics.call(SNAPSHOT);
             counters.started();
             server.check_leader(request.metadata())?;
-            server.permit(&Caller::from(&request), None, Access::State(Need::Root)).await?;
+            server.permit(&Caller::from(&request), Access::State(Need::Root)).await?;
             let (sender, replies) = mpsc::channel(REPLIES_AHEAD);
             tokio::spawn(async move {
                 server.snapshot(&sender, &counters).await;
@@ -190,8 +190,9 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
             };
             counters.received(request.encoded_len());
             let (ask, renewal) = KeepAlive::start(&request, &self.picture().local(&self.settings));
-            let answer = self.ask_by(caller, ask, renewal.access(), None).await?;
-            let reply = renewal.finish(answer, &self.picture().local(&self.settings));
+            let answer = self.pass(caller, Some(ask), renewal.access(), None).await?;
+            let reply =
+                renewal.finish(answer.expect("a keep-alive always asks"), &self.picture().local(&self.settings));
             counters.sent(reply.encoded_len());
             if replies.send(Ok(reply)).await.is_err() {
                 return Ok(());

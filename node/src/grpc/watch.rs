@@ -83,7 +83,7 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
     /// The answer to a create that the caller is refused. What it may watch is decided here, once. (etcd)
     async fn refused(&self, caller: &Caller, request: &pb::WatchRequest) -> Option<WatchReply> {
         let keys = watch::keys(request)?;
-        let status = self.permit(caller, None, Access::State(Need::Read(&keys))).await.err()?;
+        let status = self.permit(caller, Access::State(Need::Read(&keys))).await.err()?;
         Some(watch::refusal(self.picture().local(&self.settings).header_now(), &status))
     }
 

@@ -7,6 +7,7 @@ use quorate_core::request::{KeyRange, RangeRequest};
 use quorate_core::{Blob, LeaseId, Revision, Ttl};
 use quorate_jepsen::history::{Op, OpId};
 
+use super::chore::Chore;
 use super::{Generator, Known};
 use crate::call::Rpc;
 use crate::heap::{MILLI, Nanos, SECOND};
@@ -20,6 +21,8 @@ pub enum Subject {
     KeepAlive(LeaseId),
     /// A question about a lease.
     TimeToLive(LeaseId),
+    /// What is not about keys or leases.
+    Chore(Chore),
 }
 
 /// A call that waits for its answer.
@@ -53,6 +56,8 @@ pub enum Step {
     KeepAlive(LeaseId),
     /// Asks what is left.
     TimeToLive(LeaseId),
+    /// Asks for something else.
+    Chore(Chore),
 }
 
 /// One client.
@@ -148,11 +153,12 @@ impl Client {
     }
 }
 
-/// The method and encoded request of a call about a lease that is not part of the history.
+/// The method and encoded request of a call that is not part of the history.
 #[must_use]
 pub fn lease_request(subject: &Subject) -> Option<(Rpc, Bytes)> {
     match subject {
         Subject::Op(..) => None,
+        Subject::Chore(chore) => Some(chore.encode()),
         Subject::KeepAlive(id) => {
             Some((Rpc::LeaseKeepAlive, pb::LeaseKeepAliveRequest { id: id.0 }.encode_to_vec().into()))
         }

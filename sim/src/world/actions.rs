@@ -45,7 +45,10 @@ impl World {
         }
         for handed in actions.handed.drain(..) {
             match handed {
-                Handed::Entries(term, entries) => self.consensus.committed(member, term, &entries)?,
+                Handed::Entries(term, entries) => {
+                    self.consensus.committed(member, term, &entries)?;
+                    self.see_committed(now, &entries)?;
+                }
                 Handed::Snapshot(index) => self.consensus.installed(member, index)?,
             }
         }
@@ -61,6 +64,7 @@ impl World {
             self.heap.push(at, link::member(member, 3), Event::Finish { member, epoch, due: Box::new(due) });
         }
         for (call, answer) in actions.answers.drain(..) {
+            self.see_answer(member, call, &answer)?;
             self.reply(now, call, answer.map_err(CallError::Status));
         }
         for (subscription, bytes, cost) in actions.watch.drain(..) {
@@ -81,6 +85,9 @@ impl World {
             replica::Input::Applied { applied, .. } => {
                 self.trace.event(now, Kind::Backend, member, applied.hash, &[], || format!("state {}", applied.index));
                 self.consensus.applied(member, &applied)?;
+                if let Some(reference) = &mut self.reference {
+                    reference.applied(member, &applied)?;
+                }
                 self.see_revisions(now, member, applied.revision)?;
                 for change in &applied.leases {
                     self.leases.changed(change, now)?;

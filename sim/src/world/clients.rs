@@ -14,9 +14,11 @@ use crate::member::{CallId, Process, Subscription};
 use crate::swarm::{Setup, Stream};
 use crate::trace::Kind;
 use crate::wire;
-use crate::workload::Generator;
+use crate::workload::badge::Badge;
+use crate::workload::chore::Chore;
 use crate::workload::client::{Client, Step, Subject, lease_request};
 use crate::workload::watcher::WatchClient;
+use crate::workload::{Generator, Token};
 
 pub(super) fn draw(setup: &Setup) -> Vec<Client> {
     let client = |n: usize| {
@@ -40,6 +42,7 @@ impl World {
             let at = self.setup.clients_from + self.lines[client].rng.below(SECOND);
             self.heap.push(at, link::client(client, 2), Event::Think { client });
         }
+        self.begin_operators();
         for client in 0..self.watchers.len() {
             let line = self.line_of_watcher(client);
             let at = self.setup.clients_from + self.lines[line].rng.below(2 * SECOND);
@@ -77,12 +80,12 @@ impl World {
         now: Nanos,
         member: usize,
         call: CallId,
-        rpc: Rpc,
-        bytes: Bytes,
+        (rpc, bytes): (Rpc, Bytes),
+        token: Option<Token>,
         patience: Nanos,
     ) {
         let at = self.up(now, call.client);
-        self.heap.push(at, link::client(call.client, 0), Event::Request { member, call, rpc, bytes });
+        self.heap.push(at, link::client(call.client, 0), Event::Request { member, call, rpc, token, bytes });
         self.heap.push(now + patience, link::client(call.client, 3), Event::Patience { call });
     }
 
@@ -99,7 +102,10 @@ impl World {
         if client.is_restless() {
             client.move_on(members);
         }
-        let subject = match client.step() {
+        let login = self.badges.get_mut(number).and_then(Badge::login);
+        let is_login = login.is_some();
+        let subject = match login.map_or_else(|| client.step(), Step::Chore) {
+            Step::Chore(chore) => Subject::Chore(chore),
             Step::Ask(op) => {
                 match &op {
                     Op::LeaseRevoke(id) | Op::LeaseGrant { id: Some(id), .. } => self.leases.meddled(*id),
@@ -119,9 +125,12 @@ impl World {
         };
         let text = if self.trace.logs() { format!("asks {} {subject:?}", client.member) } else { String::new() };
         self.trace.event(now, Kind::Client, number, rpc as u64, &bytes, || text);
-        let call = CallId { client: number, call: client.sent(subject, now) };
+        let token = self.badges.get_mut(number).filter(|_| !is_login).and_then(Badge::show);
+        let client = &mut self.clients[number];
+        let call = CallId { client: number, call: client.sent(subject.clone(), now) };
         let (member, patience) = (client.member, client.patience());
-        self.send_call(now, member, call, rpc, bytes, patience);
+        self.audit.sent(number, call.call, &subject, token.as_ref());
+        self.send_call(now, member, call, (rpc, bytes), token, patience);
     }
 
     pub(super) fn answered(&mut self, now: Nanos, call: CallId, answer: Answer) -> Verdict {
@@ -130,9 +139,19 @@ impl World {
         if call.client == self.probe_client() {
             return self.probe_answered(now, call.call, Some(answer));
         }
+        if call.client >= self.operator(0) {
+            return self.operator_answered(now, call, Some(answer));
+        }
         let Some(pending) = self.clients[call.client].ended(call.call) else { return Ok(()) };
         let failed = matches!(answer, Err(CallError::Broken | CallError::Refused));
+        if let Some(badge) = self.badges.get_mut(call.client) {
+            match &pending.subject {
+                Subject::Chore(Chore::Login { .. }) => badge.logged_in(&answer),
+                _ => badge.heard(&answer),
+            }
+        }
         match pending.subject {
+            Subject::Chore(_) => {}
             Subject::Op(id, op) => {
                 if self.record(now, id, &op, Some(answer.clone()))? {
                     self.learn(now, call.client, &op, answer, pending.sent)?;
@@ -164,6 +183,12 @@ impl World {
     pub(super) fn out_of_patience(&mut self, now: Nanos, call: CallId) {
         if call.client == self.probe_client() {
             if let Err(violation) = self.probe_answered(now, call.call, None) {
+                self.violation = Some(violation);
+            }
+            return;
+        }
+        if call.client >= self.operator(0) {
+            if let Err(violation) = self.operator_answered(now, call, None) {
                 self.violation = Some(violation);
             }
             return;

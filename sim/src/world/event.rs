@@ -8,6 +8,7 @@ use super::nemesis::Relief;
 use crate::call::{Answer, Rpc};
 use crate::heap::Nanos;
 use crate::member::{CallId, Due, Subscription};
+use crate::workload::Token;
 
 /// Something that happens at its time.
 pub(super) enum Event {
@@ -17,7 +18,7 @@ pub(super) enum Event {
     Apply { member: usize, epoch: u64, at: Nanos },
     Finish { member: usize, epoch: u64, due: Box<Due> },
     History { member: usize, epoch: u64, input: Box<applier::Input> },
-    Request { member: usize, call: CallId, rpc: Rpc, bytes: Bytes },
+    Request { member: usize, call: CallId, rpc: Rpc, token: Option<Token>, bytes: Bytes },
     Answer { call: CallId, answer: Answer },
     Patience { call: CallId },
     Think { client: usize },

@@ -7,6 +7,7 @@ use quorate_jepsen::witness;
 
 use super::World;
 use super::event::{Event, link};
+use super::operators::Opening;
 use crate::call::Answer;
 use crate::check::{self, Verdict, Violation};
 use crate::heap::{MILLI, Nanos, SECOND};
@@ -26,6 +27,8 @@ enum Phase {
     Before,
     /// Faults are over; clients wait for their last answers.
     Settling,
+    /// Nobody is asked who they are any more, and there is room again.
+    Opening,
     /// A write and a read on every member, before the power cut and after it.
     Probing { blackout_over: bool, step: usize },
     /// Watchers catch up until then.
@@ -40,6 +43,7 @@ pub(super) struct Finale {
     phase: Phase,
     deadline: Nanos,
     pending: Option<(u64, OpId, Op)>,
+    opening: Opening,
     calls: u64,
     /// What the last read of everything saw.
     last: Option<Revision>,
@@ -52,6 +56,15 @@ impl Finale {
 
     pub(super) fn has_begun(&self) -> bool {
         self.phase != Phase::Before
+    }
+
+    pub(super) fn next_call(&mut self) -> u64 {
+        self.calls += 1;
+        self.calls
+    }
+
+    pub(super) fn opening(&mut self) -> &mut Opening {
+        &mut self.opening
     }
 }
 
@@ -72,11 +85,21 @@ impl World {
                 self.finale.phase = Phase::Settling;
             }
             Phase::Settling => {
-                if self.clients.iter().all(|client| client.pending.is_none()) {
-                    self.finale.phase = Phase::Probing { blackout_over: false, step: 0 };
+                let operators = self.operators.iter().all(|operator| operator.pending.is_none());
+                if operators && self.clients.iter().all(|client| client.pending.is_none()) {
+                    self.finale.opening = Opening::new(&self.setup.regime, self.newest);
+                    self.finale.phase = Phase::Opening;
                     self.finale.deadline = now + self.recovery();
                 }
             }
+            Phase::Opening if self.finale.opening.is_over() => {
+                self.finale.phase = Phase::Probing { blackout_over: false, step: 0 };
+            }
+            Phase::Opening if now > self.finale.deadline => {
+                let text = format!("users or alarms are in the way until the end: {:?}", self.finale.opening);
+                return Err(Violation::new("liveness", text));
+            }
+            Phase::Opening => self.open_up(now),
             Phase::Probing { blackout_over, step } => self.probe(now, blackout_over, step)?,
             Phase::Watching { until } => {
                 if now >= until {
@@ -136,16 +159,18 @@ impl World {
         };
         let client = self.probe_client();
         let id = self.history.invoke(client as u64, now, op.clone());
-        self.finale.calls += 1;
-        let (rpc, bytes) = wire::encode(&op);
-        let call = CallId { client, call: self.finale.calls };
+        let call = CallId { client, call: self.finale.next_call() };
+        let request = wire::encode(&op);
         self.finale.pending = Some((call.call, id, op));
-        self.send_call(now, step / 2, call, rpc, bytes, 8 * SECOND);
+        self.send_call(now, step / 2, call, request, None, 8 * SECOND);
         Ok(())
     }
 
     /// The probe was answered, or gave up waiting (`None`).
     pub(super) fn probe_answered(&mut self, now: Nanos, call: u64, answer: Option<Answer>) -> Verdict {
+        if self.finale.phase == Phase::Opening {
+            return self.opening_answered(now, call, answer);
+        }
         let Some((_, id, op)) = self.finale.pending.take_if(|(pending, ..)| *pending == call) else { return Ok(()) };
         if self.record(now, id, &op, answer)? {
             if let Op::Range(_) = op {

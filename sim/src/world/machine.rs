@@ -69,7 +69,13 @@ impl World {
         (machine.next_turn, machine.next_apply) = (None, None);
         let mut rng = self.setup.stream(Stream::Process, member).split(machine.epoch);
         let local = machine.clock.read(now);
-        let start = Start { member, members: self.setup.members, knobs: &self.setup.knobs, now: local };
+        let start = Start {
+            member,
+            members: self.setup.members,
+            knobs: &self.setup.knobs,
+            regime: &self.setup.regime,
+            now: local,
+        };
         let process = match Process::start(&start, &machine.disk, &machine.backends, &mut rng) {
             Ok(process) => process,
             Err(StartError::Boot(BootError::Io(error))) if error.kind() != io::ErrorKind::NotFound => {
@@ -107,6 +113,7 @@ impl World {
             self.consensus.started_empty(member);
         }
         self.totals.starts += 1;
+        self.see_published(member)?;
         self.rouse(now, member);
         Ok(())
     }
@@ -218,6 +225,7 @@ impl World {
         let (digest, applied) = (machine.backends.digest(), process.published().applied);
         self.trace.event(now, Kind::Backend, member, digest, &[], || format!("applied {applied}"));
         self.carry_out(now, member)?;
+        self.see_published(member)?;
         self.rouse(now, member);
         Ok(())
     }

@@ -12,6 +12,7 @@ use crate::heap::Nanos;
 use crate::member::{CallId, Due, id};
 use crate::network::Lane;
 use crate::trace::Kind;
+use crate::workload::Token;
 
 impl World {
     pub(super) fn deliver(&mut self, now: Nanos, from: usize, to: usize, epoch: u64, bytes: Bytes) {
@@ -51,21 +52,36 @@ impl World {
         }
     }
 
-    pub(super) fn finish(&mut self, now: Nanos, member: usize, epoch: u64, due: Due) {
+    pub(super) fn finish(&mut self, now: Nanos, member: usize, epoch: u64, due: Due) -> Verdict {
+        let local = self.machines[member].clock.read(now);
         let Some(process) = self.alive(member, epoch) else {
             self.reply(now, due.call(), Err(CallError::Broken));
-            return;
+            return Ok(());
         };
-        let (call, answer) = process.finish(due);
-        self.reply(now, call, answer.map_err(CallError::Status));
+        if let Some((call, answer)) = process.finish(local, due) {
+            self.see_answer(member, call, &answer)?;
+            self.reply(now, call, answer.map_err(CallError::Status));
+        }
+        self.rouse(now, member);
+        Ok(())
     }
 
-    pub(super) fn request(&mut self, now: Nanos, member: usize, call: CallId, rpc: Rpc, bytes: Bytes) -> Verdict {
+    pub(super) fn request(
+        &mut self,
+        now: Nanos,
+        member: usize,
+        call: CallId,
+        rpc: Rpc,
+        token: Option<Token>,
+        bytes: Bytes,
+    ) -> Verdict {
+        self.see_arrival(member, call);
+        let local = self.machines[member].clock.read(now);
         self.trace.event(now, Kind::Client, member, call.call, &bytes, || format!("{call:?} {rpc:?}"));
         match &mut self.machines[member].process {
             None => self.reply(now, call, Err(CallError::Refused)),
             Some(process) => {
-                process.call(call, rpc, bytes, &mut self.actions);
+                process.call(local, call, rpc, token, bytes, &mut self.actions);
                 self.carry_out(now, member)?;
                 self.rouse(now, member);
             }

@@ -1,0 +1,214 @@
+//! The gate that every call of a client passes, as a machine: who asks, may they, and on whose behalf is consensus asked?
+//!
+//! A command is decided by the state it changes, when it is applied; the look before is there to spare the log what would
+//! be refused. Everything else is decided by the state that the answer is made from. A refusal may come from a state
+//! that is behind, so it is given only after a read index has confirmed it.
+
+use quorate_core::auth::{AuthRevision, Author, Sessions};
+use quorate_core::command::{Command, Outcome};
+use quorate_core::error::Error;
+use quorate_core::replica::{Request, Response};
+use quorate_core::{Instant, LogIndex};
+
+use super::{Local, auth, mismatch};
+use crate::applier::Published;
+use crate::status::Status;
+
+/// How often something is asked again because users or roles changed meanwhile.
+const ATTEMPTS: usize = 10;
+
+/// Looks at the caller with the state that is published by then.
+pub trait Keeper {
+    /// On whose behalf the caller asks.
+    ///
+    /// # Errors
+    /// [`Error::InvalidAuthToken`].
+    fn author(&self) -> Result<Author, Error>;
+
+    /// Likewise, if they may have what the call says they need; `ask` is what is asked of consensus.
+    ///
+    /// # Errors
+    /// Those of [`quorate_core::store::View::check`], and [`Error::InvalidAuthToken`].
+    fn permit(&self, ask: Option<&Request>) -> Result<Author, Error>;
+}
+
+/// What to do for a call next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Ask consensus this, then [`Passage::answered`].
+    Ask(Request),
+    /// Hash the password in the request, then [`Passage::hashed`].
+    Hash,
+    /// Make the reply of consensus' answer, if it was asked anything for the call.
+    Through(Option<Response>),
+}
+
+/// A call on its way through the gate.
+#[derive(Debug)]
+pub struct Passage {
+    ask: Option<Request>,
+    /// The caller does not say who it is: nothing can be found out by looking again.
+    is_nobody: bool,
+    /// The command lacks the hash of a password.
+    seals: bool,
+    author: Author,
+    attempts: usize,
+    /// A refusal waits for the read index that confirms it.
+    confirming: bool,
+}
+
+impl Passage {
+    /// A call that asks consensus `ask`, of a caller who `is_nobody` or not. It `seals` a password in its command, or not.
+    #[must_use]
+    pub fn new(ask: Option<Request>, is_nobody: bool, seals: bool) -> Self {
+        Self { ask, is_nobody, seals, author: Author::Nobody, attempts: 1, confirming: false }
+    }
+
+    /// The first step.
+    pub fn start(&mut self, keeper: &impl Keeper) -> Step {
+        if self.ask == Some(Request::ReadIndex) {
+            return Step::Ask(Request::ReadIndex); // Decided by the state that is read.
+        }
+        match keeper.permit(self.ask.as_ref()) {
+            Ok(author) => self.enter(author),
+            // What was granted, or the session that was opened, may not be known here yet.
+            Err(_) => {
+                self.confirming = true;
+                Step::Ask(Request::ReadIndex)
+            }
+        }
+    }
+
+    /// Consensus answered.
+    ///
+    /// A command whose author was recognised by a state that was behind is refused without effect when it is applied; by
+    /// then this member knows that state, and asks again if its answer to who asks is another one now.
+    ///
+    /// # Errors
+    /// The call is refused. Where nothing confirms a refusal, why that is so.
+    pub fn answered(&mut self, answer: Result<Response, Status>, keeper: &impl Keeper) -> Result<Step, Status> {
+        if std::mem::take(&mut self.confirming) {
+            answer?;
+            let author = keeper.permit(self.ask.as_ref())?;
+            return Ok(self.enter(author));
+        }
+        let changed = |status: &Status| {
+            [Error::UserEmpty, Error::AuthOldRevision].iter().any(|error| *status == error.clone().into())
+        };
+        if matches!(self.ask, Some(Request::Command(_)))
+            && !self.is_nobody
+            && self.attempts < ATTEMPTS
+            && answer.as_ref().is_err_and(changed)
+        {
+            let now = keeper.author()?;
+            if now != self.author {
+                self.attempts += 1;
+                self.author = now;
+                return Ok(self.ask());
+            }
+        }
+        Ok(Step::Through(Some(answer?)))
+    }
+
+    /// The password has this hash.
+    pub fn hashed(&mut self, hash: String) -> Step {
+        if let Some(Request::Command(Command::Auth(command))) = &mut self.ask {
+            command.seal(hash);
+        }
+        self.ask()
+    }
+
+    fn enter(&mut self, author: Author) -> Step {
+        self.author = author;
+        if self.seals { Step::Hash } else { self.ask() }
+    }
+
+    fn ask(&mut self) -> Step {
+        match &self.ask {
+            Some(Request::Command(command)) if !self.is_nobody => {
+                Step::Ask(Request::CommandBy(self.author.clone(), command.clone()))
+            }
+            Some(_) => Step::Ask(self.ask.take().expect("it is there")),
+            None => Step::Through(None),
+        }
+    }
+}
+
+/// On whose behalf a caller with the token of a session asks, at the member's time `now`.
+///
+/// # Errors
+/// [`Error::InvalidAuthToken`].
+pub fn recognise<S>(token: &str, published: &Published<S>, now: Instant) -> Result<Author, Error> {
+    let auth = published.view.auth();
+    if !auth.is_enabled() {
+        return Ok(Author::Nobody);
+    }
+    let mut sessions = published.sessions.lock().expect("no holder panics");
+    let name = sessions.user(now, token).ok_or(Error::InvalidAuthToken)?;
+    Ok(Author::User { name, revision: auth.revision() })
+}
+
+/// An `Authenticate` on its way: read index, [`Login::challenge`], password, and for a session [`Login::open`] and
+/// [`Login::opened`]; from the start again if users or roles changed meanwhile.
+#[derive(Debug)]
+pub struct Login {
+    name: String,
+    revision: AuthRevision,
+    secret: String,
+    attempts: usize,
+}
+
+impl Login {
+    /// A login of the user of this name.
+    #[must_use]
+    pub fn new(name: String) -> Self {
+        Self { name, revision: AuthRevision(0), secret: String::new(), attempts: 0 }
+    }
+
+    /// The hash that the password must match, as of a state that a read index has just confirmed.
+    ///
+    /// # Errors
+    /// Those of [`auth::challenge`]; a learner opens no sessions.
+    pub fn challenge(&mut self, local: &Local<'_>) -> Result<String, Error> {
+        if local.is_learner() {
+            return Err(Error::NotSupportedForLearner);
+        }
+        let auth::Challenge { hash, revision } = auth::challenge(&self.name, local)?;
+        self.revision = revision;
+        Ok(hash)
+    }
+
+    /// As of which state of users and roles the password was compared.
+    #[must_use]
+    pub fn revision(&self) -> AuthRevision {
+        self.revision
+    }
+
+    /// The password matched: what to ask of consensus for a session whose token contains `secret`.
+    pub fn open(&mut self, secret: String) -> Request {
+        self.secret = secret;
+        auth::open_session(self.name.clone(), self.revision, self.secret.clone())
+    }
+
+    /// The token of the session; `None` if users or roles have changed since the challenge, and with them perhaps the
+    /// password: start again.
+    ///
+    /// # Errors
+    /// Consensus', and [`Error::AuthOldRevision`] once it happened too often.
+    ///
+    /// # Panics
+    /// If `answer` is not one to a session.
+    pub fn opened(&mut self, answer: Result<Response, Status>) -> Result<Option<String>, Status> {
+        self.attempts += 1;
+        match answer {
+            Ok(Response::Outcome(Outcome::SessionOpened(index))) => Ok(Some(self.token(index))),
+            Ok(other) => mismatch(Some(&other)),
+            Err(status) if status == Error::AuthOldRevision.into() && self.attempts < ATTEMPTS => Ok(None),
+            Err(status) => Err(status),
+        }
+    }
+
+    fn token(&self, index: LogIndex) -> String {
+        Sessions::token(&self.secret, index)
+    }
+}

@@ -1,0 +1,415 @@
+//! Nobody is answered what no state of users and roles during the call allowed, nobody is refused what every one of them
+//! allowed, and what is told of users, roles and alarms is what the log says. A put is refused for want of space if its
+//! member was beyond the quota or the alarm was on, and only then; and members hash the same history to the same number.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use quorate_api::etcdserverpb as pb;
+use quorate_core::auth::Author;
+use quorate_core::command::Command;
+use quorate_core::error::Error;
+use quorate_core::request::{AlarmKind, Lease, RequestOp, TxnRequest};
+use quorate_core::{LeaseId, LogIndex};
+use quorate_jepsen::auth::{Monitor, Question};
+use quorate_jepsen::history::Op;
+use quorate_node::status::Status;
+
+use super::reference::Reference;
+use super::{Verdict, Violation};
+use crate::member::hash_of;
+use crate::wire;
+use crate::workload::Token;
+use crate::workload::chore::{Chore, wire_permission};
+use crate::workload::client::Subject;
+
+/// A call under way.
+#[derive(Clone, Debug)]
+struct Call {
+    subject: Subject,
+    token: Option<Token>,
+    arrival: Option<Arrival>,
+}
+
+/// What was true when it reached its member.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// Committed by then.
+    pub committed: LogIndex,
+    /// Applied by then, on that member.
+    pub applied: LogIndex,
+    /// Logical bytes of that member's state.
+    pub bytes: u64,
+}
+
+/// How many of what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Figures {
+    pub logins: u64,
+    pub changes_of_users: u64,
+    pub answered_to_users: u64,
+    pub refused_to_users: u64,
+    pub refused_for_space: u64,
+    pub hashes_compared: u64,
+}
+
+impl Figures {
+    /// Adds another run's.
+    pub fn add(&mut self, other: &Self) {
+        self.logins += other.logins;
+        self.changes_of_users += other.changes_of_users;
+        self.answered_to_users += other.answered_to_users;
+        self.refused_to_users += other.refused_to_users;
+        self.refused_for_space += other.refused_for_space;
+        self.hashes_compared += other.hashes_compared;
+    }
+}
+
+/// The calls under way, and what they came to.
+#[derive(Debug, Default)]
+pub struct Audit {
+    quota: Option<u64>,
+    calls: BTreeMap<(usize, u64), Call>,
+    /// What was hashed, up to where and from which floor on; and whose hash was the first.
+    hashes: BTreeMap<(i64, i64), (u32, usize)>,
+    /// How many of what.
+    pub figures: Figures,
+}
+
+/// From which states a call may be answered.
+struct Window<'a> {
+    reference: &'a Reference,
+    call: &'a Call,
+    arrival: Arrival,
+    /// The member's state when the answer was made.
+    applied: LogIndex,
+}
+
+impl Audit {
+    /// An audit of members with this quota.
+    #[must_use]
+    pub fn new(quota: Option<u64>) -> Self {
+        Self { quota, ..Self::default() }
+    }
+
+    /// A client sends its call of this number.
+    pub fn sent(&mut self, client: usize, call: u64, subject: &Subject, token: Option<&Token>) {
+        let call_of = Call { subject: subject.clone(), token: token.cloned(), arrival: None };
+        self.calls.insert((client, call), call_of);
+    }
+
+    /// It has reached a member.
+    pub fn arrived(&mut self, client: usize, call: u64, arrival: Arrival) {
+        if let Some(call) = self.calls.get_mut(&(client, call)) {
+            call.arrival = Some(arrival);
+        }
+    }
+
+    /// The connection broke.
+    pub fn lost(&mut self, client: usize, call: u64) {
+        self.calls.remove(&(client, call));
+    }
+
+    /// `member`, which had applied everything through `applied`, answers.
+    ///
+    /// # Errors
+    /// It should not have answered that.
+    pub fn answered(
+        &mut self,
+        reference: &Reference,
+        (client, number): (usize, u64),
+        (member, applied): (usize, LogIndex),
+        answer: &Result<Bytes, Status>,
+    ) -> Verdict {
+        let Some(call) = self.calls.remove(&(client, number)) else { return Ok(()) };
+        let Some(arrival) = call.arrival else { return Ok(()) };
+        let window = Window { reference, call: &call, arrival, applied };
+        let judged = match answer {
+            Ok(bytes) => window.judge_answer(bytes).and_then(|()| self.judge_hash(&call, member, bytes)),
+            Err(status) => window.judge_refusal(status),
+        };
+        judged.and_then(|()| self.judge_space(&window, answer)).map_err(|what| {
+            let Arrival { committed, applied: local, .. } = arrival;
+            let text = format!(
+                "member {member} answered {} to {:?} of {:?}: {what}\n  it arrived with {committed} committed and {local} \
+                 applied there, and was answered at {applied}",
+                answer.as_ref().map_or_else(|status| status.message.clone(), |_| "well".into()),
+                call.subject,
+                call.token.as_ref().map(|token| window.reference.session(token).map(|session| &session.user)),
+            );
+            Violation::new("audit", text)
+        })?;
+        self.count(reference, &call, applied, answer);
+        Ok(())
+    }
+
+    fn count(&mut self, reference: &Reference, call: &Call, applied: LogIndex, answer: &Result<Bytes, Status>) {
+        let figures = &mut self.figures;
+        match (&call.subject, answer) {
+            (Subject::Chore(Chore::Login { .. }), Ok(_)) => figures.logins += 1,
+            (Subject::Chore(Chore::Change(_)), Ok(_)) => figures.changes_of_users += 1,
+            (_, Ok(_)) if reference.monitor(applied).enabled => figures.answered_to_users += 1,
+            (_, Err(status)) if *status == Error::PermissionDenied.into() => figures.refused_to_users += 1,
+            (_, Err(status)) if *status == Error::NoSpace.into() => figures.refused_for_space += 1,
+            _ => {}
+        }
+    }
+
+    fn judge_hash(&mut self, call: &Call, member: usize, bytes: &Bytes) -> Result<(), String> {
+        if !matches!(call.subject, Subject::Chore(Chore::HashKv(_))) {
+            return Ok(());
+        }
+        let reply: pb::HashKvResponse = wire::message(bytes.clone());
+        let what = (reply.hash_revision, reply.compact_revision);
+        let (hash, first) = *self.hashes.entry(what).or_insert((reply.hash, member));
+        self.figures.hashes_compared += u64::from(first != member);
+        if hash == reply.hash {
+            Ok(())
+        } else {
+            Err(format!("its hash is {:08x}, member {first}'s was {hash:08x}", reply.hash))
+        }
+    }
+
+    fn judge_space(&self, window: &Window<'_>, answer: &Result<Bytes, Status>) -> Result<(), String> {
+        let (Some(quota), Subject::Op(_, op)) = (self.quota, &window.call.subject) else { return Ok(()) };
+        let cost = cost(op);
+        let is_beyond = cost > 0 && window.arrival.bytes + cost >= quota;
+        match answer {
+            Ok(_) if is_beyond => Err(format!("{} bytes and {cost} more are beyond {quota}", window.arrival.bytes)),
+            Err(status) if *status == Error::NoSpace.into() && !is_beyond => {
+                let mut states = window.since()..=window.applied.0;
+                let alarmed = states.any(|at| window.reference.is_alarmed(AlarmKind::NoSpace, LogIndex(at)));
+                if alarmed && cost > 0 { Ok(()) } else { Err("there was space".into()) }
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Window<'_> {
+    /// What was committed when the call arrived is known to whatever answers it.
+    fn since(&self) -> u64 {
+        self.arrival.committed.0.min(self.applied.0)
+    }
+
+    fn judge_answer(&self, bytes: &Bytes) -> Result<(), String> {
+        let now = self.applied;
+        match &self.call.subject {
+            Subject::Op(_, op) => match command(op) {
+                Some(command) => self.some_state_allows(&command),
+                None => {
+                    if !is_serializable(op) && now < self.arrival.committed {
+                        return Err("the state it was answered from is older than the question".into());
+                    }
+                    self.allows(now).map_err(|error| format!("it had to be refused: {error}"))
+                }
+            },
+            // Decided before the leader is asked, by the state as the member has it.
+            Subject::KeepAlive(_) => {
+                self.any_from(self.arrival.applied.0.min(self.since()), |at| self.allows(at).is_ok())
+            }
+            Subject::TimeToLive(_) => self.allows(now).map_err(|error| format!("it had to be refused: {error}")),
+            Subject::Chore(Chore::Login { name, password }) => self.judge_login(name, password, bytes),
+            Subject::Chore(Chore::Change(command)) => self.some_state_allows(&Command::Auth(command.clone())),
+            Subject::Chore(Chore::Disarm(member)) => {
+                let alarm = quorate_core::request::Alarm { kind: AlarmKind::NoSpace, member: *member };
+                self.some_state_allows(&Command::ClearAlarm(alarm))
+            }
+            Subject::Chore(chore) => {
+                self.allows(now).map_err(|error| format!("it had to be refused: {error}"))?;
+                self.judge_reading(chore, bytes)
+            }
+        }
+    }
+
+    /// A session's user had that password when it was opened.
+    fn judge_login(&self, name: &str, password: &str, bytes: &Bytes) -> Result<(), String> {
+        let reply: pb::AuthenticateResponse = wire::message(bytes.clone());
+        let session = self.reference.session(&reply.token).ok_or("the log has no such session")?;
+        if session.user != name {
+            return Err(format!("the session is {}'s", session.user));
+        }
+        if session.opened.0 <= self.since() || !session.had_hash(&hash_of(password)) {
+            return Err(format!("the password was another one when the session was opened by {}", session.opened));
+        }
+        Ok(())
+    }
+
+    /// What is told of users, roles and alarms is true, and not older than the question.
+    fn judge_reading(&self, chore: &Chore, bytes: &Bytes) -> Result<(), String> {
+        let monitor = self.reference.monitor(self.applied);
+        let told = |right: bool| if right { Ok(()) } else { Err(format!("the log says {monitor:?}")) };
+        if !matches!(chore, Chore::HashKv(_) | Chore::Defragment) && self.applied < self.arrival.committed {
+            return Err("the state it was answered from is older than the question".into());
+        }
+        match chore {
+            Chore::AuthStatus => {
+                let reply: pb::AuthStatusResponse = wire::message(bytes.clone());
+                told((reply.enabled, reply.auth_revision) == (monitor.enabled, monitor.revision().0))
+            }
+            Chore::UserGet(name) => {
+                let reply: pb::AuthUserGetResponse = wire::message(bytes.clone());
+                told(monitor.users.get(name).is_some_and(|(roles, _)| roles.iter().eq(reply.roles.iter())))
+            }
+            Chore::UserList => {
+                let reply: pb::AuthUserListResponse = wire::message(bytes.clone());
+                told(monitor.users.keys().eq(reply.users.iter()))
+            }
+            Chore::RoleList => {
+                let reply: pb::AuthRoleListResponse = wire::message(bytes.clone());
+                told(monitor.roles.keys().eq(reply.roles.iter()))
+            }
+            Chore::RoleGet(role) => {
+                let reply: pb::AuthRoleGetResponse = wire::message(bytes.clone());
+                let mut known: Vec<_> = monitor.roles.get(role).into_iter().flatten().map(wire_permission).collect();
+                known.sort_by(|one, two| (&one.key, &one.range_end).cmp(&(&two.key, &two.range_end)));
+                told(role == "root" || known == reply.perm)
+            }
+            Chore::Alarms => {
+                let reply: pb::AlarmResponse = wire::message(bytes.clone());
+                let is_on = self.reference.is_alarmed(AlarmKind::NoSpace, self.applied);
+                told(is_on != reply.alarms.is_empty())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn judge_refusal(&self, status: &Status) -> Result<(), String> {
+        let refusals = [Error::PermissionDenied, Error::UserEmpty];
+        let Some(error) = refusals.into_iter().find(|error| *status == error.clone().into()) else { return Ok(()) };
+        // A serializable read, and what the member answers by itself, may be refused by an old state, too.
+        let from = match &self.call.subject {
+            Subject::Op(_, op) if command(op).is_some() || !is_serializable(op) => self.since(),
+            Subject::Chore(Chore::Change(_) | Chore::Disarm(_)) => self.since(),
+            _ => self.arrival.applied.0.min(self.since()),
+        };
+        self.any_from(from, |at| self.allows(at) == Err(error.clone())).map_err(|_| "every state allowed it".into())
+    }
+
+    fn any_from(&self, from: u64, test: impl Fn(LogIndex) -> bool) -> Result<(), String> {
+        let found = (from..=self.applied.0).any(|at| test(LogIndex(at)));
+        if found { Ok(()) } else { Err("no state allowed it".into()) }
+    }
+
+    /// A command is decided by the state that it changes. Who asks for keys is recognised by that state, too; who asks
+    /// for something else may have been recognised by the state as its member had it. (etcd)
+    fn some_state_allows(&self, command: &Command) -> Result<(), String> {
+        let is_of_keys =
+            matches!(command, Command::Put(_) | Command::DeleteRange(_) | Command::Txn(_) | Command::LeaseRevoke(_));
+        let old = self.arrival.applied.0.min(self.since());
+        let recognised = |at: LogIndex| match &self.call.token {
+            None => true,
+            Some(token) if is_of_keys => self.session_at(token, at),
+            Some(token) => (old..=at.0).any(|at| self.session_at(token, LogIndex(at))),
+        };
+        self.any_from(self.since(), |at| {
+            let monitor = self.reference.monitor(at);
+            !monitor.enabled || (recognised(at) && self.permits(monitor, command, at).is_ok())
+        })
+    }
+
+    fn session_at(&self, token: &Token, at: LogIndex) -> bool {
+        self.reference.session(token).is_some_and(|session| session.is_open(at))
+    }
+
+    fn user(&self) -> Option<&str> {
+        Some(&self.reference.session(self.call.token.as_ref()?)?.user)
+    }
+
+    fn permits(&self, monitor: &Monitor, command: &Command, at: LogIndex) -> Result<(), Error> {
+        let author = match self.user() {
+            Some(name) => Author::User { name: name.into(), revision: monitor.revision() },
+            None => Author::Nobody,
+        };
+        monitor.check(&author, command, &|lease| self.reference.attached(lease, at).to_vec())
+    }
+
+    /// Whether the state after `at` allows the call, token and all.
+    fn allows(&self, at: LogIndex) -> Result<(), Error> {
+        let monitor = self.reference.monitor(at);
+        if !monitor.enabled {
+            return Ok(());
+        }
+        if let Some(token) = &self.call.token
+            && !self.session_at(token, at)
+        {
+            return if is_open(&self.call.subject) { Ok(()) } else { Err(Error::InvalidAuthToken) };
+        }
+        let keys = |lease: LeaseId| self.reference.attached(lease, at);
+        let user = self.user();
+        match &self.call.subject {
+            Subject::Op(_, op) => match (command(op), op) {
+                (Some(command), _) => self.permits(monitor, &command, at),
+                (None, Op::Range(range)) => monitor.answer(user, Question::Read(&range.range)),
+                (None, Op::Txn(txn)) => monitor.answer(user, Question::Txn(txn)),
+                (None, other) => unreachable!("{other:?} is a command"),
+            },
+            Subject::KeepAlive(lease) => monitor.answer(user, Question::WriteKeys(keys(*lease))),
+            Subject::TimeToLive(lease) => monitor.answer(user, Question::ReadKeys(keys(*lease))),
+            Subject::Chore(chore) => match chore {
+                Chore::Login { .. } | Chore::AuthStatus => Ok(()),
+                Chore::Change(command) => self.permits(monitor, &Command::Auth(command.clone()), at),
+                Chore::UserGet(name) => monitor.answer(user, Question::User(name)),
+                Chore::RoleGet(role) => monitor.answer(user, Question::Role(role)),
+                Chore::UserList | Chore::RoleList | Chore::HashKv(_) | Chore::Defragment | Chore::Disarm(_) => {
+                    monitor.answer(user, Question::Root)
+                }
+                Chore::Alarms => monitor.answer(user, Question::AnyUser),
+            },
+        }
+    }
+}
+
+/// Whether whoever asks is answered, whatever they show.
+fn is_open(subject: &Subject) -> bool {
+    matches!(subject, Subject::Chore(Chore::Login { .. }))
+}
+
+/// The command that an operation becomes; `None` if members answer it by themselves.
+fn command(op: &Op) -> Option<Command> {
+    Some(match op.clone() {
+        Op::Range(_) => return None,
+        Op::Txn(txn) if only_reads(&txn) => return None,
+        Op::Txn(txn) => Command::Txn(txn),
+        Op::Put(put) => Command::Put(put),
+        Op::DeleteRange(delete) => Command::DeleteRange(delete),
+        Op::Compact(revision) => Command::Compact { revision },
+        Op::LeaseGrant { id, ttl } => Command::LeaseGrant(Lease { id: id.unwrap_or(LeaseId(1)), ttl }),
+        Op::LeaseRevoke(id) => Command::LeaseRevoke(id),
+    })
+}
+
+fn only_reads(txn: &TxnRequest) -> bool {
+    txn.success.iter().chain(&txn.failure).all(|op| matches!(op, RequestOp::Range(_)))
+}
+
+fn is_serializable(op: &Op) -> bool {
+    match op {
+        Op::Range(range) => range.serializable,
+        Op::Txn(txn) => {
+            txn.success.iter().chain(&txn.failure).all(|op| matches!(op, RequestOp::Range(range) if range.serializable))
+        }
+        _ => false,
+    }
+}
+
+/// Bytes that an operation may add, as the quota counts them. (etcd: quota.Cost)
+fn cost(op: &Op) -> u64 {
+    fn branch(ops: &[RequestOp]) -> u64 {
+        ops.iter().map(one).sum()
+    }
+    fn one(op: &RequestOp) -> u64 {
+        match op {
+            RequestOp::Put(put) => 256 + put.key.len() as u64 + put.value.len() as u64,
+            RequestOp::Txn(txn) => branch(&txn.success).max(branch(&txn.failure)),
+            RequestOp::Range(_) | RequestOp::DeleteRange(_) => 0,
+        }
+    }
+    match op {
+        Op::Put(put) => one(&RequestOp::Put(put.clone())),
+        Op::Txn(txn) => one(&RequestOp::Txn(txn.clone())),
+        Op::LeaseGrant { .. } => 64,
+        _ => 0,
+    }
+}
