@@ -26,6 +26,7 @@ pub mod error;
 pub mod format;
 pub mod mutant;
 pub mod raft;
+pub mod reach;
 pub mod replica;
 pub mod request;
 pub mod rng;

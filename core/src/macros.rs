@@ -1,3 +1,15 @@
+/// Notes that a rare branch was taken, see `reach.rs`; with a condition, whether it holds.
+macro_rules! reach {
+    ($mark:ident) => {
+        $crate::reach::hit($crate::reach::Mark::$mark)
+    };
+    ($mark:ident if $condition:expr) => {
+        if $crate::reach::COUNTED && $condition {
+            $crate::reach::hit($crate::reach::Mark::$mark);
+        }
+    };
+}
+
 /// Declares newtypes over the integers etcd's protobuf uses: `Display` is the number, order is numeric.
 macro_rules! unit {
     ($($(#[$doc:meta])* $name:ident($int:ty))*) => {$(

@@ -531,9 +531,13 @@ impl Raft {
             | Body::TimeoutNow
                 if !message.trusted =>
             {
+                reach!(UntrustedRefused);
                 return;
             }
-            Body::Vote { transfer, .. } if message.term > self.term && self.is_election_refused(transfer) => return,
+            Body::Vote { transfer, .. } if message.term > self.term && self.is_election_refused(transfer) => {
+                reach!(ElectionRefused);
+                return;
+            }
             _ => {}
         }
         if message.term > self.term {
@@ -545,7 +549,10 @@ impl Raft {
                 self.on_pre_vote_reply(from, message.incarnation, campaign, granted, out);
             }
             Body::Vote { last_index, last_term, .. } => self.on_vote(from, &message, last_index, last_term, out),
-            Body::Append { .. } | Body::Heartbeat { .. } if !is_current => self.send_promised(from, Body::Stale, out),
+            Body::Append { .. } | Body::Heartbeat { .. } if !is_current => {
+                reach!(StaleLeader);
+                self.send_promised(from, Body::Stale, out);
+            }
             _ if !is_current => {}
             Body::VoteReply { to, granted } => self.on_vote_reply(from, message.incarnation, to, granted, out),
             Body::Append { prev_index, prev_term, entries, commit } => {
@@ -574,6 +581,7 @@ impl Raft {
                 // A candidacy that ended before it was durable is not announced: the log it speaks of may be gone.
                 let is_void = matches!(&output, Output::Send { message: Message { term, body: Body::Vote { .. }, .. }, .. }
                     if self.role != Role::Candidate || *term != self.term);
+                reach!(CandidacyVoid if is_void);
                 if !is_void {
                     out.push(output);
                 }
@@ -615,6 +623,7 @@ impl Raft {
             && last.term == message.term
             && let Body::Accepted { matched: last_matched } = &mut last.body
         {
+            reach!(AckMerged);
             *last_matched = (*matched).max(*last_matched);
             return;
         }

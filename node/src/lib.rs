@@ -6,6 +6,9 @@
 #[cfg(feature = "server")]
 const _: () =
     assert!(!quorate_core::mutant::PLANTABLE, "a server is never built with quorate-core's feature `mutants`");
+// Rare branches are counted there only.
+#[cfg(feature = "server")]
+const _: () = assert!(!quorate_core::reach::COUNTED, "a server is never built with quorate-core's feature `marks`");
 
 pub mod applier;
 #[cfg(feature = "server")]

@@ -20,6 +20,7 @@ impl Raft {
             _ if self.now < self.election_deadline => {}
             _ if self.is_promotable() => self.pre_campaign(out),
             _ => {
+                reach!(NotPromotable);
                 self.leader_id = None;
                 self.heard = None;
                 self.role = Role::Follower;
@@ -31,6 +32,7 @@ impl Raft {
     fn tick_leader(&mut self, out: &mut Vec<Output>) {
         let leader = self.leader.as_mut().expect("a leader has its state");
         if leader.transfer.as_ref().is_some_and(|transfer| self.now >= transfer.deadline) {
+            reach!(TransferTimesOut);
             leader.transfer = None;
         }
         if self.now < leader.heartbeat_deadline {
@@ -40,6 +42,7 @@ impl Raft {
         let is_checked = self.now >= leader.quorum_deadline;
         self.dismiss();
         if is_checked && !self.has_heard_quorum() {
+            reach!(CheckQuorum);
             // Check quorum: a leader that few can hear must not keep clients waiting. (thesis §6.2)
             self.follow(self.term, None, out);
             return;
@@ -145,6 +148,7 @@ impl Raft {
         // all makes it one replicated fact.
         let is_restored = (self.log.start(), self.log.last()) == (RESTORED.0, RESTORED.0);
         let is_genesis = self.log.config_index() == LogIndex(0) || is_restored;
+        reach!(GenesisConfig if is_genesis);
         let first = if is_genesis { Payload::Config(self.log.config().clone()) } else { Payload::Empty };
         self.append_own(first);
         self.start_round(out);
@@ -174,6 +178,7 @@ impl Raft {
         }
         let campaign = term.next();
         let granted = campaign > self.term && !self.has_leader() && self.is_up_to_date(last_index, last_term);
+        reach!(PreVoteRefused if !granted);
         self.send_promised(from, Body::PreVoteReply { campaign, granted }, out);
     }
 
@@ -214,6 +219,10 @@ impl Raft {
             None => self.leader_id.is_none(),
         };
         let granted = message.term == self.term && free && self.is_up_to_date(last_index, last_term);
+        let is_timely = message.term == self.term && free;
+        reach!(VoteRefusedForLog if is_timely && !granted);
+        reach!(VoteTaken if message.term == self.term && !free);
+        reach!(VoteGivenAgain if granted && self.vote.is_some());
         if granted {
             if self.vote.is_none() {
                 self.promise(from);
@@ -280,6 +289,7 @@ impl Raft {
     /// [`Body::TimeoutNow`] of the current term.
     pub(super) fn on_timeout_now(&mut self, from: NodeId, out: &mut Vec<Output>) {
         if self.role != Role::Leader && self.leader_id.is_none_or(|id| id == from) && self.is_promotable() {
+            reach!(HandedOver);
             self.campaign(true, out);
         }
     }
@@ -292,6 +302,8 @@ impl Raft {
             self.heard = None;
         }
         if let Some(leader) = self.leader.take() {
+            reach!(LeaderSteppedDown);
+            reach!(ReadsLost if !leader.reads.is_empty() || !leader.rounds.is_empty());
             let asked = leader.rounds.into_iter().flat_map(|round| round.reads).chain(leader.reads);
             let index = self.commit;
             out.extend(asked.map(|read| match mutant::is_on(Mutant::R33) {

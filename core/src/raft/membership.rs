@@ -135,6 +135,7 @@ impl Raft {
                 return; // Neither Fresh nor anything else: it asks again.
             }
             if self.greetings.answers.get(&from).is_some_and(|(known, _)| *known != life) {
+                reach!(OtherLifeAsks);
                 // Another life than the one that answered. Which one is alive? Ask.
                 self.greetings.answers.remove(&from);
                 self.greetings.deadline = self.now;
@@ -161,9 +162,15 @@ impl Raft {
             // What a restored member holds is no part of that cluster's past: it stays out. Nothing but its folder is lost
             // if that is removed; then it comes back as an amnesiac.
             Standing::Trusted if self.log.start() == RESTORED.0 => return,
-            Standing::Trusted => return self.become_standing(Standing::Amnesiac, None),
+            Standing::Trusted => {
+                reach!(ForgotEverything);
+                return self.become_standing(Standing::Amnesiac, None);
+            }
             // What it said before it forgot still holds.
-            Standing::Amnesiac => _ = self.greetings.answers.entry(from).or_insert((life, false)),
+            Standing::Amnesiac => {
+                reach!(AmnesiacVouchesNot);
+                self.greetings.answers.entry(from).or_insert((life, false));
+            }
         }
         self.decide();
     }
@@ -180,6 +187,7 @@ impl Raft {
         if self.becoming.is_some() || !all || !is_minority {
             return;
         }
+        reach!(BornWithoutAll if skipped > 0);
         let life = |id: &NodeId| answers.get(id).map_or(self.incarnation(), |(life, _)| *life);
         let voters = config.voters.keys().map(|id| (*id, life(id))).collect();
         let config = Configuration { voters, ..config.clone() };
@@ -235,6 +243,7 @@ impl Raft {
         }
         if self.vote.is_none() {
             // A former life may have voted in this very term.
+            reach!(VoteWithheld);
             self.promise(self.id());
         }
         self.become_standing(Standing::Trusted, None);
@@ -252,9 +261,11 @@ impl Raft {
         }
         let is_caught_up = progress.target.is_some_and(|target| progress.matched >= target);
         let is_settled = self.log.config_index() <= self.commit && config.outgoing.is_empty();
+        reach!(ReadmissionWaits if !is_caught_up);
         if !is_caught_up || !is_settled || self.commit < leader.term_start || leader.transfer.is_some() {
             return;
         }
+        reach!(Readmitted);
         let mut config = config.clone();
         for set in [&mut config.voters, &mut config.learners] {
             if let Some(configured) = set.get_mut(&id) {

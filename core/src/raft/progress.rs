@@ -105,15 +105,18 @@ impl Progress {
     ) -> bool {
         if incarnation != self.incarnation && !mutant::is_on(Mutant::R23) {
             if self.dead.contains(&incarnation) {
+                reach!(DeadLifeHeard);
                 return false;
             }
             let (mut dead, mut earlier) = (core::mem::take(&mut self.dead), core::mem::take(&mut self.earlier));
             if self.is_configured { &mut dead } else { &mut earlier }.insert(self.incarnation);
             earlier.remove(&incarnation);
+            reach!(NewLifeHeard);
             let (lane, kept, first_round) = (self.lane, self.kept, round + 1);
             let new = Self::new(incarnation, next, now);
             *self = Self { is_configured: false, dead, earlier, lane, kept, first_round, ..new };
             if lane {
+                reach!(SnapshotLaneBusy);
                 self.pace = Pace::Snapshot;
             }
         }
@@ -163,12 +166,16 @@ impl Progress {
     /// The follower's log does not agree with ours at `prev`, but may at `hint`.
     pub(super) fn refused(&mut self, prev: LogIndex, hint: LogIndex) {
         match self.pace {
-            Pace::Replicate if prev > self.matched => self.probe(self.matched.next()),
+            Pace::Replicate if prev > self.matched => {
+                reach!(WindowRefused);
+                self.probe(self.matched.next());
+            }
             Pace::Probe { .. } if prev.next() == self.next => {
+                reach!(ProbeGoesBack);
                 let next = LogIndex(prev.0.max(1)).min(hint.next()).max(self.matched.next());
                 self.probe(next);
             }
-            _ => {} // An answer to something long superseded.
+            _ => reach!(RefusalOvertaken), // An answer to something long superseded.
         }
     }
 
@@ -180,6 +187,7 @@ impl Progress {
         let Some((_, sent)) = self.mark.filter(|(mark, _)| *mark <= round) else { return };
         self.mark = None;
         if self.pace == Pace::Replicate && received < sent {
+            reach!(WindowLost);
             // All that was sent after `received` and before the heartbeat is lost, or so late that it may as well be.
             let agreed = if mutant::is_on(Mutant::R10) { received } else { received.max(self.matched) };
             while self.inflight.back().is_some_and(|(last, _)| *last > agreed) {
@@ -202,6 +210,7 @@ impl Progress {
     /// The snapshot lane ended, having installed a snapshot up to `index` or nothing.
     pub(super) fn snapshot_ended(&mut self, index: Option<LogIndex>) {
         self.lane = false;
+        reach!(SnapshotFailed if index.is_none());
         if index.is_none() || self.kept.is_some_and(|kept| kept <= self.matched) {
             self.kept = None;
         }

@@ -41,6 +41,7 @@ impl Raft {
         leader.round += 1;
         let round = leader.round;
         let knows = self.commit >= leader.term_start || mutant::is_on(Mutant::R31);
+        reach!(ReadWaitsForTerm if !knows && !leader.reads.is_empty());
         if knows && !leader.reads.is_empty() {
             let reads = core::mem::take(&mut leader.reads);
             leader.rounds.push_back(Round { round, index: self.commit, reads });

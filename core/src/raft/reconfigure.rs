@@ -58,6 +58,7 @@ impl Raft {
             return;
         }
         if !config.outgoing.is_empty() {
+            reach!(JointLeft);
             let config = Configuration { outgoing: Default::default(), ..config.clone() };
             return self.append_own(Payload::Config(config));
         }
@@ -178,6 +179,7 @@ impl Raft {
         if self.role != Role::Leader || !self.is_config_settled() || config.voters.contains_key(&self.id()) {
             return;
         }
+        reach!(LeaderRemoved);
         let known = config.voters.iter().filter_map(|(id, life)| Some((self.counted(*id, *life)?.matched, *id)));
         if let Some((_, next)) = known.max() {
             self.send(next, Body::TimeoutNow, out);

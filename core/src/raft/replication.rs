@@ -53,6 +53,7 @@ impl Raft {
                         is_new && !progress.is_full(config.inflight_messages_max, config.inflight_bytes_max)
                     }
                 };
+                reach!(WindowFull if is_new && !is_due && progress.pace == Pace::Replicate);
                 if !is_due {
                     break;
                 }
@@ -61,6 +62,7 @@ impl Raft {
                     // Not to one that may be gone: it would keep the lane, and log behind it, for nothing.
                     let is_alive = self.now < progress.heard + config.election_timeout;
                     let is_wanted = is_alive && !leader.departing.contains_key(to);
+                    reach!(SnapshotNeeded if is_wanted);
                     if is_wanted && progress.snapshot(self.log.applied()) {
                         out.push(Output::NeedsSnapshot { to: *to });
                     }
@@ -106,6 +108,7 @@ impl Raft {
             if prev_index <= self.commit {
                 return; // Cannot be: committed entries never differ.
             }
+            reach!(AppendRefused);
             let hint_index = self.log.find_by_term(LogIndex(prev_index.0 - 1), prev_term);
             let hint_term = self.log.term(hint_index).unwrap_or_default();
             self.send_promised(from, Body::Refused { prev_index, hint_index, hint_term }, out);
@@ -128,12 +131,14 @@ impl Raft {
         if mutant::is_on(Mutant::R06) {
             known = entries.iter().take_while(|entry| entry.index <= self.commit).count();
         }
+        reach!(AppendRepeated if known > 0 && known == entries.len());
         let Some(first) = entries.get(known) else { return true };
         let before = self.log.term(LogIndex(first.index.0 - 1));
         if first.index <= self.commit || before.is_none_or(|before| first.term < before) {
             return false; // Cannot be: committed entries never differ, terms never fall.
         }
         if first.index <= self.log.last() {
+            reach!(EntriesThrownAway);
             // Entries that match stay, whatever follows them: this message may be an old one. (Raft figure 2, step 3)
             self.log.truncate(first.index);
         }
@@ -185,6 +190,7 @@ impl Raft {
         if !is_possible || !progress.hear(message.incarnation, message.trusted, leader.round, next, self.now) {
             return;
         }
+        reach!(AmnesiacUncounted if !message.trusted);
         match message.body {
             Body::Accepted { matched } => progress.accepted(matched, start, last),
             Body::Refused { prev_index, hint_index, hint_term } => {
@@ -218,6 +224,7 @@ impl Raft {
             None if self.is_self(id, incarnation) => self.log.durable().0,
             None => 0,
         }));
+        reach!(EarlierTermWaits if index > self.commit && self.log.term(index) != Some(self.term));
         if index > self.commit && (self.log.term(index) == Some(self.term) || mutant::is_on(Mutant::R01)) {
             self.commit = index;
         }

@@ -30,6 +30,7 @@ impl Raft {
         let is_affordable = self.log.applied_bytes() <= config.catchup_bytes.saturating_mul(KEPT_CATCHUPS_MAX);
         let peers = self.leader.iter().flat_map(|leader| leader.peers.values()).filter(|_| is_affordable);
         let limit = peers.filter(is_alive).filter_map(|progress| progress.kept).fold(durable, LogIndex::min);
+        reach!(LogKeptForSnapshot if limit < durable);
         let Some(point) = self.log.compaction_point(config.catchup_entries, config.catchup_bytes, limit) else {
             return;
         };
@@ -54,13 +55,16 @@ impl Raft {
             && !config.voters.is_empty();
         let is_fresh = self.standing() == Standing::Fresh;
         if !is_valid || is_fresh || self.role == Role::Leader || index <= self.commit {
+            reach!(InstallOvertaken);
             out.push(Output::Unneeded { generation });
         } else if self.log.term(index) == Some(term) || (self.log.last() >= index && mutant::is_on(Mutant::P12)) {
+            reach!(InstallAfterLog);
             // The log arrived first. It may go beyond the snapshot, and that may have been acknowledged: it stays.
             self.commit = index;
             self.received = self.received.max(index);
             out.push(Output::Unneeded { generation });
         } else {
+            reach!(InstallReplaces if self.log.last() > self.log.start());
             // A candidate gives up: by this configuration it may have no vote.
             self.follow(term.max(self.term), None, out);
             // Entries that go are committed and in the snapshot, or differ from a committed entry and will never be.

@@ -91,6 +91,7 @@ impl Hashes {
             match at.and_then(|at| self.recent.get(at)) {
                 Some(&point) => told.push(point),
                 None if self.recent.back().is_none_or(|(last, _)| index > *last) => {
+                    reach!(HashWanted);
                     self.wanted.insert(index);
                     if self.wanted.len() > KEPT {
                         self.wanted.pop_first();

@@ -223,6 +223,7 @@ impl Replica {
     }
 
     fn clear_checkpoint(&mut self, id: LeaseId, asker: Asker, out: &mut Vec<Output>) {
+        reach!(CheckpointCleared);
         if self.propose_here(Command::LeaseCheckpoint(alloc::vec![(id, None)]), out) {
             return wait(&mut self.leases.clearing, id, asker);
         }

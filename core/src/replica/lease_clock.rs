@@ -132,6 +132,7 @@ impl LeaseClock {
         for (&id, held) in &mut self.leases {
             (held.due, held.checkpointing) = (false, false);
             if held.expiry == Instant(0) || !mutant::is_on(Mutant::K12) {
+                reach!(LeaseTakenOverInPart if held.remaining.is_some());
                 held.expiry = now + self.config.grace + span(held.remaining.unwrap_or(held.ttl));
             }
             held.checkpoint = now + self.config.checkpoint_interval;
@@ -168,6 +169,7 @@ impl LeaseClock {
         };
         // Once it may have been proposed for revocation, a "renewed" would be a lie.
         if held.due || held.expiry <= now {
+            reach!(RenewalTooLate);
             return Renewal::Expired;
         }
         let renewed = Renewal::Renewed { ttl: held.ttl, uncheckpoint: held.remaining.is_some() || held.checkpointing };
@@ -224,6 +226,7 @@ impl LeaseClock {
     pub fn refused(&mut self, ids: &[LeaseId], again: Instant) {
         for &id in ids {
             if let Some(held) = self.leases.get_mut(&id).filter(|held| self.leading && held.due) {
+                reach!(LeaseExpiryRefused);
                 held.due = false;
                 held.expiry = held.expiry.max(again);
                 self.expiries.insert((held.expiry, id));
@@ -248,6 +251,7 @@ impl LeaseClock {
                 continue; // Due: its revocation is next.
             }
             held.checkpoint = now + self.config.checkpoint_interval;
+            reach!(LeaseCheckpoint);
             held.checkpointing = true;
             self.checkpoints.insert((held.checkpoint, id));
             let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);

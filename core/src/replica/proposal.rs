@@ -115,6 +115,7 @@ impl Proposals {
 
     /// Consensus did not take these: they wait for a leader that does.
     pub(super) fn rejected(&mut self, commands: Vec<Blob>, retry: Instant) {
+        reach!(ProposalRefused);
         self.blocked = Some(retry);
         if let Some(refused) = &mut self.refused {
             *refused = true;
@@ -129,6 +130,7 @@ impl Proposals {
     pub(super) fn leader_changed(&mut self, leader: Option<NodeId>) {
         self.blocked = None;
         if leader.is_some() {
+            reach!(ProposalOfferedAgain if !self.waiting.is_empty());
             self.held = self.waiting.values().map(|(_, command)| (command.clone(), 0)).collect();
         }
     }
@@ -211,8 +213,10 @@ impl Replica {
         }
         if hops >= HOPS_MAX || self.status.leader == Some(from) || self.proposals.held.len() >= self.proposals.held_max
         {
+            reach!(ForwardDropped);
             return; // The asker gives up in time; the outcome is unknown to it, and in fact nothing happens.
         }
+        reach!(ForwardedOn);
         self.proposals.held.extend(commands.into_iter().map(|command| (command, hops + 1)));
     }
 

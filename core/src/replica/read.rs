@@ -100,6 +100,7 @@ impl Replica {
 
     pub(super) fn retry_reads(&mut self) {
         if self.now >= self.reads.deadline(&self.config) {
+            reach!(ReadAskedAgain);
             self.reads.leader_changed();
             if mutant::is_on(Mutant::R32) {
                 self.reads.next -= 1;
@@ -110,6 +111,7 @@ impl Replica {
     /// A follower asks.
     pub(super) fn read_asked(&mut self, from: NodeId, read: u64, session: Incarnation, out: &mut Vec<Output>) {
         if !self.leads() {
+            reach!(ReadAskedOfFollower);
             let message = PeerMessage::ReadIndexReply { read, session, index: None };
             return out.push(Output::Send { to: from, message });
         }
@@ -127,12 +129,15 @@ impl Replica {
         out: &mut Vec<Output>,
     ) {
         if session != self.config.session {
+            reach!(ReadOfFormerProcess);
             return;
         }
         // Without an index nothing is lost: the reads stay out until they are asked afresh.
         let Some(index) = index else { return };
         if let Some(reads) = self.reads.take(read) {
             self.confirmed(index, reads, out);
+        } else {
+            reach!(ReadRoundOvertaken);
         }
     }
 
@@ -175,6 +180,7 @@ impl Replica {
     pub(super) fn readable(&mut self, out: &mut Vec<Output>) {
         while let Some(first) = self.reads.confirmed.first_entry() {
             if *first.key() > self.applied {
+                reach!(ReadWaitsForApply);
                 return;
             }
             for then in first.remove() {

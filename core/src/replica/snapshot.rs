@@ -82,6 +82,7 @@ impl Replica {
         let config = self.raft.config_at(index);
         let Some(sender) = self.senders.get_mut(&to).filter(|sender| sender.id == snapshot) else { return };
         let Some(config) = config else {
+            reach!(PictureTooOld);
             // The log was cut above the picture meanwhile: it would not connect. Start over with a newer one.
             self.give_up(to, out);
             return;
@@ -141,9 +142,11 @@ impl Replica {
             }
             let Some(chunk) = &mut sender.chunk else { continue };
             if sender.resends >= RESENDS_MAX {
+                reach!(SnapshotAbandoned);
                 lost.push(to);
                 continue;
             }
+            reach!(ChunkSentAgain);
             chunk.term = self.status.term;
             sender.resends += 1;
             sender.sent = self.now;
@@ -160,6 +163,7 @@ impl Replica {
             return;
         }
         if self.raft.status().commit >= chunk.index {
+            reach!(SnapshotOvertaken);
             let installed = Some(self.raft.status().commit);
             let message = PeerMessage::SnapshotAck { snapshot: chunk.snapshot, sequence: chunk.sequence, installed };
             if self.receiver.as_ref().is_some_and(|receiver| receiver.id == chunk.snapshot && !receiver.complete) {
@@ -173,6 +177,7 @@ impl Replica {
             if chunk.sequence != 0 || busy {
                 return;
             }
+            reach!(SnapshotReplaced if self.receiver.is_some());
             self.receiver = Some(Receiver {
                 id: chunk.snapshot,
                 from,
@@ -189,6 +194,7 @@ impl Replica {
             return;
         }
         if chunk.sequence < receiver.stored {
+            reach!(ChunkRepeated);
             let message = PeerMessage::SnapshotAck { snapshot: receiver.id, sequence: chunk.sequence, installed: None };
             out.push(Output::Send { to: from, message });
         } else if chunk.sequence == receiver.stored {
@@ -221,6 +227,7 @@ impl Replica {
             return;
         }
         if self.raft.status().commit >= index {
+            reach!(SnapshotOvertakenWhileWritten);
             // The log arrived by itself meanwhile; the leader hears of it when it repeats the last chunk.
             self.receiver = None;
             return;

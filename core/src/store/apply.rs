@@ -94,6 +94,7 @@ impl Builder<'_> {
                 }
                 result = (origin.member == self.store.member).then_some((origin, outcome));
             } else {
+                reach!(ProposalRepeated);
                 self.fold.effect(Effect::Duplicate);
             }
         }

@@ -50,6 +50,7 @@ pub(super) fn slice(store: &mut Store, rows: &dyn Rows, records: usize, pin: Opt
             }
         }
         if budget == 0 {
+            reach!(CleaningPaused);
             store.cleaning.cleaned = Cleaned { floor: target, main, sub }; // There may be more of this key: come back.
             reached = false;
             break;

@@ -98,6 +98,7 @@ impl Lives {
         let longest_ago = self.lives.iter().min_by_key(|(_, life)| life.heard).map(|(incarnation, _)| *incarnation);
         let retired = longest_ago.filter(|_| self.lives.len() == LIVES_MAX);
         if let Some(incarnation) = retired {
+            reach!(LifeRetired);
             self.lives.remove(&incarnation);
             self.retired.0.push(incarnation);
             let forgotten = self.retired.0.len().saturating_sub(RETIRED_MAX);

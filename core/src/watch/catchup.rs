@@ -33,6 +33,7 @@ impl WatchHub {
         let revision = shared.revision;
         for (name, events) in self.collect(&self.index, core::slice::from_ref(shared), previous) {
             if self.streams[&name.0].full() {
+                reach!(WatcherFallsBehind);
                 self.place(name, Place::Parked, revision);
             } else {
                 self.deliver(name, revision, events, out);
@@ -87,6 +88,7 @@ impl WatchHub {
         let reading = self.reading.take().expect("history is answered once");
         assert_eq!(job, reading.job, "history of another question");
         assert!(reading.from < compacted, "{} is not below the floor {compacted}", reading.from);
+        reach!(HistoryCompacted);
         for name in self.still_reading(reading.group) {
             let next = self.watchers[&name].next;
             self.place(name, Place::Ready, next);
@@ -100,6 +102,7 @@ impl WatchHub {
         while let Some(&(next, name)) = self.lagging.first()
             && next < self.compacted
         {
+            reach!(WatcherCompacted);
             self.cancel_compacted(name, out);
         }
     }
@@ -108,6 +111,7 @@ impl WatchHub {
     pub(super) fn restored(&mut self, revision: Revision, compacted: Revision, out: &mut Vec<Output>) {
         assert!(revision >= self.revision, "restored from {} back to {revision}", self.revision);
         if revision > self.revision {
+            reach!(WatchersSkipAhead if !self.watchers.is_empty());
             let unseen = self.revision.next();
             self.revision = revision;
             self.ring.reset(revision);
@@ -128,6 +132,7 @@ impl WatchHub {
             let next = self.watchers[&name].next;
             self.place(name, Place::Reading, next);
         }
+        reach!(HistoryRead);
         // The ring has the rest, or will have lost it to the next read.
         let through = Revision(self.ring.from().0 - 1);
         self.jobs = self.jobs.next();
@@ -151,8 +156,10 @@ impl WatchHub {
     }
 
     fn still_reading(&self, mut group: Vec<Name>) -> Vec<Name> {
+        let before = group.len();
         // A watcher created anew under a name of the group cannot be reading: there is one read at a time.
         group.retain(|name| self.watchers.get(name).is_some_and(|watcher| watcher.place == Place::Reading));
+        reach!(WatcherGoneWhileReading if group.len() < before);
         group
     }
 
@@ -177,6 +184,7 @@ impl WatchHub {
                     if mutant::is_on(Mutant::W08) {
                         self.deliver(name, self.revision, events.clone(), out);
                     }
+                    reach!(WatcherParkedAgain);
                     next = events[0].event.kv.mod_revision;
                     self.place(name, Place::Parked, next);
                     continue;

@@ -46,6 +46,7 @@ impl WatchHub {
         assert!(bytes <= stream.untaken, "{bytes} bytes taken of {}", stream.untaken);
         stream.untaken -= bytes;
         if stream.full && stream.untaken <= self.config.stream_bytes_max / 2 {
+            reach!(StreamTakesAgain);
             stream.full = false;
             for (next, watch) in core::mem::take(&mut stream.parked) {
                 self.unpark((id, watch), next);

@@ -128,6 +128,7 @@ impl Recovery {
             }),
             Some(state) => {
                 if state.end < header.previous_end {
+                    reach!(SegmentDamaged);
                     return Err(Damage::Record { segment: state.sequence, offset: state.end });
                 }
                 if (state.sequence.checked_add(1), state.end, &state.checkpoint)
@@ -154,7 +155,9 @@ impl Recovery {
             at += FRAME_BYTES + payload.len().next_multiple_of(8);
         }
         state.end = offset(at);
+        reach!(TornTail if newest && bytes[at..].iter().any(|byte| *byte != 0));
         if newest && !mutant::is_on(Mutant::P03) && frames.prove_synced(at) {
+            reach!(LogDamaged);
             return Err(Damage::Record { segment: sequence, offset: state.end });
         }
         Ok(())
@@ -193,6 +196,7 @@ impl State {
                 if entry.index < self.first {
                     self.first = entry.index;
                 }
+                reach!(EntriesReplacedInLog if entry.index.0 < self.first.0 + self.entries.len() as u64);
                 self.entries.truncate(position(self.first, entry.index));
                 self.entries.push(entry);
             }
