@@ -20,6 +20,7 @@ compile_error!(
 pub mod backend;
 pub mod call;
 pub mod check;
+pub mod chronicle;
 pub mod clock;
 pub mod disk;
 pub mod heap;
@@ -30,6 +31,7 @@ pub mod network;
 pub mod report;
 pub mod run;
 pub mod schedule;
+pub mod script;
 pub mod shrink;
 pub mod swarm;
 pub mod trace;

@@ -1,6 +1,6 @@
 //! `quorate-sim`: one seed with its story, or many seeds until the first that fails.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,9 +10,11 @@ use std::sync::{Mutex, mpsc};
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use quorate_sim::heap::MILLI;
-use quorate_sim::report::{Report, Totals};
-use quorate_sim::run::run;
+use quorate_core::reach::{self, Mark};
+use quorate_sim::chronicle;
+use quorate_sim::heap::{MILLI, SECOND};
+use quorate_sim::report::{Keep, Report, Totals};
+use quorate_sim::run::{run, run_and_keep};
 use quorate_sim::schedule;
 use quorate_sim::shrink::{Shrunk, shrink};
 use quorate_sim::swarm::Setup;
@@ -43,6 +45,9 @@ struct Arguments {
     /// Go on after failing seeds, and list them all at the end
     #[arg(long)]
     keep_going: bool,
+    /// Fail if a rare branch was never reached, and name it; in a build with `--features marks`
+    #[arg(long)]
+    require_marks: bool,
     /// Print every event of the seed
     #[arg(long, requires = "seed")]
     log: bool,
@@ -55,9 +60,9 @@ struct Arguments {
     /// If the seed fails, look for less that fails the same way, and write its schedule to this file
     #[arg(long, value_name = "FILE", requires = "seed")]
     shrink: Option<PathBuf>,
-    /// End the search of `--shrink` after so many runs
-    #[arg(long, value_name = "RUNS", default_value_t = 500, requires = "shrink")]
-    shrink_runs: u64,
+    /// End the search of `--shrink` after so many CPU seconds; it goes on from its file, given as `--schedule`
+    #[arg(long, value_name = "SECONDS", default_value_t = 120.0, requires = "shrink")]
+    shrink_cpu: f64,
     /// Plant this mistake first, in a build with `--features mutants`
     #[arg(long, value_name = "NAME")]
     mutant: Option<String>,
@@ -101,6 +106,10 @@ fn main() -> ExitCode {
     let out = &mut Patient(io::stdout().lock());
     if let Err(error) = arguments.mutant.as_deref().map_or(Ok(()), plant) {
         eprintln!("quorate-sim: {error:#}");
+        return ExitCode::from(2);
+    }
+    if arguments.require_marks && !reach::COUNTED {
+        eprintln!("quorate-sim: nothing counts marks in this build: build it with `--features marks`");
         return ExitCode::from(2);
     }
     let outcome = match (&arguments.command, arguments.seed, arguments.seeds) {
@@ -181,12 +190,8 @@ fn setup(arguments: &Arguments, seed: u64) -> anyhow::Result<Setup> {
     let mut setup = Setup::draw_with(seed, duration);
     if let Some(path) = &arguments.schedule {
         let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        let (sets, strikes) = schedule::read(&text).with_context(|| format!("in {}", path.display()))?;
-        for set in sets {
-            setup.set(set).map_err(anyhow::Error::msg)?;
-        }
-        setup.schedule = strikes;
-        setup.check().map_err(anyhow::Error::msg)?;
+        let file = schedule::read(&text).with_context(|| format!("in {}", path.display()))?;
+        setup = setup.with(file).map_err(anyhow::Error::msg).with_context(|| format!("in {}", path.display()))?;
     }
     Ok(setup)
 }
@@ -200,6 +205,14 @@ fn one(arguments: &Arguments, seed: u64, out: &mut impl Write) -> anyhow::Result
         }
         return Ok(true);
     }
+    if let Some(path) = &arguments.shrink {
+        // Before the run, which takes a while: a path that cannot be written is known now.
+        OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path)
+            .with_context(|| format!("writing {}", path.display()))?;
+    }
     #[expect(clippy::disallowed_types, reason = "how long the user waited is no part of a simulation")]
     let began = std::time::SystemTime::now();
     let report = run(setup.clone(), arguments.log || arguments.check);
@@ -212,7 +225,7 @@ fn one(arguments: &Arguments, seed: u64, out: &mut impl Write) -> anyhow::Result
     writeln!(out, "seed {seed}\n  trace hash      {:016x}\n  events          {}", report.hash, report.events)?;
     write!(out, "{}", report.totals)?;
     writeln!(out, "  wall seconds    {:.3}", took.as_secs_f64())?;
-    let mut good = true;
+    let mut good = marks(arguments, out)?;
     if let Some((violation, at)) = &report.violation {
         writeln!(out, "FAILED at {} ms\n{violation}", at / MILLI)?;
         good = false;
@@ -226,7 +239,7 @@ fn one(arguments: &Arguments, seed: u64, out: &mut impl Write) -> anyhow::Result
     Ok(good)
 }
 
-/// Writes the shortest schedule that was found to break the same promise.
+/// Writes the shortest schedule that was found to break the same promise, and tells it as a story.
 fn shorten(
     setup: &Setup,
     report: &Report,
@@ -234,32 +247,32 @@ fn shorten(
     arguments: &Arguments,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    // Before the search, which takes a while: a path that cannot be written is known now.
-    let mut file = File::create(path).with_context(|| format!("writing {}", path.display()))?;
-    let mut tell = |shrunk: &Shrunk| {
-        let Setup { schedule, clients, watchers, .. } = &shrunk.setup;
-        eprintln!("{} faults, {clients} clients, {watchers} watchers after {} runs", schedule.len(), shrunk.runs);
+    let write = |shrunk: &Shrunk| {
+        let Shrunk { setup, violation: (violation, at), .. } = shrunk;
+        let text = violation.to_string().replace('\n', "\n# ");
+        std::fs::write(path, format!("{}# breaks after {} ms: {text}\n", setup.file(), at / MILLI))
     };
-    let Some(shrunk) = shrink(setup.clone(), report, arguments.shrink_runs, &mut tell) else {
+    let mut tell = |shrunk: &Shrunk| {
+        let Shrunk { setup, runs, cpu_seconds, .. } = shrunk;
+        let (events, seconds) = (shrunk.events(), setup.duration / SECOND);
+        eprintln!("{events} events in {seconds} s, after {runs} runs and {cpu_seconds:.1} CPU s");
+        // A search that is interrupted leaves what it has found; if that fails, the end says so.
+        let _ = write(shrunk);
+    };
+    let Some(shrunk) = shrink(setup.clone(), report, arguments.shrink_cpu, &mut tell) else {
         writeln!(out, "nothing to shrink: every promise was kept")?;
         return Ok(());
     };
-    let Shrunk { setup: small, violation: (violation, at), runs } = &shrunk;
-    writeln!(file, "{}\n# breaks after {} ms: {violation}", small.describe(), at / MILLI)?;
-    for set in small.differences(&Setup::draw(small.seed)) {
-        writeln!(file, "{set}")?;
+    write(&shrunk).with_context(|| format!("writing {}", path.display()))?;
+    let Shrunk { setup: small, violation: (violation, at), events_before, runs, cpu_seconds } = &shrunk;
+    let story = run_and_keep(small.clone(), Keep { chronicle: true, ..Keep::default() }).chronicle.unwrap_or_default();
+    for line in story.story(*at) {
+        writeln!(out, "{line}")?;
     }
-    for strike in &small.schedule {
-        writeln!(file, "{strike}")?;
-    }
-    let (from, to) = (setup.schedule.len(), small.schedule.len());
-    writeln!(
-        out,
-        "{from} faults came down to {to} in {runs} runs; it still breaks after {} ms:\n{violation}",
-        at / MILLI
-    )?;
-    let (seed, path) = (small.seed, path.display());
-    writeln!(out, "again: cargo run --release -p quorate-sim -- --seed {seed} --schedule {path}")?;
+    writeln!(out, "{:>12}  BROKEN     {violation}", chronicle::seconds(*at))?;
+    let events = shrunk.events();
+    writeln!(out, "{events_before} events came down to {events}, in {runs} runs and {cpu_seconds:.1} CPU s")?;
+    writeln!(out, "again: {} --schedule {}", reproduction(arguments, small.seed), path.display())?;
     Ok(())
 }
 
@@ -294,6 +307,27 @@ fn reproduction(arguments: &Arguments, seed: u64) -> String {
         command = format!("{command} --mutant {mutant}").replace(" -- ", " --features mutants -- ");
     }
     command
+}
+
+/// How often rare branches were reached, in a build that counts; whether they were as often as demanded.
+fn marks(arguments: &Arguments, out: &mut impl Write) -> anyhow::Result<bool> {
+    if !reach::COUNTED {
+        return Ok(true);
+    }
+    let mut missed = 0;
+    for mark in Mark::ALL {
+        let count = reach::count(*mark);
+        missed += usize::from(count == 0);
+        writeln!(out, "  {:<28} {count:>12}  {}", mark.name(), mark.text())?;
+    }
+    writeln!(out, "{} of {} marks reached", Mark::ALL.len() - missed, Mark::ALL.len())?;
+    if !arguments.require_marks {
+        return Ok(true);
+    }
+    for mark in Mark::ALL.iter().filter(|mark| reach::count(**mark) == 0) {
+        writeln!(out, "FAILED: mark {} was never reached: {}", mark.name(), mark.text())?;
+    }
+    Ok(missed == 0)
 }
 
 fn many(arguments: &Arguments, from: u64, to: u64, out: &mut impl Write) -> anyhow::Result<bool> {
@@ -345,7 +379,7 @@ fn many(arguments: &Arguments, from: u64, to: u64, out: &mut impl Write) -> anyh
         }
         writeln!(out, "again: {}", reproduction(arguments, *seed))?;
     }
-    let mut good = failed.is_empty();
+    let mut good = marks(arguments, out)? && failed.is_empty();
     if good && to - from >= MANY_SEEDS {
         for (name, figure) in totals.rare().into_iter().filter(|(_, figure)| *figure < RARE_MIN) {
             writeln!(out, "FAILED: only {figure} {name} in {} seeds: the simulation no longer tests them", to - from)?;

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use quorate_core::mutant::{self, Mutant};
 
-use crate::run::run;
+use crate::run::{cpu_seconds, run};
 use crate::swarm::Setup;
 
 /// How hard to try.
@@ -181,15 +181,6 @@ fn attempt(mutant: Mutant, number: u64, effort: Effort) -> Try {
     }
     mutant::plant(None);
     made
-}
-
-/// What this process has used of its processors, in seconds.
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // Behind the name, which may contain anything: state is field 3, user and system time are 14 and 15, in 1/100 s.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<f64>().ok()).unwrap_or_default();
-    (ticks(14) + ticks(15)) / 100.0
 }
 
 #[cfg(test)]

@@ -4,7 +4,10 @@ use std::fmt;
 
 use crate::check::Violation;
 use crate::check::audit::Figures;
+use crate::chronicle::Chronicle;
 use crate::heap::SECOND;
+use crate::schedule::Strike;
+use crate::script::Deed;
 
 /// What happened, in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -126,6 +129,27 @@ impl fmt::Display for Totals {
     }
 }
 
+/// What to keep of a run beyond its result; all of it costs memory and time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// A line for every event.
+    pub log: bool,
+    /// What clients do, as a script.
+    pub deeds: bool,
+    /// What happens, for people.
+    pub chronicle: bool,
+    /// In it, every message too.
+    pub frames: bool,
+}
+
+impl Keep {
+    /// An empty chronicle, if there is to be one.
+    #[must_use]
+    pub fn chronicle(self) -> Option<Chronicle> {
+        self.chronicle.then(|| Chronicle::new(self.frames))
+    }
+}
+
 /// One run.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -141,4 +165,10 @@ pub struct Report {
     pub violation: Option<(Violation, u64)>,
     /// What happened, line by line, if that was asked for.
     pub log: Option<Vec<String>>,
+    /// What clients did, if that was asked for.
+    pub deeds: Option<Vec<Deed>>,
+    /// With it, what was done to leaders that were harassed.
+    pub strikes: Vec<Strike>,
+    /// What happened, for people, if that was asked for.
+    pub chronicle: Option<Chronicle>,
 }

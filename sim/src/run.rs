@@ -5,7 +5,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Once};
 
 use crate::check::Violation;
-use crate::report::Report;
+use crate::report::{Keep, Report};
 use crate::swarm::Setup;
 use crate::world::World;
 
@@ -47,20 +47,29 @@ fn catch_panics() {
 /// If the system has no thread left.
 #[must_use]
 pub fn run(setup: Setup, log: bool) -> Report {
+    run_and_keep(setup, Keep { log, ..Keep::default() })
+}
+
+/// Runs what `setup` says and keeps of it what is asked for.
+///
+/// # Panics
+/// If the system has no thread left.
+#[must_use]
+pub fn run_and_keep(setup: Setup, keep: Keep) -> Report {
     catch_panics();
     let setup = Arc::new(setup);
     let body = move || {
         QUIET.set(true);
         let config = madsim::Config::default();
-        madsim::runtime::Runtime::with_seed_and_config(setup.seed, config).block_on(async { simulate(setup, log) })
+        madsim::runtime::Runtime::with_seed_and_config(setup.seed, config).block_on(async { simulate(setup, keep) })
     };
     let thread = std::thread::Builder::new().name("simulation".into()).spawn(body).expect("a thread can be started");
     thread.join().expect("panics are caught inside")
 }
 
-fn simulate(setup: Arc<Setup>, log: bool) -> Report {
+fn simulate(setup: Arc<Setup>, keep: Keep) -> Report {
     let seed = setup.seed;
-    let mut world = World::new(setup, log);
+    let mut world = World::new(setup, keep);
     let verdict = panic::catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|_| {
         let said = PANIC.take().unwrap_or_default();
         Err(Violation::new("assertion", said))
@@ -71,7 +80,20 @@ fn simulate(setup: Arc<Setup>, log: bool) -> Report {
         hash: world.trace.hash(),
         events: world.trace.events(),
         totals: world.totals,
+        deeds: world.deeds.take(),
+        strikes: std::mem::take(&mut world.strikes),
+        chronicle: world.chronicle.take(),
         violation: verdict.err().map(|violation| (violation, now)),
         log: world.trace.into_log(),
     }
+}
+
+/// What this process has used of its processors, in seconds.
+#[must_use]
+pub fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Behind the name, which may contain anything: state is field 3, user and system time are 14 and 15, in 1/100 s.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<f64>().ok()).unwrap_or_default();
+    (ticks(14) + ticks(15)) / 100.0
 }

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use crate::disk::Ill;
 use crate::heap::{MICRO, Nanos};
+use crate::script::{self, Deed};
 
 /// One thing done to the cluster. Members are numbered from 0. Spans end by themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +159,86 @@ pub enum Fault {
     },
 }
 
+impl Fault {
+    /// The same in whole microseconds, the resolution of schedules: nothing is lost in print.
+    #[must_use]
+    pub fn in_micros(mut self) -> Self {
+        let round = |span: &mut Nanos| *span = *span / MICRO * MICRO;
+        match &mut self {
+            Self::Kill { down, .. }
+            | Self::Power { down, .. }
+            | Self::Wipe { down, .. }
+            | Self::Rot { down, .. }
+            | Self::Trip { down, .. }
+            | Self::Blackout { down } => round(down),
+            Self::Pause { span, .. }
+            | Self::Partition { span, .. }
+            | Self::Cut { span, .. }
+            | Self::Stall { span, .. }
+            | Self::SlowApply { span, .. }
+            | Self::Full { span, .. }
+            | Self::Throttle { span, .. }
+            | Self::SlowDisk { span, .. } => round(span),
+            Self::Harass { after, span } => {
+                round(after);
+                round(span);
+            }
+            Self::Storm { straggle_max, span, .. } => {
+                round(straggle_max);
+                round(span);
+            }
+            Self::ClockRate { .. } | Self::Transfer { .. } | Self::Fail { .. } => {}
+        }
+        self
+    }
+
+    /// How long it lasts; 0 if it ends at once, or never.
+    #[must_use]
+    pub fn span(&self) -> Nanos {
+        match *self {
+            Self::Kill { down, .. }
+            | Self::Power { down, .. }
+            | Self::Wipe { down, .. }
+            | Self::Rot { down, .. }
+            | Self::Blackout { down } => down,
+            Self::Pause { span, .. }
+            | Self::Partition { span, .. }
+            | Self::Cut { span, .. }
+            | Self::Storm { span, .. }
+            | Self::SlowDisk { span, .. }
+            | Self::Stall { span, .. }
+            | Self::SlowApply { span, .. }
+            | Self::Full { span, .. }
+            | Self::Throttle { span, .. }
+            | Self::Harass { span, .. } => span,
+            Self::Fail { .. } | Self::Trip { .. } | Self::ClockRate { .. } | Self::Transfer { .. } => 0,
+        }
+    }
+
+    /// Whom it strikes, a bit each; 0 if everybody, or whoever leads.
+    #[must_use]
+    pub fn members(&self) -> u64 {
+        match *self {
+            Self::Kill { member, .. }
+            | Self::Power { member, .. }
+            | Self::Wipe { member, .. }
+            | Self::Rot { member, .. }
+            | Self::Pause { member, .. }
+            | Self::SlowDisk { member, .. }
+            | Self::Stall { member, .. }
+            | Self::SlowApply { member, .. }
+            | Self::Fail { member, .. }
+            | Self::Full { member, .. }
+            | Self::Trip { member, .. }
+            | Self::ClockRate { member, .. }
+            | Self::Transfer { member } => 1 << member,
+            Self::Partition { side, .. } => side,
+            Self::Cut { from, to, .. } => 1 << from | 1 << to,
+            Self::Blackout { .. } | Self::Storm { .. } | Self::Throttle { .. } | Self::Harass { .. } => 0,
+        }
+    }
+}
+
 /// A [`Fault`] and when it strikes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Strike {
@@ -180,6 +261,8 @@ pub enum Set {
     Watchers(usize),
     /// See [`crate::swarm::Setup::fate`].
     Fate(u64),
+    /// Clients do what the schedule says, and nothing else.
+    Script,
 }
 
 impl fmt::Display for Set {
@@ -190,6 +273,7 @@ impl fmt::Display for Set {
             Self::Clients(clients) => write!(f, "set clients={clients}"),
             Self::Watchers(watchers) => write!(f, "set watchers={watchers}"),
             Self::Fate(fate) => write!(f, "set fate={fate}"),
+            Self::Script => write!(f, "set clients-follow=script"),
         }
     }
 }
@@ -210,27 +294,40 @@ impl FromStr for Set {
             "clients" => Self::Clients(count()?),
             "watchers" => Self::Watchers(count()?),
             "fate" => Self::Fate(number()?),
+            "clients-follow" if value == "script" => Self::Script,
             other => return Err(ParseError(format!("there is no setting {other}"))),
         })
     }
+}
+
+/// What a schedule's file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct File {
+    /// What differs from the seed's own settings.
+    pub sets: Vec<Set>,
+    /// The faults.
+    pub strikes: Vec<Strike>,
+    /// What clients do.
+    pub deeds: Vec<Deed>,
 }
 
 /// A schedule as a file: what differs from the seed's own settings, then the faults, one a line.
 ///
 /// # Errors
 /// The first line that is neither, with its number.
-pub fn read(text: &str) -> Result<(Vec<Set>, Vec<Strike>), ParseError> {
-    let (mut sets, mut strikes) = (Vec::new(), Vec::new());
+pub fn read(text: &str) -> Result<File, ParseError> {
+    let mut file = File::default();
     for (number, line) in text.lines().enumerate().map(|(n, line)| (n + 1, line.trim())) {
         let named = |error: ParseError| ParseError(format!("line {number}: {error}"));
         match line {
             "" => {}
             _ if line.starts_with('#') => {}
-            _ if line.starts_with("set ") => sets.push(line.parse().map_err(named)?),
-            _ => strikes.push(line.parse().map_err(named)?),
+            _ if line.starts_with("set ") => file.sets.push(line.parse().map_err(named)?),
+            _ if script::is_deed(line) => file.deeds.push(line.parse().map_err(|error| named(ParseError(error)))?),
+            _ => file.strikes.push(line.parse().map_err(named)?),
         }
     }
-    Ok((sets, strikes))
+    Ok(file)
 }
 
 /// Shows a span in whole microseconds, the resolution of schedules.
@@ -244,43 +341,48 @@ impl fmt::Display for Span {
 
 impl fmt::Display for Strike {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ", Span(self.at))?;
-        match self.fault {
-            Fault::Kill { member, down } => write!(f, "kill member={member} down={}", Span(down)),
-            Fault::Power { member, down } => write!(f, "power member={member} down={}", Span(down)),
-            Fault::Wipe { member, down } => write!(f, "wipe member={member} down={}", Span(down)),
-            Fault::Rot { member, down } => write!(f, "rot member={member} down={}", Span(down)),
-            Fault::Blackout { down } => write!(f, "blackout down={}", Span(down)),
-            Fault::Pause { member, span } => write!(f, "pause member={member} span={}", Span(span)),
-            Fault::Partition { side, span } => write!(f, "partition side={side} span={}", Span(span)),
-            Fault::Cut { from, to, span } => write!(f, "cut from={from} to={to} span={}", Span(span)),
-            Fault::Storm { loss_ppm, duplicate_ppm, straggle_ppm, straggle_max, span } => write!(
+        write!(f, "{} {}", Span(self.at), self.fault)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Kill { member, down } => write!(f, "kill member={member} down={}", Span(down)),
+            Self::Power { member, down } => write!(f, "power member={member} down={}", Span(down)),
+            Self::Wipe { member, down } => write!(f, "wipe member={member} down={}", Span(down)),
+            Self::Rot { member, down } => write!(f, "rot member={member} down={}", Span(down)),
+            Self::Blackout { down } => write!(f, "blackout down={}", Span(down)),
+            Self::Pause { member, span } => write!(f, "pause member={member} span={}", Span(span)),
+            Self::Partition { side, span } => write!(f, "partition side={side} span={}", Span(span)),
+            Self::Cut { from, to, span } => write!(f, "cut from={from} to={to} span={}", Span(span)),
+            Self::Storm { loss_ppm, duplicate_ppm, straggle_ppm, straggle_max, span } => write!(
                 f,
                 "storm loss={loss_ppm} duplicate={duplicate_ppm} straggle={straggle_ppm} late={} span={}",
                 Span(straggle_max),
                 Span(span)
             ),
-            Fault::SlowDisk { member, factor, span } => {
+            Self::SlowDisk { member, factor, span } => {
                 write!(f, "slow-disk member={member} factor={factor} span={}", Span(span))
             }
-            Fault::Stall { member, span } => write!(f, "stall member={member} span={}", Span(span)),
-            Fault::SlowApply { member, factor, span } => {
+            Self::Stall { member, span } => write!(f, "stall member={member} span={}", Span(span)),
+            Self::SlowApply { member, factor, span } => {
                 write!(f, "slow-apply member={member} factor={factor} span={}", Span(span))
             }
-            Fault::Fail { member, ill: Ill::Sync } => write!(f, "fail-sync member={member}"),
-            Fault::Fail { member, ill: Ill::Write } => write!(f, "fail-write member={member}"),
-            Fault::Fail { member, ill: Ill::Read } => write!(f, "fail-read member={member}"),
-            Fault::Full { member, span } => write!(f, "full member={member} span={}", Span(span)),
-            Fault::Trip { member, changes, power, down } => {
+            Self::Fail { member, ill: Ill::Sync } => write!(f, "fail-sync member={member}"),
+            Self::Fail { member, ill: Ill::Write } => write!(f, "fail-write member={member}"),
+            Self::Fail { member, ill: Ill::Read } => write!(f, "fail-read member={member}"),
+            Self::Full { member, span } => write!(f, "full member={member} span={}", Span(span)),
+            Self::Trip { member, changes, power, down } => {
                 let name = if power { "trip-power" } else { "trip" };
                 write!(f, "{name} member={member} changes={changes} down={}", Span(down))
             }
-            Fault::Throttle { bandwidth, queue, span } => {
+            Self::Throttle { bandwidth, queue, span } => {
                 write!(f, "throttle bandwidth={bandwidth} queue={} span={}", Span(queue), Span(span))
             }
-            Fault::ClockRate { member, ppm } => write!(f, "clock-rate member={member} ppm={ppm}"),
-            Fault::Harass { after, span } => write!(f, "harass after={} span={}", Span(after), Span(span)),
-            Fault::Transfer { member } => write!(f, "transfer member={member}"),
+            Self::ClockRate { member, ppm } => write!(f, "clock-rate member={member} ppm={ppm}"),
+            Self::Harass { after, span } => write!(f, "harass after={} span={}", Span(after), Span(span)),
+            Self::Transfer { member } => write!(f, "transfer member={member}"),
         }
     }
 }
@@ -409,9 +511,10 @@ mod tests {
 
     #[test]
     fn settings_survive_being_printed_and_read() {
-        let sets = [Set::Duration(MICRO), Set::ClientsFrom(0), Set::Clients(3), Set::Watchers(0), Set::Fate(u64::MAX)];
+        let clients = [Set::ClientsFrom(0), Set::Clients(3), Set::Watchers(0), Set::Script];
+        let sets = [&clients[..], &[Set::Duration(MICRO), Set::Fate(u64::MAX)]].concat();
         let text: String = sets.iter().map(|set| format!("{set}\n")).collect();
-        assert_eq!(read(&format!("# a comment\n\n{text}")), Ok((sets.to_vec(), Vec::new())));
+        assert_eq!(read(&format!("# a comment\n\n{text}")), Ok(File { sets, ..File::default() }));
         assert_eq!(read("set fate=1\nset luck=2"), Err(ParseError("line 2: there is no setting luck".into())));
         assert_eq!(read("\n5us fry x=1"), Err(ParseError("line 2: unknown fault fry".into())));
     }

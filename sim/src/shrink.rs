@@ -1,20 +1,25 @@
-//! From a failing run to a short story: fewer faults, fewer clients, less time, and still the same promise is broken.
+//! From a failing run to a short story: fewer faults, fewer requests, less time, and still the same promise is broken.
 //!
-//! Delta debugging (Zeller and Hildebrandt 2002) over the schedule, and halving of everything that is a number. Taking
-//! something away shifts the moments of what remains, so each candidate gets a few chances ([`Setup::fate`]); the one
-//! that fails is written down.
+//! What clients did is written down first ([`crate::script`]), and what was done to harassed leaders: then the run is a
+//! list of events, and leaving one out changes none of the others. Delta debugging (Zeller and Hildebrandt 2002) over that
+//! list, coarse cuts first. Taking something away still shifts the moments of what members, disks and networks do, so each
+//! candidate gets a few chances ([`Setup::fate`]), more of them as runs get shorter; the one that fails is kept.
+
+use std::collections::BTreeSet;
 
 use crate::check::Violation;
-use crate::heap::{MILLI, Nanos, SECOND};
-use crate::report::Report;
-use crate::run::run;
+use crate::heap::{MICRO, MILLI, Nanos, SECOND};
+use crate::report::{Keep, Report};
+use crate::run::{cpu_seconds, run, run_and_keep};
+use crate::schedule::{Fault, Strike};
+use crate::script::{Deed, What};
 use crate::swarm::Setup;
 
-/// How many moments a candidate gets to fail in.
-const CHANCES: u64 = 4;
+/// How many moments a candidate gets to fail in, round by round.
+const CHANCES: [u64; 5] = [1, 2, 5, 12, 30];
 
 /// The shortest run: a cluster needs a moment to come up.
-const DURATION_MIN: Nanos = 4 * SECOND;
+const DURATION_MIN: Nanos = 2 * SECOND;
 
 /// What is left of a failing run.
 #[derive(Clone, Debug)]
@@ -23,54 +28,170 @@ pub struct Shrunk {
     pub setup: Setup,
     /// What it breaks, and when.
     pub violation: (Violation, Nanos),
+    /// Faults and requests of the run that was given.
+    pub events_before: usize,
     /// Runs that it took.
     pub runs: u64,
+    /// And CPU seconds.
+    pub cpu_seconds: f64,
 }
 
-struct Search<'a> {
-    best: Shrunk,
-    runs_max: u64,
-    tell: &'a mut dyn FnMut(&Shrunk),
+impl Shrunk {
+    /// Faults and requests that are left.
+    #[must_use]
+    pub fn events(&self) -> usize {
+        events(&self.setup).len()
+    }
 }
 
-/// Makes `setup`, which came to `report`, smaller, in at most about `runs_max` runs. `tell` hears of each success. `None`
-/// if nothing was broken.
-pub fn shrink(setup: Setup, report: &Report, runs_max: u64, tell: &mut dyn FnMut(&Shrunk)) -> Option<Shrunk> {
-    let violation = report.violation.clone()?;
-    let mut search = Search { best: Shrunk { setup, violation, runs: 0 }, runs_max, tell };
-    loop {
-        let before = search.size();
-        search.shorten();
-        search.drop_strikes();
-        search.drop_clients();
-        search.begin_later();
-        if search.size() >= before || search.is_over() {
-            return Some(search.best);
+/// A fault, or what a client does.
+#[derive(Clone, Debug, PartialEq)]
+enum Event {
+    Strike(Strike),
+    Deed(Deed),
+}
+
+impl Event {
+    fn at(&self) -> Nanos {
+        match self {
+            Self::Strike(strike) => strike.at,
+            Self::Deed(deed) => deed.at,
+        }
+    }
+
+    fn set_at(&mut self, at: Nanos) {
+        match self {
+            Self::Strike(strike) => strike.at = at,
+            Self::Deed(deed) => deed.at = at,
+        }
+    }
+
+    /// The groups of events that it belongs to: each is left out as a whole.
+    fn groups(&self) -> Vec<String> {
+        match self {
+            Self::Strike(strike) => {
+                let name = strike.fault.to_string();
+                vec!["faults".into(), name.split(' ').next().unwrap_or_default().into()]
+            }
+            Self::Deed(Deed { client, what: What::Ask { rpc, .. }, .. }) => {
+                vec!["requests".into(), format!("client {client}"), format!("{rpc:?}")]
+            }
+            Self::Deed(Deed { client, what: What::Watch { .. }, .. }) => {
+                vec!["watches".into(), format!("watcher {client}")]
+            }
+            Self::Deed(Deed { client, what: What::Progress, .. }) => {
+                vec!["watches".into(), format!("watcher {client}"), "progress".into()]
+            }
         }
     }
 }
 
+fn events(setup: &Setup) -> Vec<Event> {
+    let strikes = setup.schedule.iter().copied().map(Event::Strike);
+    let deeds = setup.script.iter().flat_map(|script| script.iter().cloned()).map(Event::Deed);
+    let mut events: Vec<Event> = strikes.chain(deeds).collect();
+    events.sort_by_key(Event::at);
+    events
+}
+
+/// `setup` with these events instead of its own.
+fn with(setup: &Setup, events: &[Event]) -> Setup {
+    let mut setup = setup.clone();
+    setup.schedule =
+        events.iter().filter_map(|event| if let Event::Strike(s) = event { Some(*s) } else { None }).collect();
+    if setup.script.is_some() {
+        let deeds = events.iter().filter_map(|event| if let Event::Deed(d) = event { Some(d.clone()) } else { None });
+        setup.script = Some(deeds.collect());
+    }
+    setup
+}
+
+/// `setup` with its clients' deeds written down; and, if leaders are harassed, the same once more with the blows that
+/// they got for strikes.
+fn written_down(setup: &Setup) -> Vec<Setup> {
+    let report = run_and_keep(setup.clone(), Keep { deeds: true, ..Keep::default() });
+    let scripted = Setup { script: report.deeds.map(Into::into), ..setup.clone() };
+    if report.strikes.is_empty() {
+        return vec![scripted];
+    }
+    let mut calm = scripted.clone();
+    calm.schedule.retain(|strike| !matches!(strike.fault, Fault::Harass { .. }));
+    calm.schedule.extend(report.strikes.into_iter().filter(|strike| strike.at <= setup.duration));
+    calm.schedule.sort_by_key(|strike| strike.at);
+    vec![calm, scripted]
+}
+
+/// The oracle; of assertions, which one.
+fn signature(violation: &Violation) -> (&'static str, Option<String>) {
+    let place = match violation.oracle {
+        "assertion" => {
+            violation.text.lines().next().and_then(|line| line.rsplit_once('(')).map(|(_, at)| at.to_owned())
+        }
+        _ => None,
+    };
+    (violation.oracle, place)
+}
+
+struct Search<'a> {
+    best: Shrunk,
+    began: f64,
+    cpu_seconds_max: f64,
+    chances: u64,
+    tell: &'a mut dyn FnMut(&Shrunk),
+}
+
+/// Makes `setup`, which came to `report`, smaller, for about `cpu_seconds_max` at most. `tell` hears of each success.
+/// `None` if nothing was broken.
+pub fn shrink(setup: Setup, report: &Report, cpu_seconds_max: f64, tell: &mut dyn FnMut(&Shrunk)) -> Option<Shrunk> {
+    let violation = report.violation.clone()?;
+    let began = cpu_seconds();
+    let scripted = if setup.script.is_some() { vec![setup.clone()] } else { written_down(&setup) };
+    let events_before = scripted.first().map_or(0, |setup| events(setup).len());
+    let best = Shrunk { setup, violation, events_before, runs: 1, cpu_seconds: 0.0 };
+    let mut search = Search { best, began, cpu_seconds_max, chances: 8, tell };
+    // Or else clients go on to draw what they do, and only faults are left out.
+    let _ = scripted.iter().any(|scripted| search.fails(scripted));
+    for chances in CHANCES {
+        search.chances = chances;
+        loop {
+            let before = search.size();
+            search.end_sooner();
+            search.drop_groups();
+            search.drop_events();
+            search.drop_clients();
+            search.hurry();
+            search.drop_watchers();
+            if search.size() >= before || search.is_over() {
+                break;
+            }
+        }
+    }
+    Some(search.best)
+}
+
 impl Search<'_> {
     fn is_over(&self) -> bool {
-        self.best.runs >= self.runs_max
+        self.best.cpu_seconds >= self.cpu_seconds_max
     }
 
     fn size(&self) -> (usize, usize, Nanos) {
-        let Setup { schedule, clients, watchers, duration, clients_from, .. } = &self.best.setup;
-        (schedule.len(), clients + watchers, duration.saturating_sub(*clients_from))
+        let Setup { script, clients, watchers, duration, .. } = &self.best.setup;
+        (self.best.events(), if script.is_some() { 0 } else { clients + watchers }, *duration)
     }
 
     /// Whether `candidate` breaks the same promise; if so it is the best from now on.
     fn fails(&mut self, candidate: &Setup) -> bool {
-        for chance in 0..CHANCES {
+        for chance in 0..self.chances {
             if self.is_over() {
                 return false;
             }
             let fate = if chance == 0 { candidate.fate } else { self.best.runs + 1 };
             let setup = Setup { fate, ..candidate.clone() };
             self.best.runs += 1;
-            match run(setup.clone(), false).violation {
-                Some(violation) if violation.0.oracle == self.best.violation.0.oracle => {
+            let violation = run(setup.clone(), false).violation;
+            self.best.cpu_seconds = cpu_seconds() - self.began;
+            match violation {
+                Some(violation) if signature(&violation.0) == signature(&self.best.violation.0) => {
                     (self.best.setup, self.best.violation) = (setup, violation);
                     (self.tell)(&self.best);
                     return true;
@@ -81,39 +202,83 @@ impl Search<'_> {
         false
     }
 
-    /// Nothing matters that comes after the violation.
-    fn shorten(&mut self) {
-        let Shrunk { setup, violation: (_, at), .. } = &self.best;
-        let mut candidate = setup.clone();
-        candidate.duration = setup.duration.min((at + SECOND) / MILLI * MILLI).max(DURATION_MIN);
-        candidate.clients_from = candidate.clients_from.min(candidate.duration);
-        let duration = candidate.duration;
-        candidate.schedule.retain(|strike| strike.at <= duration);
-        if candidate != *setup {
-            self.fails(&candidate);
-        }
+    /// The first `count` events only, and an end soon after them.
+    fn prefix(&self, count: usize) -> Setup {
+        let events = events(&self.best.setup);
+        let mut setup = with(&self.best.setup, &events[..count]);
+        let last = events[..count].last().map_or(0, Event::at);
+        setup.duration = ((last + SECOND) / MILLI * MILLI).max(DURATION_MIN).min(setup.duration);
+        setup.clients_from = setup.clients_from.min(setup.duration);
+        setup
     }
 
-    /// Leaves out parts of the schedule, half of it first, single strikes last.
-    fn drop_strikes(&mut self) {
-        let mut parts = 1;
-        while !self.is_over() && !self.best.setup.schedule.is_empty() {
-            let len = self.best.setup.schedule.len();
-            let size = len.div_ceil(parts);
-            let found = (0..len).step_by(size).rev().any(|from| {
-                let mut candidate = self.best.setup.clone();
-                candidate.schedule.drain(from..(from + size).min(len));
-                self.fails(&candidate)
-            });
-            match found {
-                true => parts = parts.saturating_sub(1).max(1),
-                false if size == 1 => return,
-                false => parts = (2 * parts).min(len),
+    /// Leaves out the end: nothing matters that comes after the violation, and often it could have been seen earlier.
+    fn end_sooner(&mut self) {
+        let at = self.best.violation.1;
+        let until = |setup: &Setup| events(setup).iter().filter(|event| event.at() <= at).count();
+        let (mut low, mut high) = (0, until(&self.best.setup));
+        if self.best.setup.script.is_none() {
+            // Clients that draw go on as long as there is time: only what is behind the violation can go.
+            let mut candidate = self.prefix(high);
+            candidate.duration = ((at + SECOND) / MILLI * MILLI).max(DURATION_MIN).min(self.best.setup.duration);
+            if candidate != self.best.setup {
+                self.fails(&candidate);
+            }
+            return;
+        }
+        let whole = self.prefix(high);
+        if whole != self.best.setup && !self.fails(&whole) {
+            return;
+        }
+        while low < high && !self.is_over() {
+            let middle = low + (high - low) / 2;
+            if self.fails(&self.prefix(middle)) {
+                high = middle;
+            } else {
+                low = middle + 1;
             }
         }
     }
 
+    /// Leaves out all of one kind, or of one client.
+    fn drop_groups(&mut self) {
+        let groups: BTreeSet<String> = events(&self.best.setup).iter().flat_map(Event::groups).collect();
+        for group in groups {
+            let all = events(&self.best.setup);
+            let rest: Vec<Event> = all.iter().filter(|event| !event.groups().contains(&group)).cloned().collect();
+            if rest.len() < all.len() && !self.is_over() {
+                self.fails(&with(&self.best.setup, &rest));
+            }
+        }
+    }
+
+    /// Leaves out parts, half of all first, single events last.
+    fn drop_events(&mut self) {
+        let mut size = events(&self.best.setup).len().div_ceil(2);
+        while size > 0 && !self.is_over() {
+            let mut end = events(&self.best.setup).len();
+            let before = end;
+            // From the end: what comes early is more often needed by what comes late.
+            while end > 0 && !self.is_over() {
+                let mut rest = events(&self.best.setup);
+                let from = end.saturating_sub(size);
+                rest.drain(from..end);
+                self.fails(&with(&self.best.setup, &rest));
+                end = from;
+            }
+            let after = events(&self.best.setup).len();
+            if size == 1 && after == before {
+                return;
+            }
+            size = if size == 1 { 1 } else { size.div_ceil(2).min(after.div_ceil(2)).max(1) };
+        }
+    }
+
+    /// Fewer clients, where they draw what they do.
     fn drop_clients(&mut self) {
+        if self.best.setup.script.is_some() {
+            return;
+        }
         for _ in 0..8 {
             let Setup { clients, watchers, .. } = self.best.setup;
             let fewer = [(clients / 2, watchers), (clients.saturating_sub(1), watchers), (clients, watchers / 2)];
@@ -127,15 +292,51 @@ impl Search<'_> {
         }
     }
 
-    /// Clients keep quiet until shortly before.
-    fn begin_later(&mut self) {
-        for before in [SECOND, 4 * SECOND, 15 * SECOND] {
-            let from = self.best.violation.1.saturating_sub(before).min(self.best.setup.duration) / MILLI * MILLI;
-            if from > self.best.setup.clients_from {
-                let candidate = Setup { clients_from: from, ..self.best.setup.clone() };
-                if self.fails(&candidate) {
-                    return;
+    /// Waits less between two events.
+    fn hurry(&mut self) {
+        if self.best.setup.script.is_none() {
+            return;
+        }
+        let faster = |setup: &Setup, gap_max: Nanos, only: Option<usize>| {
+            let mut events = events(setup);
+            let (mut before, mut saved) = (0, 0);
+            for (n, event) in events.iter_mut().enumerate() {
+                let (at, gap) = (event.at(), event.at() - before);
+                if only.is_none_or(|only| only == n) {
+                    saved += gap.saturating_sub(gap_max);
                 }
+                before = at;
+                event.set_at((at - saved) / MICRO * MICRO);
+            }
+            let mut setup = with(setup, &events);
+            setup.duration = (setup.duration - saved).max(DURATION_MIN);
+            setup
+        };
+        let all = [SECOND / 5, SECOND, 4 * SECOND].map(|gap| (gap, None));
+        let single = (0..self.best.events().min(40)).map(|n| (SECOND / 2, Some(n)));
+        for (gap, only) in all.into_iter().chain(single) {
+            let candidate = faster(&self.best.setup, gap, only);
+            if candidate.duration + SECOND / 2 <= self.best.setup.duration {
+                self.fails(&candidate);
+            }
+        }
+    }
+
+    /// Fewer watchers on a stream.
+    fn drop_watchers(&mut self) {
+        for number in 0..self.best.events() {
+            let mut left = usize::MAX;
+            while !self.is_over() {
+                let mut events = events(&self.best.setup);
+                let Some(Event::Deed(Deed { what: What::Watch { new, .. }, .. })) = events.get_mut(number) else {
+                    break;
+                };
+                if new.len() < 2 || left == 0 {
+                    break;
+                }
+                left = left.min(new.len()) - 1;
+                new.remove(left);
+                self.fails(&with(&self.best.setup, &events));
             }
         }
     }

@@ -3,13 +3,16 @@
 //! Whole classes are on or off (swarm testing, Groce et al. 2012): a run where everything happens at once hides what
 //! only a few things together can cause.
 
+use std::sync::Arc;
+
 use quorate_core::rng::Rng;
 use quorate_node::applier::Slices;
 
 use crate::clock::DRIFT_PPM_MAX;
 use crate::heap::{MICRO, MILLI, Nanos, SECOND};
 use crate::network::Quality;
-use crate::schedule::{Fault, Set, Strike};
+use crate::schedule::{Fault, File, Set, Strike};
+use crate::script::{Deed, What};
 
 mod faults;
 pub mod regime;
@@ -158,6 +161,8 @@ pub struct Setup {
     pub clocks: Vec<(u64, i64)>,
     /// What the nemesis does.
     pub schedule: Vec<Strike>,
+    /// What clients do, if they do not draw it themselves.
+    pub script: Option<Arc<[Deed]>>,
 }
 
 impl Setup {
@@ -200,6 +205,7 @@ impl Setup {
             network: draw_network(rng, election),
             clocks,
             schedule: Vec::new(),
+            script: None,
         };
         setup.schedule = draw_schedule(&setup);
         setup
@@ -265,7 +271,63 @@ impl Setup {
                 return Err(format!("{strike}: the declared drift is {DRIFT_PPM_MAX} ppm"));
             }
         }
+        self.check_script()
+    }
+
+    fn check_script(&self) -> Result<(), String> {
+        for deed in self.script.iter().flat_map(|script| script.iter()) {
+            let operator = self.clients + self.watchers + 1;
+            let (clients, member) = match deed.what {
+                What::Ask { member, .. } if deed.client == operator && self.regime.has_operator() => {
+                    (operator + 1, member)
+                }
+                What::Ask { member, .. } => (self.clients, member),
+                What::Watch { member, .. } => (self.watchers, member),
+                What::Progress => (self.watchers, 0),
+            };
+            if deed.at > self.duration {
+                return Err(format!("{deed}: a time behind the end of the run"));
+            }
+            if deed.client >= clients {
+                return Err(format!("{deed}: there are {clients} such clients"));
+            }
+            if member >= self.members {
+                return Err(format!("{deed}: there are {} members", self.members));
+            }
+        }
         Ok(())
+    }
+
+    /// The same cluster under what a schedule's file says.
+    ///
+    /// # Errors
+    /// The file contradicts itself, or does not fit the cluster.
+    pub fn with(mut self, file: File) -> Result<Self, String> {
+        for set in file.sets {
+            self.set(set)?;
+        }
+        if let (None, Some(deed)) = (&self.script, file.deeds.first()) {
+            return Err(format!("{deed}: without `{}` clients draw what they do", Set::Script));
+        }
+        if self.script.is_some() {
+            self.script = Some(file.deeds.into());
+        }
+        self.schedule = file.strikes;
+        self.check()?;
+        Ok(self)
+    }
+
+    /// The seed, what differs from its own settings, the faults and what clients do, as a schedule's file.
+    #[must_use]
+    pub fn file(&self) -> String {
+        let mut lines = vec![self.describe()];
+        lines.extend(self.differences(&Self::draw(self.seed)).iter().map(ToString::to_string));
+        let mut timed: Vec<(Nanos, String)> = self.schedule.iter().map(|it| (it.at, it.to_string())).collect();
+        let deeds = self.script.iter().flat_map(|script| script.iter());
+        timed.extend(deeds.map(|deed| (deed.at, format!("{deed} # {}", deed.story()))));
+        timed.sort_by_key(|(at, _)| *at);
+        lines.extend(timed.into_iter().map(|(_, line)| line));
+        lines.join("\n") + "\n"
     }
 
     /// Changes what a line of a schedule sets.
@@ -275,6 +337,7 @@ impl Setup {
     pub fn set(&mut self, set: Set) -> Result<(), String> {
         match set {
             Set::Fate(fate) => self.fate = fate,
+            Set::Script => self.script = Some(Arc::from([])),
             Set::Clients(clients @ 0..=100) => self.clients = clients,
             Set::Watchers(watchers @ 0..=100) => self.watchers = watchers,
             Set::ClientsFrom(from) if from <= self.duration => self.clients_from = from,
@@ -296,7 +359,8 @@ impl Setup {
                 Set::Fate(setup.fate),
             ]
         };
-        sets(self).into_iter().zip(sets(other)).filter(|(ours, theirs)| ours != theirs).map(|(ours, _)| ours).collect()
+        let changed = sets(self).into_iter().zip(sets(other)).filter(|(ours, theirs)| ours != theirs);
+        changed.map(|(ours, _)| ours).chain(self.script.as_ref().map(|_| Set::Script)).collect()
     }
 
     /// The settings in words, as comments of a schedule.

@@ -15,6 +15,10 @@ use quorate_node::status::Status;
 
 use crate::call::Rpc;
 
+mod back;
+
+pub use back::{chore, keys_of, operation};
+
 /// The method and the encoded request for `op`.
 #[must_use]
 pub fn encode(op: &Op) -> (Rpc, Bytes) {

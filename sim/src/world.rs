@@ -12,12 +12,15 @@ use crate::check::consensus::Consensus;
 use crate::check::lease::Leases;
 use crate::check::reference::Reference;
 use crate::check::{Verdict, Violation};
+use crate::chronicle::Chronicle;
 use crate::clock::Clock;
 use crate::disk::SimDisk;
 use crate::heap::{Heap, Nanos, SECOND};
 use crate::member::{Actions, Process};
 use crate::network::Network;
-use crate::report::Totals;
+use crate::report::{Keep, Totals};
+use crate::schedule::Strike;
+use crate::script::Deed;
 use crate::swarm::{Setup, Stream};
 use crate::trace::Trace;
 use crate::workload::badge::Badge;
@@ -32,6 +35,7 @@ mod finale;
 mod machine;
 mod nemesis;
 mod operators;
+mod script;
 mod traffic;
 
 use event::{Event, link};
@@ -71,6 +75,12 @@ pub struct World {
     pub totals: Totals,
     actions: Actions,
     violation: Option<Violation>,
+    /// What clients do, if it is written down.
+    pub deeds: Option<Vec<Deed>>,
+    /// With it, what was done to leaders that were harassed.
+    pub strikes: Vec<Strike>,
+    /// What happens, if it is to be told.
+    pub chronicle: Option<Chronicle>,
     harassment: nemesis::Harassment,
     /// The highest revision that any client saw, and the highest compaction anyone was told to have worked.
     newest: Revision,
@@ -84,9 +94,9 @@ pub struct World {
 const BUSY_MAX: u64 = 500_000;
 
 impl World {
-    /// The world as it is before anything happened.
+    /// The world as it is before anything happened, and what is to be kept of it.
     #[must_use]
-    pub fn new(setup: Arc<Setup>, log: bool) -> Self {
+    pub fn new(setup: Arc<Setup>, keep: Keep) -> Self {
         let seed = setup.seed;
         let machine = |member: usize| {
             let (offset, ppm) = setup.clocks[member];
@@ -119,7 +129,7 @@ impl World {
         let network = Network::new(setup.members, setup.network, &setup.stream(Stream::Network, 0));
         let mut world = Self {
             heap: Heap::new(seed),
-            trace: Trace::new(log),
+            trace: Trace::new(keep.log),
             network,
             machines: (0..setup.members).map(machine).collect(),
             clients: clients::draw(&setup),
@@ -136,6 +146,9 @@ impl World {
             totals: Totals::default(),
             actions: Actions::default(),
             violation: None,
+            deeds: keep.deeds.then(Vec::new),
+            chronicle: keep.chronicle(),
+            strikes: Vec::new(),
             harassment: nemesis::Harassment::new(setup.stream(Stream::Schedule, 99)),
             newest: Revision(1),
             floor: Revision(-1),
@@ -238,6 +251,7 @@ impl World {
             Event::WatchBroken { subscription } => self.watch_broken(now, subscription),
             Event::WatchRead { subscription } => self.watch_read(now, subscription)?,
             Event::Whim { client } => self.whim(now, client),
+            Event::Deed(deed) => self.perform(now, deed),
             Event::Strike(strike) => self.strike(now, strike),
             Event::Relief(relief) => self.relieve(now, relief),
             Event::Hit { leader, epoch } => self.hit(now, leader, epoch),

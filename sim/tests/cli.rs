@@ -37,6 +37,11 @@ fn a_schedule_with_unknown_or_contradictory_entries_is_refused() {
         ("5us slow-disk member=0 factor=0 span=1us", "a factor of 0"),
         ("set luck=7", "no setting luck"),
         ("99000000000us blackout down=1us", "behind the end"),
+        ("5us ask client=0 member=0 patience=1us Put=ff", "line 1: ff is no request of Put"),
+        ("5us progress client=0", "without `set clients-follow=script`"),
+        ("set clients-follow=script\n5us progress client=77", "there are 3 such clients"),
+        ("set clients-follow=script\n5us watch client=0 member=9", "there are"),
+        ("set clients-follow=whim", "no setting clients-follow"),
     ];
     for (n, (text, because)) in entries.into_iter().enumerate() {
         let path = file(&format!("{n}.schedule"), text);

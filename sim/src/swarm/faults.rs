@@ -23,7 +23,7 @@ pub(super) fn draw_schedule(setup: &Setup) -> Vec<Strike> {
         let mut at = if rng.chance(1, 6) { rng.below(begin) } else { begin + rng.below(2 * mean) };
         while on && at < end {
             let at_micros = at / MICRO * MICRO;
-            schedule.push(Strike { at: at_micros, fault: whole_micros(draw(rng)) });
+            schedule.push(Strike { at: at_micros, fault: draw(rng).in_micros() });
             at += MILLI + rng.below(2 * mean);
         }
     };
@@ -163,35 +163,4 @@ fn rolling_restarts(setup: &Setup, begin: Nanos, end: Nanos) -> Vec<Strike> {
     }
     strikes.retain(|strike| strike.at < end);
     strikes
-}
-
-/// Schedules are written in microseconds: spans are drawn so that nothing is lost in print.
-fn whole_micros(mut fault: Fault) -> Fault {
-    let round = |span: &mut Nanos| *span = *span / MICRO * MICRO;
-    match &mut fault {
-        Fault::Kill { down, .. }
-        | Fault::Power { down, .. }
-        | Fault::Wipe { down, .. }
-        | Fault::Rot { down, .. }
-        | Fault::Trip { down, .. }
-        | Fault::Blackout { down } => round(down),
-        Fault::Pause { span, .. }
-        | Fault::Partition { span, .. }
-        | Fault::Cut { span, .. }
-        | Fault::Stall { span, .. }
-        | Fault::SlowApply { span, .. }
-        | Fault::Full { span, .. }
-        | Fault::Throttle { span, .. }
-        | Fault::SlowDisk { span, .. } => round(span),
-        Fault::Harass { after, span } => {
-            round(after);
-            round(span);
-        }
-        Fault::Storm { straggle_max, span, .. } => {
-            round(straggle_max);
-            round(span);
-        }
-        Fault::ClockRate { .. } | Fault::Transfer { .. } | Fault::Fail { .. } => {}
-    }
-    fault
 }

@@ -57,6 +57,12 @@ impl Badge {
         Some(Chore::Login { name: self.user.into(), password: password.into() })
     }
 
+    /// The token it got, if it has one.
+    #[must_use]
+    pub fn token(&self) -> Option<&Token> {
+        self.token.as_ref()
+    }
+
     /// What the client shows with its next call.
     pub fn show(&mut self) -> Option<Token> {
         match self.rng.below(100) {

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use prost::Message as _;
 use quorate_api::{etcdserverpb as pb, mvccpb};
 use quorate_core::request::KeyRange;
 use quorate_core::{Blob, Revision};
@@ -58,6 +59,13 @@ pub enum Told {
     Progress(Revision),
     /// History it still needed is gone.
     Compacted(Revision),
+}
+
+/// A request for progress on a whole stream.
+#[must_use]
+pub fn progress_request() -> pb::WatchRequest {
+    use pb::watch_request::RequestUnion;
+    pb::WatchRequest { request_union: Some(RequestUnion::ProgressRequest(pb::WatchProgressRequest {})) }
 }
 
 /// A watcher over all its connections.
@@ -129,42 +137,36 @@ impl WatchClient {
         }
     }
 
-    /// Opens a stream on `member`; gives the messages to send: every unfinished watcher where it broke off.
-    pub fn connect(&mut self, member: usize, newest: Revision, wanted: usize) -> Vec<pb::WatchRequest> {
+    /// Draws watchers until there are as many as wanted that are not finished.
+    pub fn draw_missing(&mut self, newest: Revision, wanted: usize) -> Vec<Watcher> {
+        let mut new = Vec::new();
+        if self.audits && self.watchers.iter().all(|watcher| watcher.finished || !watcher.wish.is_everything()) {
+            let from = self.watchers.iter().filter_map(Watcher::compacted_at).max();
+            new.push(Watcher { next: from.or(Some(Revision(1))), ..Watcher::of(Wish::everything(), Vec::new()) });
+        }
+        let unfinished = self.watchers.iter().filter(|watcher| !watcher.finished).count();
+        while unfinished + new.len() < wanted {
+            new.push(self.draw(newest));
+        }
+        new
+    }
+
+    /// Opens a stream on `member`; gives the messages to send: every unfinished watcher where it broke off, and new ones.
+    pub fn connect(&mut self, member: usize, new: Vec<Watcher>) -> Vec<pb::WatchRequest> {
         self.member = member;
         self.connection += 1;
         self.connected = true;
         self.on_stream.clear();
         self.unread.clear();
         self.reading = false;
-        if self.audits && self.watchers.iter().all(|watcher| watcher.finished || !watcher.wish.is_everything()) {
-            let from = self.watchers.iter().filter_map(Watcher::compacted_at).max();
-            let watcher = Watcher { next: from.or(Some(Revision(1))), ..Watcher::of(Wish::everything(), Vec::new()) };
-            self.watchers.push(watcher);
-        }
-        while self.watchers.iter().filter(|watcher| !watcher.finished).count() < wanted {
-            let watcher = self.draw(newest);
-            self.watchers.push(watcher);
-        }
+        self.watchers.extend(new);
         let mut requests = Vec::new();
         for (number, watcher) in self.watchers.iter_mut().enumerate().filter(|(_, watcher)| !watcher.finished) {
             watcher.live = false;
             watcher.partial.clear();
             self.on_stream.push(number);
-            let (key, range_end) = wire::key_range(&watcher.wish.range);
-            let wish = &watcher.wish;
-            let filters = [(wish.no_put, 0), (wish.no_delete, 1)];
             requests.push(pb::WatchRequest {
-                request_union: Some(pb::watch_request::RequestUnion::CreateRequest(pb::WatchCreateRequest {
-                    key,
-                    range_end,
-                    start_revision: watcher.next.map_or(0, |next| next.0),
-                    progress_notify: wish.progress_notify,
-                    filters: filters.iter().filter(|(on, _)| *on).map(|(_, filter)| *filter).collect(),
-                    prev_kv: wish.prev_kv,
-                    watch_id: 0,
-                    fragment: true,
-                })),
+                request_union: Some(pb::watch_request::RequestUnion::CreateRequest(watcher.create())),
             });
         }
         requests
@@ -227,12 +229,9 @@ impl WatchClient {
         if self.slow && self.generator.chance(1, 100) { self.generator.below(3 * SECOND) } else { MILLI / 10 }
     }
 
-    /// A message to send on an open stream, drawn now and then: a request for progress.
-    pub fn whim(&mut self) -> Option<pb::WatchRequest> {
-        use pb::watch_request::RequestUnion;
-        self.generator.chance(1, 3).then_some(pb::WatchRequest {
-            request_union: Some(RequestUnion::ProgressRequest(pb::WatchProgressRequest {})),
-        })
+    /// Whether to ask for progress on an open stream, now and then.
+    pub fn is_curious(&mut self) -> bool {
+        self.generator.chance(1, 3)
     }
 
     /// Whether to go to another member, for no reason or to begin watching everything again.
@@ -288,6 +287,41 @@ impl WatchClient {
 }
 
 impl Watcher {
+    /// What to ask for: what it wants, from where it broke off.
+    #[must_use]
+    pub fn create(&self) -> pb::WatchCreateRequest {
+        let (key, range_end) = wire::key_range(&self.wish.range);
+        let wish = &self.wish;
+        let filters = [(wish.no_put, 0), (wish.no_delete, 1)];
+        pb::WatchCreateRequest {
+            key,
+            range_end,
+            start_revision: self.next.map_or(0, |next| next.0),
+            progress_notify: wish.progress_notify,
+            filters: filters.iter().filter(|(on, _)| *on).map(|(_, filter)| *filter).collect(),
+            prev_kv: wish.prev_kv,
+            watch_id: 0,
+            fragment: true,
+        }
+    }
+
+    /// A watcher that asks for this.
+    ///
+    /// # Errors
+    /// It is no such request.
+    pub fn from_create(create: Bytes) -> Result<Self, prost::DecodeError> {
+        let create = pb::WatchCreateRequest::decode(create)?;
+        let wish = Wish {
+            range: wire::keys_of(create.key, create.range_end),
+            no_put: create.filters.contains(&0),
+            no_delete: create.filters.contains(&1),
+            prev_kv: create.prev_kv,
+            progress_notify: create.progress_notify,
+        };
+        let next = (create.start_revision != 0).then_some(Revision(create.start_revision));
+        Ok(Self { next, ..Self::of(wish, Vec::new()) })
+    }
+
     /// Whether it is told things at this moment.
     #[must_use]
     pub fn is_live(&self) -> bool {

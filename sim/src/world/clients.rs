@@ -7,17 +7,20 @@ use quorate_jepsen::history::{Op, OpId, Response, Sighting};
 
 use super::World;
 use super::event::{Event, link};
+use super::script::{creates, outcome};
 use crate::call::{Answer, CallError, Rpc};
 use crate::check::{Verdict, Violation};
+use crate::chronicle::Happened;
 use crate::heap::{Nanos, SECOND, tail};
 use crate::member::{CallId, Process, Subscription};
+use crate::script::{Deed, Shows, What};
 use crate::swarm::{Setup, Stream};
 use crate::trace::Kind;
 use crate::wire;
 use crate::workload::badge::Badge;
 use crate::workload::chore::Chore;
 use crate::workload::client::{Client, Step, Subject, lease_request};
-use crate::workload::watcher::WatchClient;
+use crate::workload::watcher::{WatchClient, Watcher, progress_request};
 use crate::workload::{Generator, Token};
 
 pub(super) fn draw(setup: &Setup) -> Vec<Client> {
@@ -38,7 +41,8 @@ pub(super) fn draw_watchers(setup: &Setup) -> Vec<WatchClient> {
 
 impl World {
     pub(super) fn begin_clients(&mut self) {
-        for client in 0..self.clients.len() {
+        let has_script = self.begin_script();
+        for client in 0..if has_script { 0 } else { self.clients.len() } {
             let at = self.setup.clients_from + self.lines[client].rng.below(SECOND);
             self.heap.push(at, link::client(client, 2), Event::Think { client });
         }
@@ -96,7 +100,7 @@ impl World {
         }
         let members = self.machines.len();
         let client = &mut self.clients[number];
-        if client.pending.is_some() {
+        if client.pending.is_some() || self.setup.script.is_some() {
             return;
         }
         if client.is_restless() {
@@ -106,30 +110,43 @@ impl World {
         let is_login = login.is_some();
         let subject = match login.map_or_else(|| client.step(), Step::Chore) {
             Step::Chore(chore) => Subject::Chore(chore),
-            Step::Ask(op) => {
-                match &op {
-                    Op::LeaseRevoke(id) | Op::LeaseGrant { id: Some(id), .. } => self.leases.meddled(*id),
-                    // Whatever is answered, it may take place.
-                    Op::Compact(revision) => self.floor = self.floor.max(*revision),
-                    _ => {}
-                }
-                Subject::Op(self.history.invoke(number as u64, now, op.clone()), op)
-            }
+            Step::Ask(op) => self.begin_op(now, number, op),
             Step::KeepAlive(id) => Subject::KeepAlive(id),
             Step::TimeToLive(id) => Subject::TimeToLive(id),
         };
+        let token = self.badges.get_mut(number).filter(|_| !is_login).and_then(Badge::show);
+        let patience = self.clients[number].patience();
+        self.ask(now, number, subject, token, patience);
+    }
+
+    /// An operation of the history begins.
+    pub(super) fn begin_op(&mut self, now: Nanos, client: usize, op: Op) -> Subject {
+        match &op {
+            Op::LeaseRevoke(id) => self.leases.meddled(*id),
+            // A script asks for leases by the large numbers that members gave them, but once.
+            Op::LeaseGrant { id: Some(id), .. } if id.0 < 1_000 => self.leases.meddled(*id),
+            // Whatever is answered, it may take place.
+            Op::Compact(revision) => self.floor = self.floor.max(*revision),
+            _ => {}
+        }
+        Subject::Op(self.history.invoke(client as u64, now, op.clone()), op)
+    }
+
+    /// A client sends a request to its member.
+    pub(super) fn ask(&mut self, now: Nanos, number: usize, subject: Subject, token: Option<Token>, patience: Nanos) {
         self.totals.operations += 1;
+        let client = &mut self.clients[number];
+        let member = client.member;
         let (rpc, bytes) = match &subject {
             Subject::Op(_, op) => wire::encode(op),
             other => lease_request(other).expect("not an operation"),
         };
-        let text = if self.trace.logs() { format!("asks {} {subject:?}", client.member) } else { String::new() };
+        let text = if self.trace.logs() { format!("asks {member} {subject:?}") } else { String::new() };
         self.trace.event(now, Kind::Client, number, rpc as u64, &bytes, || text);
-        let token = self.badges.get_mut(number).filter(|_| !is_login).and_then(Badge::show);
-        let client = &mut self.clients[number];
         let call = CallId { client: number, call: client.sent(subject.clone(), now) };
-        let (member, patience) = (client.member, client.patience());
         self.audit.sent(number, call.call, &subject, token.as_ref());
+        let shows = Shows::of(token.as_ref(), self.badges.get(number));
+        self.note_call(now, call, member, (rpc, &bytes), shows, patience);
         self.send_call(now, member, call, (rpc, bytes), token, patience);
     }
 
@@ -143,6 +160,7 @@ impl World {
             return self.operator_answered(now, call, Some(answer));
         }
         let Some(pending) = self.clients[call.client].ended(call.call) else { return Ok(()) };
+        self.tell(now, || Happened::Ended { client: call.client, call: call.call, text: outcome(&answer) });
         let failed = matches!(answer, Err(CallError::Broken | CallError::Refused));
         if let Some(badge) = self.badges.get_mut(call.client) {
             match &pending.subject {
@@ -196,6 +214,7 @@ impl World {
         let members = self.machines.len();
         let Some(pending) = self.clients[call.client].ended(call.call) else { return };
         self.trace.event(now, Kind::Client, call.client, call.call, &[], || format!("{call:?} gives up"));
+        self.tell(now, || Happened::Ended { client: call.client, call: call.call, text: "gives up".into() });
         if let Subject::Op(id, op) = pending.subject
             && let Err(violation) = self.record(now, id, &op, None)
         {
@@ -246,6 +265,7 @@ impl World {
             }
             (_, Response::LeaseGrant(lease, _)) => {
                 self.clients[client].granted(lease.id, lease.ttl);
+                self.write_down_grant(client, &Op::LeaseGrant { id: Some(lease.id), ttl: lease.ttl });
                 self.leases.promised(lease.id, lease.ttl, sent)?;
             }
             (Op::LeaseRevoke(id), _) => {
@@ -264,29 +284,71 @@ impl World {
         let line = self.line_of_watcher(number);
         let client = &mut self.watchers[number];
         client.set_slow(!begun);
-        let old = Subscription { client: number, connection: client.connection };
-        let member = client.member;
+        if self.setup.script.is_some() && !begun {
+            // It does what it is told, until the end.
+            let at = now + client.think();
+            self.heap.push(at, link::client(line, 2), Event::Whim { client: number });
+            return;
+        }
         if client.connected && !begun && client.is_restless() {
-            client.broken();
-            let at = self.up(now, line);
-            self.heap.push(at, link::client(line, 0), Event::Unsubscribe { member, subscription: old });
+            self.leave(now, number);
         }
         let client = &mut self.watchers[number];
-        if client.connected {
-            if let Some(request) = client.whim() {
-                let at = self.up(now, line);
-                self.heap.push(at, link::client(line, 0), Event::WatchRequest { member, subscription: old, request });
-            }
-        } else {
+        if !client.connected {
             let member = client.pick(members);
-            let wanted = if begun { 0 } else { 3 };
-            let requests = client.connect(member, newest, wanted);
-            let subscription = Subscription { client: number, connection: client.connection };
-            let at = self.up(now, line);
-            self.heap.push(at, link::client(line, 0), Event::Subscribe { member, subscription, requests });
+            let new = client.draw_missing(newest, if begun { 0 } else { 3 });
+            self.connect(now, number, member, new);
+        } else if client.is_curious() {
+            self.ask_progress(now, number);
         }
         let at = now + self.watchers[number].think();
         self.heap.push(at, link::client(line, 2), Event::Whim { client: number });
+    }
+
+    /// A watch client opens a stream.
+    pub(super) fn connect(&mut self, now: Nanos, number: usize, member: usize, new: Vec<Watcher>) {
+        self.write_down(now, number, || What::Watch { member, new: creates(&new) });
+        self.tell(now, || {
+            let what = What::Watch { member, new: creates(&new) };
+            let text = format!("-> {member} {}", Deed { at: now, client: number, what }.story());
+            Happened::Watch { client: number, text }
+        });
+        let client = &mut self.watchers[number];
+        let requests = client.connect(member, new);
+        let subscription = Subscription { client: number, connection: client.connection };
+        let line = self.line_of_watcher(number);
+        let at = self.up(now, line);
+        self.heap.push(at, link::client(line, 0), Event::Subscribe { member, subscription, requests });
+    }
+
+    /// A watch client closes its stream, if it has one.
+    pub(super) fn leave(&mut self, now: Nanos, number: usize) {
+        let line = self.line_of_watcher(number);
+        let client = &mut self.watchers[number];
+        if client.connected {
+            let (member, subscription) =
+                (client.member, Subscription { client: number, connection: client.connection });
+            client.broken();
+            let at = self.up(now, line);
+            self.heap.push(at, link::client(line, 0), Event::Unsubscribe { member, subscription });
+        }
+    }
+
+    /// A watch client asks for progress on its stream, if it has one.
+    pub(super) fn ask_progress(&mut self, now: Nanos, number: usize) {
+        let line = self.line_of_watcher(number);
+        let client = &self.watchers[number];
+        if client.connected {
+            let (member, subscription) =
+                (client.member, Subscription { client: number, connection: client.connection });
+            self.write_down(now, number, || What::Progress);
+            if !self.finale.has_begun() {
+                self.tell(now, || Happened::Watch { client: number, text: "asks for progress".into() });
+            }
+            let at = self.up(now, line);
+            let request = progress_request();
+            self.heap.push(at, link::client(line, 0), Event::WatchRequest { member, subscription, request });
+        }
     }
 
     pub(super) fn subscribe(

@@ -30,6 +30,7 @@ pub(super) enum Event {
     WatchBroken { subscription: Subscription },
     WatchRead { subscription: Subscription },
     Whim { client: usize },
+    Deed(usize),
     Strike(usize),
     Relief(Relief),
     Hit { leader: usize, epoch: u64 },

@@ -8,10 +8,13 @@ use quorate_jepsen::witness;
 use super::World;
 use super::event::{Event, link};
 use super::operators::Opening;
+use super::script::outcome;
 use crate::call::Answer;
 use crate::check::{self, Verdict, Violation};
+use crate::chronicle::Happened;
 use crate::heap::{MILLI, Nanos, SECOND};
 use crate::member::CallId;
+use crate::script;
 use crate::trace::Kind;
 use crate::wire;
 use crate::workload::client::read_all;
@@ -81,6 +84,7 @@ impl World {
         match self.finale.phase {
             Phase::Before => {
                 self.trace.event(now, Kind::Fault, 0, 0, &[], || "healing".into());
+                self.tell(now, || Happened::Fault { text: "ends all faults".into(), members: 0, until: now });
                 self.make_calm(now);
                 self.finale.phase = Phase::Settling;
             }
@@ -139,6 +143,7 @@ impl World {
                 self.finale.phase = Phase::Watching { until };
             } else {
                 self.trace.event(now, Kind::Fault, 0, 1, &[], || "the power goes everywhere".into());
+                self.tell(now, || Happened::Fault { text: "cuts everyone's power".into(), members: 0, until: now });
                 self.finale.phase = Phase::Probing { blackout_over: true, step: 0 };
                 self.finale.deadline = now + self.recovery();
                 self.blackout(now, 100 * MILLI);
@@ -162,6 +167,10 @@ impl World {
         let call = CallId { client, call: self.finale.next_call() };
         let request = wire::encode(&op);
         self.finale.pending = Some((call.call, id, op));
+        self.tell(now, || {
+            let text = script::describe(request.0, &request.1);
+            Happened::Asked { client, call: call.call, member: step / 2, text }
+        });
         self.send_call(now, step / 2, call, request, None, 8 * SECOND);
         Ok(())
     }
@@ -172,6 +181,9 @@ impl World {
             return self.opening_answered(now, call, answer);
         }
         let Some((_, id, op)) = self.finale.pending.take_if(|(pending, ..)| *pending == call) else { return Ok(()) };
+        let client = self.probe_client();
+        let text = answer.as_ref().map_or("gives up".into(), outcome);
+        self.tell(now, || Happened::Ended { client, call, text });
         if self.record(now, id, &op, answer)? {
             if let Op::Range(_) = op {
                 self.finale.last = Some(self.newest);

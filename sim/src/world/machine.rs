@@ -13,6 +13,7 @@ use super::event::{Event, link};
 use super::nemesis::Death;
 use crate::backend::SimBackends;
 use crate::check::{Verdict, Violation};
+use crate::chronicle::Happened;
 use crate::clock::Clock;
 use crate::disk::SimDisk;
 use crate::heap::{MICRO, MILLI, Nanos, SECOND, tail};
@@ -107,6 +108,10 @@ impl World {
             format!("starts at {local:?} with {applied} applied, {status:?}")
         });
         machine.process = Some(process);
+        self.tell(now, || {
+            let text = format!("starts with {applied} applied, {:?}, term {}", status.standing, status.term);
+            Happened::Started { member, text }
+        });
         if applied > LogIndex(0) {
             self.consensus.started(member, applied, hash)?;
         } else {
@@ -166,6 +171,7 @@ impl World {
         process.turn(local, &mut self.actions);
         self.trace.event(now, Kind::Output, member, local.0, &[], || format!("turn at {}", local.0));
         self.carry_out(now, member)?;
+        self.tell_status(now, member);
         self.inspect(member)?;
         self.rouse(now, member);
         Ok(())

@@ -8,6 +8,7 @@ use quorate_core::rng::Rng;
 use super::World;
 use super::event::{Event, link};
 use crate::call::CallError;
+use crate::chronicle::Happened;
 use crate::clock::Clock;
 use crate::heap::{MILLI, Nanos, tail};
 use crate::member::{Process, id};
@@ -71,6 +72,10 @@ impl World {
         }
         self.trace.event(now, Kind::Fault, 0, number as u64, &[], || strike.to_string());
         self.totals.faults += 1;
+        self.tell(now, || {
+            let fault = strike.fault;
+            Happened::Fault { text: fault.to_string(), members: fault.members(), until: now + fault.span() }
+        });
         let later = |world: &mut Self, span: Nanos, relief: Relief| {
             world.heap.push(now + span, link::NEMESIS, Event::Relief(relief));
         };
@@ -179,6 +184,36 @@ impl World {
         let way = rng.below(12);
         let soon = 1 + rng.below(election / 10);
         self.trace.event(now, Kind::Fault, leader, way, &[], || format!("leader {leader} is struck, way {way}"));
+        let cuts = |cuts: &dyn Fn(usize, usize) -> bool| {
+            let links = (0..members).flat_map(|from| (0..members).map(move |to| (from, to)));
+            let links = links.filter(|&(from, to)| from != to && cuts(from, to));
+            links.map(|(from, to)| Fault::Cut { from, to, span }).collect::<Vec<_>>()
+        };
+        let isolated = |member: usize| Fault::Partition { side: 1 << member, span };
+        let power = |member| Fault::Power { member, down };
+        // The same as strikes, for a run in which nobody harasses.
+        let faults = match way {
+            0 => vec![isolated(leader)],
+            1 => vec![Fault::Pause { member: leader, span }],
+            2 => vec![power(leader)],
+            3 => vec![isolated(leader), power(other)],
+            4 => vec![isolated(other), power(leader)],
+            5 => {
+                let others = (0..members).filter(|other| *other != leader);
+                std::iter::once(isolated(leader)).chain(others.map(power)).collect()
+            }
+            6 | 7 => vec![Fault::Transfer { member: other }],
+            8 => cuts(&|from, _| from == leader),
+            9 => cuts(&|_, to| to == leader),
+            10 => cuts(&|from, to| from == leader && to != other),
+            _ => (0..members).map(|member| Fault::SlowDisk { member, factor: 20, span }).collect(),
+        };
+        for fault in faults {
+            self.write_down_strike(now, fault);
+        }
+        if matches!(way, 6 | 7) {
+            self.write_down_strike(now + soon, isolated(leader));
+        }
         match way {
             0 => self.isolate(now, leader, span),
             1 => self.pause(now, leader, span),
@@ -339,6 +374,7 @@ impl World {
         machine.clock = Clock::new(now, offset, ppm);
         self.trace
             .event(now, Kind::Disk, member, lost, &[death as u8], || format!("{death:?} dies, {lost} bytes lost"));
+        self.tell(now, || Happened::Died { member, text: format!("dies ({death:?}), {lost} bytes lost") });
         match death {
             Death::Process => self.totals.kills += 1,
             Death::Power => {

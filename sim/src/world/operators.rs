@@ -14,11 +14,14 @@ use quorate_node::status::Status;
 
 use super::World;
 use super::event::{Event, link};
+use super::script::outcome;
 use crate::call::{Answer, CallError};
 use crate::check::Verdict;
 use crate::check::audit::Arrival;
+use crate::chronicle::Happened;
 use crate::heap::{Nanos, SECOND};
 use crate::member::CallId;
+use crate::script::Shows;
 use crate::swarm::regime::Regime;
 use crate::swarm::{Setup, Stream};
 use crate::trace::Kind;
@@ -103,7 +106,7 @@ impl World {
         let members = self.machines.len();
         let (newest, number) = (self.newest, line - self.operator(0));
         let operator = &mut self.operators[number];
-        if operator.pending.is_some() {
+        if operator.pending.is_some() || self.setup.script.is_some() {
             return;
         }
         if operator.is_restless() {
@@ -112,20 +115,35 @@ impl World {
         let login = operator.badge.login().filter(|_| self.setup.regime.auth);
         let token = if login.is_some() { None } else { operator.badge.show() };
         let task = login.map_or_else(|| operator.step(newest, members), Task::Chore);
-        let member = operator.member;
         let subject = self.subject(now, line, task);
+        let patience = self.operators[number].patience();
+        self.operator_asks(now, line, subject, token, patience);
+    }
+
+    /// An operator sends a request to its member.
+    pub(super) fn operator_asks(
+        &mut self,
+        now: Nanos,
+        line: usize,
+        subject: Subject,
+        token: Option<Token>,
+        patience: Nanos,
+    ) {
+        let number = line - self.operator(0);
+        let member = self.operators[number].member;
         self.totals.operations += 1;
         let text = if self.trace.logs() { format!("asks {member} {subject:?}") } else { String::new() };
         let request = encode(&subject);
         self.trace.event(now, Kind::Client, line, request.0 as u64, &request.1, || text);
         let operator = &mut self.operators[number];
         let call = CallId { client: line, call: operator.sent(subject.clone(), now) };
-        let patience = operator.patience();
+        let shows = Shows::of(token.as_ref(), Some(&operator.badge));
+        self.note_call(now, call, member, (request.0, &request.1), shows, patience);
         self.audit.sent(line, call.call, &subject, token.as_ref());
         self.send_call(now, member, call, request, token, patience);
     }
 
-    fn subject(&mut self, now: Nanos, line: usize, task: Task) -> Subject {
+    pub(super) fn subject(&mut self, now: Nanos, line: usize, task: Task) -> Subject {
         match task {
             Task::Chore(chore) => Subject::Chore(chore),
             Task::Op(op) => {
@@ -141,6 +159,8 @@ impl World {
     pub(super) fn operator_answered(&mut self, now: Nanos, call: CallId, answer: Option<Answer>) -> Verdict {
         let number = call.client - self.operator(0);
         let Some(pending) = self.operators[number].ended(call.call) else { return Ok(()) };
+        let text = answer.as_ref().map_or("gives up".into(), outcome);
+        self.tell(now, || Happened::Ended { client: call.client, call: call.call, text });
         if let Subject::Op(id, op) = &pending.subject {
             self.record(now, *id, op, answer.clone())?;
         }

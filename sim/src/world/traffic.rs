@@ -8,6 +8,7 @@ use super::World;
 use super::event::{Event, link};
 use crate::call::{CallError, Rpc};
 use crate::check::Verdict;
+use crate::chronicle::Happened;
 use crate::heap::Nanos;
 use crate::member::{CallId, Due, id};
 use crate::network::Lane;
@@ -38,6 +39,7 @@ impl World {
         self.trace.event(now, Kind::Network, from, sent.first.unwrap_or(0), &bytes, || {
             format!("-> {to} {} {text}", if sent.first.is_some() { "sent" } else { "lost" })
         });
+        self.tell_frame(now, || Happened::Frame { from, to, arrives: sent.first, text: describe(&bytes) });
         let epoch = self.machines[from].epoch;
         self.totals.frames += 1;
         if let Some(again) = sent.second {

@@ -1,0 +1,30 @@
+//! A failing run comes down to a story of a few events, and its file breaks the same promise again.
+#![cfg(feature = "mutants")]
+
+use std::fs;
+use std::process::Command;
+
+#[test]
+fn a_failing_run_comes_down_to_a_few_events() {
+    for (mutant, seed, oracle) in [("A15", "0", "history"), ("W08", "1", "watch")] {
+        let path = std::env::temp_dir().join(format!("quorate-sim-{}-{mutant}.shrunk", std::process::id()));
+        let file = path.to_str().expect("UTF-8");
+        let sim = |more: &[&str]| {
+            let command = ["--seed", seed, "--duration", "20", "--mutant", mutant];
+            let output = Command::new(env!("CARGO_BIN_EXE_quorate-sim")).args(command).args(more).output();
+            let output = output.expect("the simulator starts");
+            (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        let (code, text) = sim(&["--shrink", file, "--shrink-cpu", "60"]);
+        assert_eq!(code, Some(1), "{text}");
+        let events = text.lines().find_map(|line| line.split_once(" events came down to ")).expect("it says so");
+        let number = |text: &str| text.split(',').next().and_then(|text| text.parse::<u64>().ok());
+        let (before, after) = (number(events.0).expect("a number"), number(events.1).expect("a number"));
+        assert!(before > 500 && after <= 20, "{before} to {after}: {text}");
+        assert!(text.contains("BROKEN") && text.contains(&format!("--mutant {mutant} --schedule {file}")), "{text}");
+        let (code, text) = sim(&["--schedule", file]);
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains(&format!("\n{oracle}: ")), "{text}");
+        fs::remove_file(path).expect("just written");
+    }
+}
