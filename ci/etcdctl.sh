@@ -55,25 +55,8 @@ else
   [ -n "${QUORATE_BIN:-}" ] || cargo build --release --locked -p quorate-node --bin quorate
   server=${QUORATE_BIN:-$target/release/quorate}
 fi
-tmp=$(mktemp -d)
-pids=()
-cleanup() {
-  [ ${#pids[@]} -eq 0 ] || kill -9 "${pids[@]}" 2>/dev/null || true
-  rm -rf "$tmp"
-}
-trap cleanup EXIT
-
-# Not always the same, so that two runs on one machine do not meet.
-port=${ETCDCTL_PORT:-$((20000 + RANDOM % 1000 * 10))}
-initial=m1=http://127.0.0.1:$((port + 1)),m2=http://127.0.0.1:$((port + 3)),m3=http://127.0.0.1:$((port + 5))
-for i in 1 2 3; do
-  client=http://127.0.0.1:$((port + 2 * i - 2)) peer=http://127.0.0.1:$((port + 2 * i - 1))
-  "$server" --name m$i --data-dir "$tmp/m$i" --listen-client-urls $client --advertise-client-urls $client \
-    --listen-peer-urls $peer --initial-advertise-peer-urls $peer --initial-cluster "$initial" \
-    --initial-cluster-token smoke --initial-cluster-state new --log-level info >"$tmp/m$i.log" 2>&1 &
-  pids+=($!)
-  disown
-done
+. ci/members.sh
+three_members "$server" smoke "${ETCDCTL_PORT:-}" --log-level info
 
 # --- what the steps may use ------------------------------------------------------------------------------------------
 E1=127.0.0.1:$port E2=127.0.0.1:$((port + 2)) E3=127.0.0.1:$((port + 4))
@@ -134,19 +117,6 @@ shape() {
   sed -E 's/127\.0\.0\.1:[0-9]+/EP/; s/\| +[0-9a-f]{15,16} +\|/| ID |/; s/\| +[0-9.]+ +\|/| V |/; s/[0-9.]+ [kMG]?B/S/; s/\| +[0-9]+ \|/| N |/g; s/\| +[0-9]+ \|/| N |/g; s/-+/-/g; s/ +/ /g' |
     awk 'NR <= 3 || /^\+/ { print; next } { print | "sort" } END { close("sort") }'
 }
-
-echo "waiting for three members of $server"
-for i in $(seq 150); do
-  ctl1 get ready >/dev/null 2>&1 && ctl2 get ready >/dev/null 2>&1 && ctl3 get ready >/dev/null 2>&1 && break
-  alive=$(kill -0 "${pids[@]}" 2>&1 && echo yes || echo no)
-  if [ "$i" = 150 ] || [ "$alive" != yes ]; then
-    ctl endpoint health || true
-    tail -n 20 "$tmp"/m*.log
-    echo "the cluster does not become healthy"
-    exit 1
-  fi
-  sleep 0.2
-done
 
 # --- the steps -------------------------------------------------------------------------------------------------------
 mkdir "$tmp/actual" "$tmp/expected"
