@@ -42,13 +42,15 @@ impl Generator {
 
     /// A range end that goes with `key`: none, the prefix's, no end at all, or one that makes the range empty.
     pub(super) fn range_end(&mut self, key: &[u8]) -> Vec<u8> {
-        match self.below(8) {
+        let end = match self.below(8) {
             0..3 => vec![],
             3 | 4 => prefix_end(&key[..1.min(key.len())]),
             5 => vec![0],
             6 => self.key(),
             _ => key.to_vec(),
-        }
+        };
+        // See "empty-ranges" in justified.rs.
+        if self.enabled && &end[..] <= key && end != [0] { vec![] } else { end }
     }
 
     pub(super) fn value(&mut self) -> Vec<u8> {

@@ -78,7 +78,7 @@ impl Generator {
         }
         if invalid {
             match self.below(5) {
-                0 => (create.key, create.range_end) = (vec![b'b'].into(), vec![b'a'].into()),
+                0 if !self.enabled => (create.key, create.range_end) = (vec![b'b'].into(), vec![b'a'].into()),
                 1 => create.watch_id = self.pick(&[-1, -5, i64::MAX]),
                 2 => create.filters = vec![7, -1],
                 3 if self.floor > 1 => {
