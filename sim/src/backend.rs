@@ -10,6 +10,7 @@ use quorate_core::{Blob, Generation, LogIndex};
 use quorate_node::backend::{Backend, BackendError, Backends, Defragmentation, Filling, Verification};
 
 use crate::trace::Digest;
+use crate::world::redraw::anew;
 
 /// A row's values by the batch that wrote them, ascending.
 type Versions = Vec<(u64, Option<Blob>)>;
@@ -105,6 +106,16 @@ impl SimBackends {
             flush_batches,
             digest: Digest::default(),
         })))
+    }
+
+    /// Draws anew what is left to chance.
+    pub fn redraw(&self, sample: u64) {
+        let store = &mut *lock(&self.0);
+        store.rng = anew(&store.rng, sample);
+        for generation in store.generations.values() {
+            let rowset = &mut *lock(generation);
+            rowset.rng = anew(&rowset.rng, sample);
+        }
     }
 
     fn blank(&self, complete: bool) -> Shared {

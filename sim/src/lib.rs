@@ -19,6 +19,7 @@ compile_error!(
 
 pub mod backend;
 pub mod call;
+pub mod causality;
 pub mod check;
 pub mod chronicle;
 pub mod clock;
@@ -28,6 +29,7 @@ pub mod member;
 #[cfg(feature = "mutants")]
 pub mod mutants;
 pub mod network;
+pub mod page;
 pub mod report;
 pub mod run;
 pub mod schedule;

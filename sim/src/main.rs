@@ -11,8 +11,10 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use quorate_core::reach::{self, Mark};
+use quorate_sim::causality::{Point, curve, plot};
 use quorate_sim::chronicle;
 use quorate_sim::heap::{MILLI, SECOND};
+use quorate_sim::page::page;
 use quorate_sim::report::{Keep, Report, Totals};
 use quorate_sim::run::{run, run_and_keep};
 use quorate_sim::schedule;
@@ -63,6 +65,15 @@ struct Arguments {
     /// End the search of `--shrink` after so many CPU seconds; it goes on from its file, given as `--schedule`
     #[arg(long, value_name = "SECONDS", default_value_t = 120.0, requires = "shrink")]
     shrink_cpu: f64,
+    /// Write the run to this file as a page for a browser: of the shrunk run, if `--shrink` found one
+    #[arg(long, value_name = "FILE", requires = "seed")]
+    report: Option<PathBuf>,
+    /// If the seed fails, find out when that was decided: how many futures fail, from which time on
+    #[arg(long, requires = "seed")]
+    causality: bool,
+    /// End the search of `--causality` after so many CPU seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, requires = "causality")]
+    causality_cpu: f64,
     /// Plant this mistake first, in a build with `--features mutants`
     #[arg(long, value_name = "NAME")]
     mutant: Option<String>,
@@ -205,7 +216,7 @@ fn one(arguments: &Arguments, seed: u64, out: &mut impl Write) -> anyhow::Result
         }
         return Ok(true);
     }
-    if let Some(path) = &arguments.shrink {
+    for path in arguments.shrink.iter().chain(&arguments.report) {
         // Before the run, which takes a while: a path that cannot be written is known now.
         OpenOptions::new()
             .append(true)
@@ -230,11 +241,35 @@ fn one(arguments: &Arguments, seed: u64, out: &mut impl Write) -> anyhow::Result
         writeln!(out, "FAILED at {} ms\n{violation}", at / MILLI)?;
         good = false;
     }
-    if let Some(path) = &arguments.shrink {
-        shorten(&setup, &report, path, arguments, out)?;
-    }
     if arguments.check {
-        good &= compare(&report, &run(setup, true), out)?;
+        good &= compare(&report, &run(setup.clone(), true), out)?;
+    }
+    let (mut setup, mut report) = (setup, report);
+    if let Some(path) = &arguments.shrink
+        && let Some(shrunk) = shorten(&setup, &report, path, arguments, out)?
+    {
+        report.violation = Some(shrunk.violation);
+        setup = shrunk.setup;
+    }
+    let mut points = Vec::new();
+    if arguments.causality {
+        let mut tell = |point: &Point| {
+            let Point { at, samples, failures } = point;
+            eprintln!("{failures} of {samples} futures from {} s fail", chronicle::seconds(*at));
+        };
+        match curve(&setup, &report, arguments.causality_cpu, &mut tell) {
+            Some(found) => points = found,
+            None => writeln!(out, "nothing was decided: every promise was kept")?,
+        }
+        if !points.is_empty() {
+            writeln!(out, "{}", plot(&points))?;
+        }
+    }
+    if let Some(path) = &arguments.report {
+        let report = run_and_keep(setup.clone(), Keep { chronicle: true, frames: true, ..Keep::default() });
+        let page = page(&setup, &report, report.chronicle.as_ref().context("it was asked for")?, &points);
+        std::fs::write(path, page).with_context(|| format!("writing {}", path.display()))?;
+        writeln!(out, "report: {}", path.display())?;
     }
     Ok(good)
 }
@@ -246,7 +281,7 @@ fn shorten(
     path: &Path,
     arguments: &Arguments,
     out: &mut impl Write,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<Shrunk>> {
     let write = |shrunk: &Shrunk| {
         let Shrunk { setup, violation: (violation, at), .. } = shrunk;
         let text = violation.to_string().replace('\n', "\n# ");
@@ -261,7 +296,7 @@ fn shorten(
     };
     let Some(shrunk) = shrink(setup.clone(), report, arguments.shrink_cpu, &mut tell) else {
         writeln!(out, "nothing to shrink: every promise was kept")?;
-        return Ok(());
+        return Ok(None);
     };
     write(&shrunk).with_context(|| format!("writing {}", path.display()))?;
     let Shrunk { setup: small, violation: (violation, at), events_before, runs, cpu_seconds } = &shrunk;
@@ -273,7 +308,7 @@ fn shorten(
     let events = shrunk.events();
     writeln!(out, "{events_before} events came down to {events}, in {runs} runs and {cpu_seconds:.1} CPU s")?;
     writeln!(out, "again: {} --schedule {}", reproduction(arguments, small.seed), path.display())?;
-    Ok(())
+    Ok(Some(shrunk))
 }
 
 /// Whether two runs of a seed were the same; shows where they parted.

@@ -2,6 +2,8 @@
 
 use quorate_core::rng::Rng;
 
+use crate::world::redraw::anew;
+
 use crate::heap::{MICRO, Nanos, tail};
 
 /// How a directed link treats messages.
@@ -82,6 +84,13 @@ impl Network {
     pub fn new(members: usize, quality: Quality, rng: &Rng) -> Self {
         let link = |n: usize| Link { rng: rng.split(n as u64), quality, cuts: 0, last: [0; 2], free: [0; 2] };
         Self { members, links: (0..members * members).map(link).collect() }
+    }
+
+    /// Draws anew what is left to chance.
+    pub fn redraw(&mut self, sample: u64) {
+        for link in &mut self.links {
+            link.rng = anew(&link.rng, sample);
+        }
     }
 
     fn link(&mut self, from: usize, to: usize) -> &mut Link {

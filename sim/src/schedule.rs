@@ -263,6 +263,10 @@ pub enum Set {
     Fate(u64),
     /// Clients do what the schedule says, and nothing else.
     Script,
+    /// Log entries kept for lagging followers.
+    CatchupEntries(u64),
+    /// The backend flushes after so many batches, on average.
+    FlushBatches(u64),
 }
 
 impl fmt::Display for Set {
@@ -274,6 +278,8 @@ impl fmt::Display for Set {
             Self::Watchers(watchers) => write!(f, "set watchers={watchers}"),
             Self::Fate(fate) => write!(f, "set fate={fate}"),
             Self::Script => write!(f, "set clients-follow=script"),
+            Self::CatchupEntries(entries) => write!(f, "set catchup-entries={entries}"),
+            Self::FlushBatches(batches) => write!(f, "set flush-batches={batches}"),
         }
     }
 }
@@ -294,6 +300,8 @@ impl FromStr for Set {
             "clients" => Self::Clients(count()?),
             "watchers" => Self::Watchers(count()?),
             "fate" => Self::Fate(number()?),
+            "catchup-entries" => Self::CatchupEntries(number()?),
+            "flush-batches" => Self::FlushBatches(number()?),
             "clients-follow" if value == "script" => Self::Script,
             other => return Err(ParseError(format!("there is no setting {other}"))),
         })
@@ -512,7 +520,9 @@ mod tests {
     #[test]
     fn settings_survive_being_printed_and_read() {
         let clients = [Set::ClientsFrom(0), Set::Clients(3), Set::Watchers(0), Set::Script];
-        let sets = [&clients[..], &[Set::Duration(MICRO), Set::Fate(u64::MAX)]].concat();
+        let sets =
+            [&clients[..], &[Set::Duration(MICRO), Set::Fate(u64::MAX), Set::CatchupEntries(1), Set::FlushBatches(2)]]
+                .concat();
         let text: String = sets.iter().map(|set| format!("{set}\n")).collect();
         assert_eq!(read(&format!("# a comment\n\n{text}")), Ok(File { sets, ..File::default() }));
         assert_eq!(read("set fate=1\nset luck=2"), Err(ParseError("line 2: there is no setting luck".into())));

@@ -7,19 +7,30 @@
 
 use std::collections::BTreeSet;
 
+use prost::Message as _;
+use quorate_core::Revision;
+use quorate_core::request::RangeRequest;
+use quorate_jepsen::history::Op;
+
+use crate::call::Rpc;
 use crate::check::Violation;
 use crate::heap::{MICRO, MILLI, Nanos, SECOND};
 use crate::report::{Keep, Report};
 use crate::run::{cpu_seconds, run, run_and_keep};
 use crate::schedule::{Fault, Strike};
 use crate::script::{Deed, What};
-use crate::swarm::Setup;
+use crate::swarm::{Knobs, Setup};
+use crate::wire;
+use crate::workload::watcher::Watcher;
 
 /// How many moments a candidate gets to fail in, round by round.
 const CHANCES: [u64; 5] = [1, 2, 5, 12, 30];
 
 /// The shortest run: a cluster needs a moment to come up.
 const DURATION_MIN: Nanos = 2 * SECOND;
+
+/// So many changes are left out at once with the revisions behind them lowered.
+const LOWERED_MAX: usize = 8;
 
 /// What is left of a failing run.
 #[derive(Clone, Debug)]
@@ -63,6 +74,37 @@ impl Event {
         match self {
             Self::Strike(strike) => strike.at = at,
             Self::Deed(deed) => deed.at = at,
+        }
+    }
+
+    /// Whether it makes a revision, most likely.
+    fn writes(&self) -> bool {
+        let Self::Deed(Deed { what: What::Ask { rpc, .. }, .. }) = self else { return false };
+        matches!(rpc, Rpc::Put | Rpc::DeleteRange | Rpc::Txn)
+    }
+
+    /// Takes so much off the revision that it names, if it names one.
+    fn lower(&mut self, by: u64) {
+        let by = i64::try_from(by).expect("few changes");
+        let lower = |revision: Revision| Revision((revision.0 - by).max(1));
+        let Self::Deed(Deed { what, .. }) = self else { return };
+        match what {
+            What::Ask { rpc, bytes, .. } => {
+                let op = match wire::operation(*rpc, bytes) {
+                    Some(Op::Compact(revision)) => Op::Compact(lower(revision)),
+                    Some(Op::Range(range)) => Op::Range(RangeRequest { revision: range.revision.map(lower), ..range }),
+                    _ => return,
+                };
+                *bytes = wire::encode(&op).1;
+            }
+            What::Watch { new, .. } => {
+                for create in new {
+                    let mut watcher = Watcher::from_create(create.clone()).expect("a script is readable");
+                    watcher.next = watcher.next.map(lower);
+                    *create = watcher.create().encode_to_vec().into();
+                }
+            }
+            What::Progress => {}
         }
     }
 
@@ -122,7 +164,7 @@ fn written_down(setup: &Setup) -> Vec<Setup> {
 }
 
 /// The oracle; of assertions, which one.
-fn signature(violation: &Violation) -> (&'static str, Option<String>) {
+pub(crate) fn signature(violation: &Violation) -> (&'static str, Option<String>) {
     let place = match violation.oracle {
         "assertion" => {
             violation.text.lines().next().and_then(|line| line.rsplit_once('(')).map(|(_, at)| at.to_owned())
@@ -157,6 +199,7 @@ pub fn shrink(setup: Setup, report: &Report, cpu_seconds_max: f64, tell: &mut dy
             let before = search.size();
             search.end_sooner();
             search.drop_groups();
+            search.ease();
             search.drop_events();
             search.drop_clients();
             search.hurry();
@@ -262,8 +305,12 @@ impl Search<'_> {
             while end > 0 && !self.is_over() {
                 let mut rest = events(&self.best.setup);
                 let from = end.saturating_sub(size);
-                rest.drain(from..end);
-                self.fails(&with(&self.best.setup, &rest));
+                let writes = rest.drain(from..end).filter(Event::writes).count();
+                if !self.fails(&with(&self.best.setup, &rest)) && (1..=LOWERED_MAX).contains(&writes) {
+                    // What named a revision behind it meant the change that now has a lower one.
+                    rest[from..].iter_mut().for_each(|event| event.lower(writes as u64));
+                    self.fails(&with(&self.best.setup, &rest));
+                }
                 end = from;
             }
             let after = events(&self.best.setup).len();
@@ -271,6 +318,16 @@ impl Search<'_> {
                 return;
             }
             size = if size == 1 { 1 } else { size.div_ceil(2).min(after.div_ceil(2)).max(1) };
+        }
+    }
+
+    /// Settings under which rare things need less before them.
+    fn ease(&mut self) {
+        let knobs = self.best.setup.knobs;
+        for eased in [Knobs { catchup_entries: 1, ..knobs }, Knobs { flush_batches: 1, ..knobs }] {
+            if eased != self.best.setup.knobs {
+                self.fails(&Setup { knobs: eased, ..self.best.setup.clone() });
+            }
         }
     }
 

@@ -161,6 +161,8 @@ pub struct Setup {
     pub clocks: Vec<(u64, i64)>,
     /// What the nemesis does.
     pub schedule: Vec<Strike>,
+    /// From then on everything left to chance is drawn anew, in a way that has this number.
+    pub future: Option<(Nanos, u64)>,
     /// What clients do, if they do not draw it themselves.
     pub script: Option<Arc<[Deed]>>,
 }
@@ -205,6 +207,7 @@ impl Setup {
             network: draw_network(rng, election),
             clocks,
             schedule: Vec::new(),
+            future: None,
             script: None,
         };
         setup.schedule = draw_schedule(&setup);
@@ -337,6 +340,8 @@ impl Setup {
     pub fn set(&mut self, set: Set) -> Result<(), String> {
         match set {
             Set::Fate(fate) => self.fate = fate,
+            Set::CatchupEntries(entries @ 1..) => self.knobs.catchup_entries = entries,
+            Set::FlushBatches(batches @ 1..) => self.knobs.flush_batches = batches,
             Set::Script => self.script = Some(Arc::from([])),
             Set::Clients(clients @ 0..=100) => self.clients = clients,
             Set::Watchers(watchers @ 0..=100) => self.watchers = watchers,
@@ -357,6 +362,8 @@ impl Setup {
                 Set::Clients(setup.clients),
                 Set::Watchers(setup.watchers),
                 Set::Fate(setup.fate),
+                Set::CatchupEntries(setup.knobs.catchup_entries),
+                Set::FlushBatches(setup.knobs.flush_batches),
             ]
         };
         let changed = sets(self).into_iter().zip(sets(other)).filter(|(ours, theirs)| ours != theirs);

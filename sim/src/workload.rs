@@ -8,6 +8,8 @@ use quorate_core::rng::Rng;
 use quorate_core::{Blob, LeaseId, Revision, Ttl};
 use quorate_jepsen::history::Op;
 
+use crate::world::redraw::anew;
+
 pub mod badge;
 pub mod chore;
 pub mod client;
@@ -42,6 +44,11 @@ impl Generator {
     #[must_use]
     pub fn new(rng: Rng, client: usize, keys: u64) -> Self {
         Self { rng, keys, client, written: 0 }
+    }
+
+    /// Draws anew what is left to chance.
+    pub fn redraw(&mut self, sample: u64) {
+        self.rng = anew(&self.rng, sample);
     }
 
     /// Whether this client does nothing but linearizable reads. A client that also writes soon waits for a write when its

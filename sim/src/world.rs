@@ -35,6 +35,7 @@ mod finale;
 mod machine;
 mod nemesis;
 mod operators;
+pub(crate) mod redraw;
 mod script;
 mod traffic;
 
@@ -88,6 +89,8 @@ pub struct World {
     /// Revisions up to this one were applied somewhere.
     seen: Revision,
     calm: bool,
+    /// What comes is no longer what the seed says.
+    is_redrawn: bool,
 }
 
 /// Events of one simulated second at most.
@@ -154,6 +157,7 @@ impl World {
             floor: Revision(-1),
             seen: Revision(1),
             calm: false,
+            is_redrawn: false,
             setup,
         };
         world.begin();
@@ -192,6 +196,7 @@ impl World {
                 madsim::time::advance(std::time::Duration::from_nanos(now - reached));
                 reached = now;
             }
+            self.turn_off(now);
             self.happen(now, event)?;
             if let Some(violation) = self.violation.take() {
                 return Err(violation);

@@ -64,6 +64,32 @@ fn a_file_for_the_shrunk_schedule_that_cannot_be_written_is_refused() {
     refused(&["--seed", "1", "--duration", "10", "--shrink", "/nowhere/at/all"], "writing /nowhere/at/all");
 }
 
+#[test]
+fn a_page_that_cannot_be_written_is_refused_before_the_run() {
+    refused(
+        &["--seed", "1", "--duration", "86400", "--report", "/nowhere/at/all.html"],
+        "writing /nowhere/at/all.html",
+    );
+}
+
+#[test]
+fn a_run_that_keeps_its_promises_has_a_page_and_no_decision() {
+    let path = file("page.html", "");
+    let arguments = ["--seed", "1", "--duration", "10", "--causality", "--report", path.to_str().expect("UTF-8")];
+    let output = run(&arguments);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("nothing was decided"), "{text}");
+    assert!(fs::read_to_string(&path).expect("written").contains("Every promise was kept."));
+    fs::remove_file(path).expect("just written");
+}
+
+#[cfg(not(feature = "marks"))]
+#[test]
+fn a_build_that_does_not_count_marks_says_so() {
+    refused(&["--seeds", "0..1", "--require-marks"], "--features marks");
+}
+
 #[cfg(not(feature = "mutants"))]
 #[test]
 fn a_build_that_cannot_plant_mistakes_says_so() {

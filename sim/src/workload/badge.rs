@@ -11,6 +11,7 @@ use super::Token;
 use super::chore::Chore;
 use crate::call::CallError;
 use crate::wire;
+use crate::world::redraw::anew;
 
 /// Users that ordinary clients are.
 pub const USERS: [&str; 4] = ["u0", "u1", "u2", "u3"];
@@ -55,6 +56,11 @@ impl Badge {
         let right = if self.user == ROOT { ROOT_PASSWORD } else { PASSWORDS[self.rng.below(2) as usize] };
         let password = if self.rng.chance(1, 20) { "wrong" } else { right };
         Some(Chore::Login { name: self.user.into(), password: password.into() })
+    }
+
+    /// Draws anew what is left to chance.
+    pub fn redraw(&mut self, sample: u64) {
+        self.rng = anew(&self.rng, sample);
     }
 
     /// The token it got, if it has one.

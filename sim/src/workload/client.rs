@@ -82,6 +82,11 @@ impl Client {
         Self { generator, member, pending: None, known: Known::default(), held: None, calls: 0 }
     }
 
+    /// Draws anew what is left to chance.
+    pub fn redraw(&mut self, sample: u64) {
+        self.generator.redraw(sample);
+    }
+
     /// Draws what to do next.
     pub fn step(&mut self) -> Step {
         let leases = if self.generator.only_reads() { 99 } else { self.generator.below(100) };

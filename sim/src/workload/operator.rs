@@ -16,6 +16,7 @@ use super::client::Pending;
 use crate::call::CallError;
 use crate::heap::{MILLI, Nanos, SECOND};
 use crate::swarm::regime::Regime;
+use crate::world::redraw::anew;
 
 /// Roles beside root.
 const ROLES: [&str; 3] = ["r0", "r1", "r2"];
@@ -57,6 +58,12 @@ impl Operator {
         let badge = Badge::of_root(rng.split(1));
         let script = if regime.auth { script(keys) } else { VecDeque::new() };
         Self { rng, regime, keys, member: 0, pending: None, badge, calls: 0, script, alarms: Vec::new(), round: None }
+    }
+
+    /// Draws anew what is left to chance.
+    pub fn redraw(&mut self, sample: u64) {
+        self.rng = anew(&self.rng, sample);
+        self.badge.redraw(sample);
     }
 
     /// What to do next, with the store at `newest` as far as anybody knows.

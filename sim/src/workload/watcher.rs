@@ -137,6 +137,11 @@ impl WatchClient {
         }
     }
 
+    /// Draws anew what is left to chance.
+    pub fn redraw(&mut self, sample: u64) {
+        self.generator.redraw(sample);
+    }
+
     /// Draws watchers until there are as many as wanted that are not finished.
     pub fn draw_missing(&mut self, newest: Revision, wanted: usize) -> Vec<Watcher> {
         let mut new = Vec::new();

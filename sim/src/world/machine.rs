@@ -11,6 +11,7 @@ use quorate_node::boot::{BootError, Found};
 use super::World;
 use super::event::{Event, link};
 use super::nemesis::Death;
+use super::redraw::anew;
 use crate::backend::SimBackends;
 use crate::check::{Verdict, Violation};
 use crate::chronicle::Happened;
@@ -69,6 +70,9 @@ impl World {
         machine.paused = false;
         (machine.next_turn, machine.next_apply) = (None, None);
         let mut rng = self.setup.stream(Stream::Process, member).split(machine.epoch);
+        if let Some((_, sample)) = self.setup.future.filter(|_| self.is_redrawn) {
+            rng = anew(&rng, sample);
+        }
         let local = machine.clock.read(now);
         let start = Start {
             member,

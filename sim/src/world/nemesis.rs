@@ -7,6 +7,7 @@ use quorate_core::rng::Rng;
 
 use super::World;
 use super::event::{Event, link};
+use super::redraw::anew;
 use crate::call::CallError;
 use crate::chronicle::Happened;
 use crate::clock::Clock;
@@ -48,6 +49,10 @@ pub(super) struct Harassment {
 impl Harassment {
     pub(super) fn new(rng: Rng) -> Self {
         Self { rng, after: 0, until: 0, term: Term(0) }
+    }
+
+    pub(super) fn redraw(&mut self, sample: u64) {
+        self.rng = anew(&self.rng, sample);
     }
 }
 
