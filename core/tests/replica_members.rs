@@ -302,6 +302,29 @@ fn a_learner_is_promoted_when_it_is_in_sync_and_not_before() {
     assert_eq!(cluster.ask_change(follower, promote(4)), Err(Error::MemberNotLearner));
 }
 
+/// Found by the simulator: a member that had just joined knew nothing of the learner that it was asked to promote, which
+/// was itself, and passed the promotion on without a look at what the leader had said.
+#[test]
+fn a_member_that_lags_does_not_judge_by_its_old_records() {
+    let mut cluster = elected(3);
+    let follower = cluster.follower();
+    assert_eq!(cluster.ask_change(follower, add(4, true)), Ok(vec![1, 2, 3, 4]));
+    cluster.join(4);
+    let asked = cluster.ask(NodeId(4), promote(4));
+    let leader = cluster.leader();
+    let to_leader = cluster.members[&NodeId(4)].replica.status().leader;
+    assert_eq!(to_leader, None, "it knows nobody yet, and its records are empty");
+    cluster.members.get_mut(&NodeId(4)).unwrap().slow_disk = true;
+    cluster.run(2000 * MILLI);
+    assert_eq!(cluster.members[&NodeId(4)].replica.status().leader, Some(leader));
+    assert_eq!(cluster.answer(NodeId(4), asked), None, "it waits for the records of the leader's time");
+    assert!(cluster.members[&leader].store.members().get(NodeId(4)).unwrap().is_learner);
+    cluster.members.get_mut(&NodeId(4)).unwrap().slow_disk = false;
+    cluster.write(NodeId(4));
+    cluster.run(1000 * MILLI);
+    assert_eq!(cluster.answer(NodeId(4), asked), Some(&Err(Error::LearnerNotReady)));
+}
+
 #[test]
 fn a_removed_member_answers_and_knows_whether_it_was_asked_led_or_slept() {
     let mut cluster = elected(5);

@@ -4,6 +4,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use super::lease_clock::{self, LeaseClock, Renewal};
+use super::membership::Survey;
 use super::read::Then;
 use super::{Config, LeaderAnswer, LeaderQuestion, Output, PeerMessage, Replica, Response};
 use crate::command::Command;
@@ -153,7 +154,7 @@ impl Replica {
                 self.leases.late.entry(index).or_default().push((id, Response::TimeToLive(left)));
                 self.answer_late(out);
             }
-            LeaderAnswer::Members { heard, in_sync } => self.surveyed(id, &heard, &in_sync, out),
+            LeaderAnswer::Members { heard, in_sync, index } => self.surveyed(id, Survey { heard, in_sync, index }),
         }
     }
 
@@ -215,8 +216,8 @@ impl Replica {
             (Asker::Client(id), Some(LeaderAnswer::TimeToLive { left, .. })) => {
                 self.respond(id, Ok(Response::TimeToLive(left)), out);
             }
-            (Asker::Client(id), Some(LeaderAnswer::Members { heard, in_sync })) => {
-                self.surveyed(id, &heard, &in_sync, out);
+            (Asker::Client(id), Some(LeaderAnswer::Members { heard, in_sync, index })) => {
+                self.surveyed(id, Survey { heard, in_sync, index });
             }
             (Asker::Client(_), None) => {}
         }

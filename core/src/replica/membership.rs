@@ -14,7 +14,15 @@ use crate::command::{Command, Outcome};
 use crate::error::Error;
 use crate::request::{Member, MemberChange};
 use crate::store::Members;
-use crate::{NodeId, RequestId, Term};
+use crate::{LogIndex, NodeId, RequestId, Term};
+
+/// What only the leader knows: [`LeaderAnswer::Members`].
+#[derive(Debug)]
+pub(super) struct Survey {
+    pub(super) heard: Vec<NodeId>,
+    pub(super) in_sync: Vec<NodeId>,
+    pub(super) index: LogIndex,
+}
 
 #[derive(Debug)]
 pub(super) struct Membership {
@@ -22,6 +30,8 @@ pub(super) struct Membership {
     pub(super) known: Arc<Members>,
     /// Changes that clients of this member wait for.
     asked: BTreeMap<RequestId, (Author, MemberChange)>,
+    /// What the leader knew when it was asked about those of `asked` that wait for the records of that time.
+    surveyed: Vec<(RequestId, Survey)>,
     /// Those of `asked` that are applied, and what to answer once consensus has followed.
     done: Vec<(RequestId, Vec<Member>)>,
     /// The leadership that was last told the target, and that last proposed the founders.
@@ -40,6 +50,7 @@ impl Membership {
         Self {
             known,
             asked: BTreeMap::new(),
+            surveyed: Vec::new(),
             done: Vec::new(),
             aimed: None,
             founded: None,
@@ -93,16 +104,29 @@ impl Replica {
         LeaderAnswer::Members {
             heard: self.raft.heard_of().into_iter().collect(),
             in_sync: learners.filter(|id| self.raft.is_in_sync(*id)).collect(),
+            index: self.applied,
         }
     }
 
-    /// The leader has answered: the change is proposed, or refused.
-    pub(super) fn surveyed(&mut self, id: RequestId, heard: &[NodeId], in_sync: &[NodeId], out: &mut Vec<Output>) {
-        let Some((author, change)) = self.membership.asked.get(&id).cloned() else { return };
-        if let Err(error) = check_health(&self.membership.known, &change, heard, in_sync) {
-            return self.respond(id, Err(error), out);
+    /// The leader has answered; see [`Replica::judge_changes`].
+    pub(super) fn surveyed(&mut self, id: RequestId, survey: Survey) {
+        self.membership.surveyed.push((id, survey));
+    }
+
+    /// Proposes or refuses the changes of which the leader has told all it knows, once the records here are no older: a
+    /// member that lags, or has just joined, would take a learner for nobody in particular.
+    fn judge_changes(&mut self, out: &mut Vec<Output>) {
+        for (id, survey) in core::mem::take(&mut self.membership.surveyed) {
+            let Some((author, change)) = self.membership.asked.get(&id).cloned() else { continue };
+            if survey.index > self.applied {
+                self.membership.surveyed.push((id, survey));
+                continue;
+            }
+            match check_health(&self.membership.known, &change, &survey) {
+                Err(error) => self.respond(id, Err(error), out),
+                Ok(()) => self.propose(id, author, Command::Members(change), out),
+            }
         }
-        self.propose(id, author, Command::Members(change), out);
     }
 
     /// The records changed.
@@ -115,6 +139,9 @@ impl Replica {
     /// Does what is due: aims at what the records say, answers clients, notices that this member is gone.
     pub(super) fn run_members(&mut self, out: &mut Vec<Output>) {
         self.aim(out);
+        if !self.membership.surveyed.is_empty() {
+            self.judge_changes(out);
+        }
         if !self.membership.done.is_empty() {
             for (id, members) in core::mem::take(&mut self.membership.done) {
                 let Some((_, change)) = self.membership.asked.get(&id) else { continue };
@@ -212,7 +239,8 @@ impl Replica {
 ///
 /// Differs from etcd: the leader's connections count, not those of the member that was asked; and those of the last
 /// election timeout, not of five seconds.
-fn check_health(known: &Members, change: &MemberChange, heard: &[NodeId], in_sync: &[NodeId]) -> Result<(), Error> {
+fn check_health(known: &Members, change: &MemberChange, survey: &Survey) -> Result<(), Error> {
+    let Survey { heard, in_sync, .. } = survey;
     let voters: BTreeSet<NodeId> = known.iter().filter(|it| !it.is_learner).map(|it| it.id).collect();
     let connected = voters.iter().filter(|id| heard.contains(id)).count();
     let is_learner = |id: &NodeId| known.get(*id).is_some_and(|member| member.is_learner);
@@ -225,6 +253,8 @@ fn check_health(known: &Members, change: &MemberChange, heard: &[NodeId], in_syn
             let left = voters.len() - 1;
             if connected - 1 > left / 2 { Ok(()) } else { Err(Error::Unhealthy) }
         }
+        // It may be added before the promotion is applied, and then nobody knows whether it is in sync.
+        MemberChange::Promote { id, .. } if known.get(*id).is_none() => Err(Error::MemberNotFound),
         MemberChange::Promote { id, .. } if is_learner(id) && !in_sync.contains(id) => Err(Error::LearnerNotReady),
         MemberChange::Promote { strict: true, .. } => known.check_started(change),
         _ => Ok(()),

@@ -111,12 +111,15 @@ pub enum LeaderAnswer {
         /// The leader's applied index.
         index: LogIndex,
     },
-    /// Whom the leader hears.
+    /// Whom the leader hears. The asker judges by it once it has applied `index`, so that the records by which it judges
+    /// are not older.
     Members {
         /// The members heard of within an election timeout, the leader among them.
         heard: Vec<NodeId>,
         /// The learners that have nearly everything.
         in_sync: Vec<NodeId>,
+        /// The leader's applied index.
+        index: LogIndex,
     },
 }
 
