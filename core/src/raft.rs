@@ -487,6 +487,12 @@ impl Raft {
         self.log.get(index)
     }
 
+    /// Where the latest configuration in the log stands.
+    #[must_use]
+    pub fn config_index(&self) -> LogIndex {
+        self.log.config_index()
+    }
+
     /// The configuration in force at `index`, as a snapshot up to `index` needs it; `None` if `index` is compacted or
     /// not committed.
     #[must_use]

@@ -43,6 +43,11 @@ pub enum Rpc {
     Alarm,
     HashKv,
     Defragment,
+    MemberList,
+    MemberAdd,
+    MemberRemove,
+    MemberUpdate,
+    MemberPromote,
 }
 
 /// Why a call brought no reply.
@@ -100,6 +105,11 @@ pub fn start(rpc: Rpc, request: Bytes, local: &Local<'_>) -> Result<(Option<Requ
         Rpc::LeaseGrant => begin::<pb::LeaseGrantRequest>(request, local),
         Rpc::LeaseRevoke => begin::<pb::LeaseRevokeRequest>(request, local),
         Rpc::LeaseTimeToLive => begin::<pb::LeaseTimeToLiveRequest>(request, local),
+        Rpc::MemberList => begin::<pb::MemberListRequest>(request, local),
+        Rpc::MemberAdd => begin::<pb::MemberAddRequest>(request, local),
+        Rpc::MemberRemove => begin::<pb::MemberRemoveRequest>(request, local),
+        Rpc::MemberUpdate => begin::<pb::MemberUpdateRequest>(request, local),
+        Rpc::MemberPromote => begin::<pb::MemberPromoteRequest>(request, local),
         Rpc::LeaseKeepAlive => {
             let (ask, renewal) = KeepAlive::start(&decode(request)?, local);
             Ok((Some(ask), Box::new(renewal)))

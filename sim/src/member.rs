@@ -1,6 +1,6 @@
 //! One simulated member: the machines of a real one, with its threads' queues between them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +26,8 @@ use quorate_node::wire::{Limits, Responder};
 
 use crate::backend::{SimBackends, SimSnapshot};
 use crate::disk::SimDisk;
-use crate::swarm::Knobs;
 use crate::swarm::regime::Regime;
+use crate::swarm::{Churn, Knobs};
 
 mod visit;
 
@@ -37,16 +37,22 @@ pub(crate) use visit::hash_of;
 /// The cluster that every run simulates.
 pub const CLUSTER: ClusterId = ClusterId(0xC1);
 
-/// Member `number`'s ID.
+/// The ID of the founder on machine `number`. Members that join later are given theirs by the cluster.
 #[must_use]
-pub fn id(number: usize) -> NodeId {
+pub fn founder_id(number: usize) -> NodeId {
     NodeId(number as u64 + 1)
 }
 
-/// The number of the member with this ID.
+/// Where the member on machine `number` is reached, at one of its ports. [`machine_of_url`] is the way back.
 #[must_use]
-pub fn number(id: NodeId) -> usize {
-    usize::try_from(id.0 - 1).expect("IDs are small here")
+pub fn peer_url(number: usize, port: u64) -> String {
+    format!("http://m{number}:{port}")
+}
+
+/// The machine behind a [`peer_url`].
+#[must_use]
+pub fn machine_of_url(url: &str) -> Option<usize> {
+    url.strip_prefix("http://m")?.split(':').next()?.parse().ok()
 }
 
 /// Which call of which client.
@@ -112,6 +118,10 @@ pub struct Actions {
     pub suspected: Option<(LogIndex, u64, u64)>,
     /// This life of the member is over.
     pub fenced: bool,
+    /// Members that are gone, and that this one hears no more.
+    pub parted: Vec<NodeId>,
+    /// The member was removed from the cluster.
+    pub removed: bool,
     /// Frames that could not be decoded.
     pub malformed: usize,
 }
@@ -143,6 +153,8 @@ pub struct Process {
     opened: u64,
     /// For the tokens of sessions.
     secrets: Rng,
+    /// Members that are gone: their streams are refused.
+    parted: BTreeSet<NodeId>,
     /// How a member without a readable log came up.
     pub found: boot::Found,
 }
@@ -154,15 +166,25 @@ pub enum StartError {
     Boot(BootError),
     /// Its applied state.
     Open(OpenError),
+    /// Its log says that it was removed.
+    Removed,
 }
 
 /// What tells one start from another.
 #[derive(Clone, Debug)]
 pub struct Start<'a> {
-    /// The member's number.
-    pub member: usize,
-    /// How many members there are.
-    pub members: usize,
+    /// The number of its machine.
+    pub machine: usize,
+    /// The member.
+    pub member: NodeId,
+    /// The initial members, as far as it is told; with a log of its own it needs none.
+    pub voters: Vec<NodeId>,
+    /// It is to join a cluster that runs already.
+    pub joins: bool,
+    /// How many founders there were.
+    pub founders: usize,
+    /// How the membership changes.
+    pub churn: Option<Churn>,
     /// Settings.
     pub knobs: &'a Knobs,
     /// More of them.
@@ -177,14 +199,9 @@ impl Process {
     /// # Errors
     /// They cannot be used.
     pub fn start(start: &Start<'_>, disk: &SimDisk, backends: &SimBackends, rng: &mut Rng) -> Result<Self, StartError> {
-        let Start { member, members, knobs, regime, now } = *start;
-        let told = Told {
-            cluster: CLUSTER,
-            member: id(member),
-            voters: (0..members).map(id).collect(),
-            incarnation: Incarnation(rng.next_u64()),
-            joins: false,
-        };
+        let Start { member, joins, knobs, regime, now, .. } = *start;
+        let voters = start.voters.clone();
+        let told = Told { cluster: CLUSTER, member, voters, incarnation: Incarnation(rng.next_u64()), joins };
         let options = Options { segment_bytes: u32::try_from(knobs.segment_bytes).expect("small segments") };
         let mut booted = boot::boot(|| Ok(disk.clone()), options, &told).map_err(StartError::Boot)?;
         let watch = watch::Config {
@@ -207,13 +224,16 @@ impl Process {
         };
         let mut applier = open(&booted.recovered)?;
         if let Err(missing) = boot::check_applied(&booted.recovered, applier.applied()) {
-            if members < 3 {
+            if told.voters.len() < 3 {
                 return Err(StartError::Boot(BootError::Damage(missing)));
             }
             booted = boot::forget(disk.clone(), options, &told, missing).map_err(StartError::Boot)?;
             applier = open(&booted.recovered)?;
         }
         let Booted { wal, recovered, found } = booted;
+        if applier.members().is_removed(member) && boot::is_removed(&recovered, applier.applied()) {
+            return Err(StartError::Removed);
+        }
         let config = replica_config(start, rng);
         let view = &applier.published().view;
         let replica = Replica::new(config, recovered, applier.applied(), &applier.leases(), applier.members(), now)
@@ -225,8 +245,8 @@ impl Process {
             limits,
             quota_bytes: regime.quota_bytes,
             initial_cluster: Vec::new(),
-            strict_reconfig_check: true,
-            learners_max: 1,
+            strict_reconfig_check: start.churn.is_none_or(|churn| churn.strict),
+            learners_max: start.churn.map_or(1, |churn| churn.learners_max),
             election_timeout: Duration::from_nanos(knobs.election),
         };
         let status =
@@ -253,6 +273,7 @@ impl Process {
             stream_ids: BTreeMap::new(),
             opened: 0,
             secrets: rng.split(0x5EC2),
+            parted: BTreeSet::new(),
             found,
         })
     }
@@ -320,6 +341,26 @@ impl Process {
     /// The disk is tidied.
     fn defragment(&mut self) {
         self.applier_inbox.push_back(applier::Input::Defragment);
+    }
+
+    /// Whether it refuses streams of `id`, which is no member any more.
+    #[must_use]
+    pub fn refuses(&self, id: NodeId) -> bool {
+        self.parted.contains(&id)
+    }
+
+    /// Whether it dials `id`.
+    #[must_use]
+    pub fn dials(&self, id: NodeId) -> bool {
+        let config = &self.replica().raft().status().config;
+        let sets = [&config.voters, &config.outgoing, &config.learners];
+        sets.iter().any(|set| set.contains_key(&id)) || self.published.view.members().get(id).is_some()
+    }
+
+    /// Whether it is a learner, and so serves no watches.
+    #[must_use]
+    pub fn is_learner(&self) -> bool {
+        self.local().is_learner()
     }
 
     /// A client opened a watch stream.
@@ -390,6 +431,10 @@ impl Process {
         actions.suspected = effects.suspected.take();
         self.status.suspect |= actions.suspected.is_some();
         actions.fenced |= std::mem::take(&mut effects.fenced);
+        actions.removed |= std::mem::take(&mut effects.removed);
+        self.parted.extend(&effects.parted);
+        actions.parted.append(&mut effects.parted);
+        effects.members = None;
         actions.malformed += effects.malformed.drain(..).count();
     }
 
@@ -477,7 +522,8 @@ impl Process {
 }
 
 fn replica_config(start: &Start<'_>, rng: &mut Rng) -> replica::Config {
-    let Start { member, knobs, regime, .. } = *start;
+    let Start { machine, member, knobs, regime, .. } = *start;
+    let published = Published { client_urls: vec![format!("http://m{machine}:2379")], ..record(machine, member) };
     replica::Config {
         raft: raft::Config {
             heartbeat: Duration::from_nanos(knobs.heartbeat),
@@ -496,12 +542,16 @@ fn replica_config(start: &Start<'_>, rng: &mut Rng) -> replica::Config {
         held_max: 1_000,
         lease_checkpoint: Duration::from_nanos(knobs.lease_checkpoint),
         auto_compaction: regime.auto_compaction,
-        publish: Some(Published { client_urls: vec![format!("http://m{member}:2379")], ..founder(member) }),
-        founders: (0..start.members).map(founder).collect(),
+        publish: Some(published),
+        founders: if start.joins { vec![] } else { (0..start.founders).map(founder).collect() },
     }
 }
 
-fn founder(member: usize) -> Published {
-    let peer_urls = vec![format!("http://m{member}:2380")];
-    Published { id: id(member), name: format!("m{member}"), peer_urls, client_urls: vec![], is_learner: false }
+fn founder(machine: usize) -> Published {
+    record(machine, founder_id(machine))
+}
+
+fn record(machine: usize, id: NodeId) -> Published {
+    let peer_urls = vec![peer_url(machine, 2380)];
+    Published { id, name: format!("m{machine}"), peer_urls, client_urls: vec![], is_learner: false }
 }

@@ -38,12 +38,21 @@ pub struct Totals {
     pub commands_compared: u64,
     pub alarms_raised: u64,
     pub audit: Figures,
+    pub members_added: u64,
+    pub learners_promoted: u64,
+    pub members_updated: u64,
+    pub members_removed: u64,
+    pub member_lists: u64,
+    pub member_changes_refused: u64,
+    pub members_joined: u64,
+    pub members_retired: u64,
+    pub joint_changes: u64,
 }
 
 impl Totals {
     /// Every figure and its name.
     #[must_use]
-    pub fn figures(&self) -> [(&'static str, u64); 30] {
+    pub fn figures(&self) -> [(&'static str, u64); 39] {
         [
             ("simulated seconds", self.simulated_nanos / SECOND),
             ("operations", self.operations),
@@ -75,6 +84,15 @@ impl Totals {
             ("refused to users", self.audit.refused_to_users),
             ("refused for space", self.audit.refused_for_space),
             ("hashes compared", self.audit.hashes_compared),
+            ("members added", self.members_added),
+            ("learners promoted", self.learners_promoted),
+            ("members updated", self.members_updated),
+            ("members removed", self.members_removed),
+            ("member lists", self.member_lists),
+            ("member changes refused", self.member_changes_refused),
+            ("members that joined", self.members_joined),
+            ("members that left", self.members_retired),
+            ("changes of voters", self.joint_changes),
         ]
     }
 
@@ -117,6 +135,15 @@ impl Totals {
         self.commands_compared += other.commands_compared;
         self.alarms_raised += other.alarms_raised;
         self.audit.add(&other.audit);
+        self.members_added += other.members_added;
+        self.learners_promoted += other.learners_promoted;
+        self.members_updated += other.members_updated;
+        self.members_removed += other.members_removed;
+        self.member_lists += other.member_lists;
+        self.member_changes_refused += other.member_changes_refused;
+        self.members_joined += other.members_joined;
+        self.members_retired += other.members_retired;
+        self.joint_changes += other.joint_changes;
     }
 }
 

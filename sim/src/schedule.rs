@@ -259,6 +259,8 @@ pub enum Set {
     Clients(usize),
     /// Clients of watches.
     Watchers(usize),
+    /// Administrators that change the membership.
+    Admins(usize),
     /// See [`crate::swarm::Setup::fate`].
     Fate(u64),
     /// Clients do what the schedule says, and nothing else.
@@ -276,6 +278,7 @@ impl fmt::Display for Set {
             Self::ClientsFrom(at) => write!(f, "set clients-from={}", Span(*at)),
             Self::Clients(clients) => write!(f, "set clients={clients}"),
             Self::Watchers(watchers) => write!(f, "set watchers={watchers}"),
+            Self::Admins(admins) => write!(f, "set admins={admins}"),
             Self::Fate(fate) => write!(f, "set fate={fate}"),
             Self::Script => write!(f, "set clients-follow=script"),
             Self::CatchupEntries(entries) => write!(f, "set catchup-entries={entries}"),
@@ -299,6 +302,7 @@ impl FromStr for Set {
             "clients-from" => Self::ClientsFrom(parse_span(value)?),
             "clients" => Self::Clients(count()?),
             "watchers" => Self::Watchers(count()?),
+            "admins" => Self::Admins(count()?),
             "fate" => Self::Fate(number()?),
             "catchup-entries" => Self::CatchupEntries(number()?),
             "flush-batches" => Self::FlushBatches(number()?),
@@ -519,7 +523,7 @@ mod tests {
 
     #[test]
     fn settings_survive_being_printed_and_read() {
-        let clients = [Set::ClientsFrom(0), Set::Clients(3), Set::Watchers(0), Set::Script];
+        let clients = [Set::ClientsFrom(0), Set::Clients(3), Set::Watchers(0), Set::Admins(2), Set::Script];
         let sets =
             [&clients[..], &[Set::Duration(MICRO), Set::Fate(u64::MAX), Set::CatchupEntries(1), Set::FlushBatches(2)]]
                 .concat();

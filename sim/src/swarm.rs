@@ -37,6 +37,7 @@ pub enum Stream {
     Workload,
     Watch,
     Check,
+    Churn = 20,
     Regime = 40,
     Operator,
 }
@@ -46,6 +47,9 @@ pub enum Stream {
 pub fn stream(seed: u64, purpose: Stream, number: usize) -> Rng {
     Rng::new(seed).split(purpose as u64).split(number as u64 + 1)
 }
+
+/// Links are numbered with three bits for either end.
+pub const MACHINES_MAX: usize = 8;
 
 /// A day.
 const DURATION_MAX: Nanos = 86_400 * SECOND;
@@ -112,6 +116,21 @@ pub struct Knobs {
     pub start_spread: Nanos,
 }
 
+/// How the membership changes in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Churn {
+    /// Administrators.
+    pub admins: usize,
+    /// Machines that members run on, the founders' among them.
+    pub machines: usize,
+    /// Mean pause of an administrator between two calls.
+    pub pause: Nanos,
+    /// Whether members refuse changes that risk the quorum.
+    pub strict: bool,
+    /// Learners there may be.
+    pub learners_max: u32,
+}
+
 /// How long things take inside a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Latencies {
@@ -135,6 +154,8 @@ pub struct Setup {
     pub fate: u64,
     /// Number of members.
     pub members: usize,
+    /// How the membership changes, if it does.
+    pub churn: Option<Churn>,
     /// Number of clients.
     pub clients: usize,
     /// Mean pause of a client between two operations.
@@ -179,15 +200,19 @@ impl Setup {
     pub fn draw_with(seed: u64, duration: Option<Nanos>) -> Self {
         let rng = &mut stream(seed, Stream::Setup, 0);
         let members = pick(rng, &[(10, 1), (5, 2), (54, 3), (5, 4), (18, 5), (4, 6), (4, 7)]);
-        let classes = draw_classes(rng, members);
+        let regime = Regime::draw(seed);
+        let (churn, more_clocks) = draw_churn(seed, members, &regime);
+        let classes = draw_classes(rng, churn.map_or(members, |churn| churn.machines));
         let election = pick(rng, &[(1, 100), (2, 300), (2, 1_000), (1, 2_000)]) * MILLI;
         let clients = pick(rng, &[(1, 4), (4, 10), (1, 16)]);
         let clock_rate = |rng: &mut Rng| if classes.clock { ppm(rng) } else { 0 };
-        let clocks = (0..members).map(|_| (rng.below(1_000 * SECOND), clock_rate(rng))).collect();
+        let mut clocks: Vec<_> = (0..members).map(|_| (rng.below(1_000 * SECOND), clock_rate(rng))).collect();
+        clocks.extend(more_clocks);
         let mut setup = Self {
             seed,
             fate: 0,
             members,
+            churn,
             clients,
             think: SECOND / 200 * clients as u64,
             watchers: 3,
@@ -196,7 +221,7 @@ impl Setup {
             duration: duration.unwrap_or(60 * SECOND),
             classes,
             knobs: draw_knobs(rng, election),
-            regime: Regime::draw(seed),
+            regime,
             latencies: Latencies {
                 turn: pick(rng, &[(3, 10), (1, 100)]) * MICRO,
                 // A vote is given after a sync: no disk is so slow that nobody can be elected.
@@ -212,6 +237,18 @@ impl Setup {
         };
         setup.schedule = draw_schedule(&setup);
         setup
+    }
+
+    /// Machines that members may run on: the founders', and those of members that join later.
+    #[must_use]
+    pub fn machines(&self) -> usize {
+        self.churn.map_or(self.members, |churn| churn.machines)
+    }
+
+    /// Number of administrators.
+    #[must_use]
+    pub fn admins(&self) -> usize {
+        self.churn.map_or(0, |churn| churn.admins)
     }
 
     /// The stream for a purpose and the number of a member, link or client.
@@ -260,15 +297,15 @@ impl Setup {
                 }
                 Fault::Throttle { bandwidth: 0..1_000, .. } => Some("less than 1000 bytes a second"),
                 Fault::Cut { from, to, .. } if from == to => Some("a link from a member to itself"),
-                Fault::Partition { side, .. } if side >> self.members != 0 => Some("a member that does not exist"),
+                Fault::Partition { side, .. } if side >> self.machines() != 0 => Some("a member that does not exist"),
                 _ if strike.at > self.duration => Some("a time behind the end of the run"),
                 _ => None,
             };
             if let Some(broken) = broken {
                 return Err(format!("{strike}: {broken}"));
             }
-            if named >= self.members {
-                return Err(format!("{strike}: there are {} members", self.members));
+            if named >= self.machines() {
+                return Err(format!("{strike}: there are {} members", self.machines()));
             }
             if matches!(strike.fault, Fault::ClockRate { ppm, .. } if ppm.abs() > DRIFT_PPM_MAX) {
                 return Err(format!("{strike}: the declared drift is {DRIFT_PPM_MAX} ppm"));
@@ -345,6 +382,9 @@ impl Setup {
             Set::Script => self.script = Some(Arc::from([])),
             Set::Clients(clients @ 0..=100) => self.clients = clients,
             Set::Watchers(watchers @ 0..=100) => self.watchers = watchers,
+            Set::Admins(admins @ 0..=8) if self.churn.is_some() || admins == 0 => {
+                self.churn.iter_mut().for_each(|churn| churn.admins = admins);
+            }
             Set::ClientsFrom(from) if from <= self.duration => self.clients_from = from,
             Set::Duration(duration @ SECOND..=DURATION_MAX) => self.duration = duration,
             other => return Err(format!("{other}: out of range")),
@@ -361,6 +401,7 @@ impl Setup {
                 Set::ClientsFrom(setup.clients_from),
                 Set::Clients(setup.clients),
                 Set::Watchers(setup.watchers),
+                Set::Admins(setup.admins()),
                 Set::Fate(setup.fate),
                 Set::CatchupEntries(setup.knobs.catchup_entries),
                 Set::FlushBatches(setup.knobs.flush_batches),
@@ -373,9 +414,9 @@ impl Setup {
     /// The settings in words, as comments of a schedule.
     #[must_use]
     pub fn describe(&self) -> String {
-        let Self { seed, members, clients, keys, classes, knobs, regime, latencies, network, clocks, .. } = self;
+        let Self { seed, members, churn, clients, keys, classes, knobs, regime, latencies, network, clocks, .. } = self;
         format!(
-            "# seed {seed}: {members} members, {clients} clients, {keys} keys\n# {classes:?}\n# {knobs:?}\n# \
+            "# seed {seed}: {members} members, {clients} clients, {keys} keys\n# {churn:?}\n# {classes:?}\n# {knobs:?}\n# \
              {regime:?}\n# {latencies:?}\n# {network:?}\n# clocks {clocks:?}"
         )
     }
@@ -396,6 +437,23 @@ fn pick<T: Copy>(rng: &mut Rng, choices: &[(u64, T)]) -> T {
 fn ppm(rng: &mut Rng) -> i64 {
     let span = 2 * DRIFT_PPM_MAX as u64 + 1;
     rng.below(span) as i64 - DRIFT_PPM_MAX
+}
+
+/// Whether and how the membership changes; and the clocks of the machines on which no founder runs.
+fn draw_churn(seed: u64, members: usize, regime: &Regime) -> (Option<Churn>, Vec<(u64, i64)>) {
+    let rng = &mut stream(seed, Stream::Churn, 0);
+    // Administrators have no password: where users do, they have nothing to say.
+    if !rng.chance(1, 3) || regime.auth {
+        return (None, Vec::new());
+    }
+    let churn = Churn {
+        admins: pick(rng, &[(2, 1), (1, 2)]),
+        machines: (members + pick(rng, &[(1, 1), (2, 2), (2, 3)])).min(MACHINES_MAX),
+        pause: pick(rng, &[(1, 100), (2, 500), (1, 2_000)]) * MILLI,
+        strict: rng.chance(3, 4),
+        learners_max: pick(rng, &[(3, 1), (1, 3)]),
+    };
+    (Some(churn), (members..churn.machines).map(|_| (rng.below(1_000 * SECOND), ppm(rng))).collect())
 }
 
 fn draw_classes(rng: &mut Rng, members: usize) -> Classes {

@@ -13,6 +13,7 @@ use crate::world::redraw::anew;
 pub mod badge;
 pub mod chore;
 pub mod client;
+pub mod members;
 pub mod operator;
 pub mod watcher;
 

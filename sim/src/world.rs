@@ -2,21 +2,23 @@
 
 use std::sync::Arc;
 
-use quorate_core::Revision;
+use quorate_core::entry::Configuration;
 use quorate_core::rng::Rng;
+use quorate_core::{LogIndex, NodeId, Revision};
 use quorate_jepsen::history::History;
 
 use crate::backend::SimBackends;
 use crate::check::audit::Audit;
 use crate::check::consensus::Consensus;
 use crate::check::lease::Leases;
+use crate::check::membership::Membership;
 use crate::check::reference::Reference;
 use crate::check::{Verdict, Violation};
 use crate::chronicle::Chronicle;
 use crate::clock::Clock;
 use crate::disk::SimDisk;
 use crate::heap::{Heap, Nanos, SECOND};
-use crate::member::{Actions, Process};
+use crate::member::{Actions, Process, founder_id};
 use crate::network::Network;
 use crate::report::{Keep, Totals};
 use crate::schedule::Strike;
@@ -25,10 +27,12 @@ use crate::swarm::{Setup, Stream};
 use crate::trace::Trace;
 use crate::workload::badge::Badge;
 use crate::workload::client::Client;
+use crate::workload::members::Admin;
 use crate::workload::operator::Operator;
 use crate::workload::watcher::WatchClient;
 
 mod actions;
+mod churn;
 mod clients;
 mod event;
 mod finale;
@@ -60,7 +64,8 @@ pub struct World {
     machines: Vec<Machine>,
     clients: Vec<Client>,
     watchers: Vec<WatchClient>,
-    /// Of clients, then watch clients, then the probe.
+    admins: Vec<Admin>,
+    /// Of clients, then watch clients, then the probe, then administrators.
     lines: Vec<Line>,
     /// Those who look after the cluster; their lines are behind the probe's.
     operators: Vec<Operator>,
@@ -71,6 +76,7 @@ pub struct World {
     leases: Leases,
     reference: Option<Reference>,
     audit: Audit,
+    membership: Membership,
     finale: finale::Finale,
     /// What happened, in numbers.
     pub totals: Totals,
@@ -104,6 +110,10 @@ impl World {
         let machine = |member: usize| {
             let (offset, ppm) = setup.clocks[member];
             Machine {
+                id: (member < setup.members).then(|| founder_id(member)),
+                joins: false,
+                removed: false,
+                config: (LogIndex(0), Configuration::default()),
                 disk: SimDisk::new(),
                 backends: SimBackends::new(setup.stream(Stream::Backend, member), setup.knobs.flush_batches),
                 clock: Clock::new(0, offset, ppm),
@@ -127,16 +137,17 @@ impl World {
         };
         let regime = setup.regime;
         let operators = operators::draw(&setup);
-        let lines = setup.clients + setup.watchers + 1 + operators.len();
+        let lines = setup.clients + setup.watchers + 1 + operators.len() + setup.admins();
         let line = |n| Line { rng: setup.stream(Stream::Client, n), up: 0, down: 0 };
-        let network = Network::new(setup.members, setup.network, &setup.stream(Stream::Network, 0));
+        let network = Network::new(setup.machines(), setup.network, &setup.stream(Stream::Network, 0));
         let mut world = Self {
             heap: Heap::new(seed),
             trace: Trace::new(keep.log),
             network,
-            machines: (0..setup.members).map(machine).collect(),
+            machines: (0..setup.machines()).map(machine).collect(),
             clients: clients::draw(&setup),
             watchers: clients::draw_watchers(&setup),
+            admins: churn::draw(&setup),
             lines: (0..lines).map(line).collect(),
             history: History::new(),
             consensus: Consensus::default(),
@@ -145,6 +156,7 @@ impl World {
             audit: Audit::new(regime.quota_bytes),
             operators,
             badges: operators::draw_badges(&setup),
+            membership: Membership::new(setup.churn),
             finale: finale::Finale::default(),
             totals: Totals::default(),
             actions: Actions::default(),
@@ -165,7 +177,7 @@ impl World {
     }
 
     fn begin(&mut self) {
-        for member in 0..self.machines.len() {
+        for member in self.members() {
             let at = self.machines[member].rng.below(self.setup.knobs.start_spread);
             self.heap.push(at, link::NEMESIS, Event::Start { member, epoch: 0 });
         }
@@ -173,6 +185,7 @@ impl World {
             self.heap.push(self.setup.schedule[strike].at, link::NEMESIS, Event::Strike(strike));
         }
         self.begin_clients();
+        self.begin_admins();
         self.heap.push(self.setup.duration, link::NEMESIS, Event::Finale);
     }
 
@@ -212,6 +225,7 @@ impl World {
         if let Some(reference) = &self.reference {
             (self.totals.commands_compared, self.totals.alarms_raised) = (reference.compared, reference.raised);
         }
+        self.totals.joint_changes = self.membership.joint_changes;
         self.judge()
     }
 
@@ -224,7 +238,9 @@ impl World {
     fn happen(&mut self, now: Nanos, event: Event) -> Verdict {
         let Some(event) = self.stash(event) else { return Ok(()) };
         match event {
-            Event::Frame { from, to, epoch, bytes } => self.deliver(now, from, to, epoch, bytes),
+            Event::Frame { from, to, epoch, sender, receiver, bytes } => {
+                self.deliver(now, (from, to), epoch, (sender, receiver), bytes);
+            }
             Event::Turn { member, epoch, at } => self.turn(now, member, epoch, at)?,
             Event::Synced { member, epoch } => self.synced(now, member, epoch),
             Event::Apply { member, epoch, at } => self.apply(now, member, epoch, at)?,
@@ -266,6 +282,9 @@ impl World {
                 }
             }
             Event::Start { member, epoch } => self.start(now, member, epoch)?,
+            Event::Retire { member, id } => self.retire(now, member, id),
+            Event::Dial => self.dial(now)?,
+            Event::Administer { admin } => self.administer(now, admin),
             Event::Finale => self.advance_finale(now)?,
         }
         Ok(())
@@ -293,6 +312,16 @@ impl World {
             return None;
         }
         Some(event)
+    }
+
+    /// The machines on which a member runs, or is to run.
+    fn members(&self) -> Vec<usize> {
+        (0..self.machines.len()).filter(|machine| self.machines[*machine].id.is_some()).collect()
+    }
+
+    /// The machine on which this member runs, or is to run.
+    fn machine_of(&self, id: NodeId) -> Option<usize> {
+        self.machines.iter().position(|machine| machine.id == Some(id))
     }
 
     /// The process of that life, if it still runs.

@@ -13,7 +13,7 @@ use crate::trace::Digest;
 /// What the members have agreed on so far, as seen from outside.
 #[derive(Debug, Default)]
 pub struct Consensus {
-    leaders: BTreeMap<Term, usize>,
+    leaders: BTreeMap<Term, (usize, NodeId)>,
     /// What is committed at index 1 + i.
     committed: Vec<Committed>,
     /// State hash after an index, and who had it first.
@@ -54,12 +54,12 @@ impl Consensus {
     ///
     /// # Errors
     /// Two leaders in one term.
-    pub fn changed(&mut self, member: usize, status: &Status) -> Verdict {
+    pub fn changed(&mut self, member: usize, id: NodeId, status: &Status) -> Verdict {
         if status.role != Role::Leader {
             return Ok(());
         }
-        let first = *self.leaders.entry(status.term).or_insert(member);
-        if first == member {
+        let (first, whom) = *self.leaders.entry(status.term).or_insert((member, id));
+        if whom == id {
             return Ok(());
         }
         Err(Violation::new("leader", format!("members {first} and {member} both lead term {}", status.term)))

@@ -13,7 +13,8 @@ use crate::schedule::{Fault, Strike};
 /// Draws strikes of every class that is on, one stream per class: switching one class off leaves the others' strikes.
 pub(super) fn draw_schedule(setup: &Setup) -> Vec<Strike> {
     let mut schedule = Vec::new();
-    let Setup { members, classes, duration, .. } = *setup;
+    let Setup { classes, duration, .. } = *setup;
+    let members = setup.machines();
     // The cluster has a moment to come up, and healing begins before the nemesis' last span can reach far beyond.
     let (begin, end) = (SECOND / 2, duration - 3 * SECOND);
     let mut class = |number: usize, on: bool, mean: Nanos, draw: &dyn Fn(&mut Rng) -> Fault| {
@@ -114,8 +115,8 @@ fn swizzles(setup: &Setup, begin: Nanos, end: Nanos) -> Vec<Strike> {
     let mut at = begin + micros(rng, 10 * SECOND);
     while setup.classes.swizzle && at < end {
         let gap = setup.knobs.election / 10 * (1 + rng.below(20));
-        let chosen = 1 + usize::try_from(rng.below(setup.members as u64)).expect("few members");
-        let (out, back) = (shuffled(rng, setup.members), shuffled(rng, setup.members));
+        let chosen = 1 + usize::try_from(rng.below(setup.machines() as u64)).expect("few members");
+        let (out, back) = (shuffled(rng, setup.machines()), shuffled(rng, setup.machines()));
         for (n, member) in out.into_iter().take(chosen).enumerate() {
             let leaves = at + n as u64 * gap;
             let returns = at + (chosen as u64 + back[member] as u64) * gap;
@@ -131,7 +132,7 @@ fn swizzles(setup: &Setup, begin: Nanos, end: Nanos) -> Vec<Strike> {
 /// One direction of a link goes up and down for a while.
 fn flaps(setup: &Setup, begin: Nanos, end: Nanos) -> Vec<Strike> {
     let (rng, mut strikes) = (&mut stream(setup.seed, Stream::Schedule, 31), Vec::new());
-    let members = setup.members as u64;
+    let members = setup.machines() as u64;
     let mut at = begin + micros(rng, 10 * SECOND);
     while setup.classes.flap && at < end {
         let from = rng.below(members);
@@ -155,7 +156,7 @@ fn rolling_restarts(setup: &Setup, begin: Nanos, end: Nanos) -> Vec<Strike> {
     let mut at = begin + micros(rng, 20 * SECOND);
     while setup.classes.rolling && at < end {
         let (down, pause) = (MILLI * (1 + rng.below(1_000)), setup.knobs.election / 10 * (1 + rng.below(60)));
-        for member in shuffled(rng, setup.members) {
+        for member in shuffled(rng, setup.machines()) {
             strikes.push(Strike { at: at / MICRO * MICRO, fault: Fault::Kill { member, down } });
             at += down + pause;
         }

@@ -147,9 +147,9 @@ impl Client {
         MILLI + self.generator.below(2 * mean)
     }
 
-    /// Goes to another of `members` members, or stays.
-    pub fn move_on(&mut self, members: usize) {
-        self.member = usize::try_from(self.generator.below(members as u64)).expect("few members");
+    /// Goes to another of these members, or stays.
+    pub fn move_on(&mut self, members: &[usize]) {
+        self.member = members[usize::try_from(self.generator.below(members.len() as u64)).expect("few members")];
     }
 
     /// Whether to change the member for no reason.

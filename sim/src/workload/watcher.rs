@@ -256,9 +256,9 @@ impl WatchClient {
         100 * MILLI + self.generator.below(2 * SECOND)
     }
 
-    /// Draws one of `members` members.
-    pub fn pick(&mut self, members: usize) -> usize {
-        usize::try_from(self.generator.below(members as u64)).expect("few members")
+    /// Draws one of these members.
+    pub fn pick(&mut self, members: &[usize]) -> usize {
+        members[usize::try_from(self.generator.below(members.len() as u64)).expect("few members")]
     }
 
     /// Reads one message; gives the highest revision in it and what to give back to the stream.

@@ -13,7 +13,7 @@ use super::event::{Event, link};
 use crate::call::CallError;
 use crate::check::{Verdict, Violation};
 use crate::heap::{Nanos, tail};
-use crate::member::{Handed, number};
+use crate::member::Handed;
 use crate::trace::Kind;
 
 impl World {
@@ -22,7 +22,9 @@ impl World {
         let mut actions = std::mem::take(&mut self.actions);
         for status in actions.changed.drain(..) {
             self.trace.event(now, Kind::Member, member, status.term.0, &[status.role as u8], || format!("{status:?}"));
-            self.consensus.changed(member, &status)?;
+            let id = self.machines[member].id.expect("a process is somebody's");
+            self.consensus.changed(member, id, &status)?;
+            self.membership.campaigned(now, id, &status)?;
             if status.role == Role::Leader {
                 self.harass(now, member, status.term);
             }
@@ -47,6 +49,7 @@ impl World {
             match handed {
                 Handed::Entries(term, entries) => {
                     self.consensus.committed(member, term, &entries)?;
+                    self.membership.committed(&entries)?;
                     self.see_committed(now, &entries)?;
                 }
                 Handed::Snapshot(index) => self.consensus.installed(member, index)?,
@@ -56,8 +59,9 @@ impl World {
             self.see_applied(now, member, input)?;
         }
         for frame in actions.frames.drain(..) {
-            self.send(now, member, number(frame.to), frame.bytes, frame.bulk);
+            self.send(now, member, frame.to, frame.bytes, frame.bulk);
         }
+        self.part(now, member, &mut actions)?;
         let epoch = self.machines[member].epoch;
         for due in actions.due.drain(..) {
             let at = now + 1 + self.machines[member].rng.below(2 * self.setup.latencies.turn);

@@ -98,13 +98,13 @@ impl World {
         if self.finale.has_begun() {
             return;
         }
-        let members = self.machines.len();
+        let members = self.members();
         let client = &mut self.clients[number];
         if client.pending.is_some() || self.setup.script.is_some() {
             return;
         }
         if client.is_restless() {
-            client.move_on(members);
+            client.move_on(&members);
         }
         let login = self.badges.get_mut(number).and_then(Badge::login);
         let is_login = login.is_some();
@@ -156,6 +156,9 @@ impl World {
         if call.client == self.probe_client() {
             return self.probe_answered(now, call.call, Some(answer));
         }
+        if let Some(admin) = self.admin_of(call.client) {
+            return self.administered(now, admin, call.call, Some(answer));
+        }
         if call.client >= self.operator(0) {
             return self.operator_answered(now, call, Some(answer));
         }
@@ -188,10 +191,10 @@ impl World {
             }
             Subject::TimeToLive(_) => {}
         }
-        let members = self.machines.len();
+        let members = self.members();
         let client = &mut self.clients[call.client];
         if failed {
-            client.move_on(members);
+            client.move_on(&members);
         }
         let at = now + client.think(self.setup.think);
         self.heap.push(at, link::client(call.client, 2), Event::Think { client: call.client });
@@ -205,13 +208,19 @@ impl World {
             }
             return;
         }
+        if let Some(admin) = self.admin_of(call.client) {
+            if let Err(violation) = self.administered(now, admin, call.call, None) {
+                self.violation = Some(violation);
+            }
+            return;
+        }
         if call.client >= self.operator(0) {
             if let Err(violation) = self.operator_answered(now, call, None) {
                 self.violation = Some(violation);
             }
             return;
         }
-        let members = self.machines.len();
+        let members = self.members();
         let Some(pending) = self.clients[call.client].ended(call.call) else { return };
         self.trace.event(now, Kind::Client, call.client, call.call, &[], || format!("{call:?} gives up"));
         self.tell(now, || Happened::Ended { client: call.client, call: call.call, text: "gives up".into() });
@@ -221,7 +230,7 @@ impl World {
             self.violation = Some(violation);
         }
         let client = &mut self.clients[call.client];
-        client.move_on(members);
+        client.move_on(&members);
         let at = now + client.think(self.setup.think);
         self.heap.push(at, link::client(call.client, 2), Event::Think { client: call.client });
     }
@@ -279,7 +288,7 @@ impl World {
 
     /// A watch client connects, asks for progress, or goes elsewhere.
     pub(super) fn whim(&mut self, now: Nanos, number: usize) {
-        let (members, begun) = (self.machines.len(), self.finale.has_begun());
+        let (members, begun) = (self.members(), self.finale.has_begun());
         let newest = self.newest;
         let line = self.line_of_watcher(number);
         let client = &mut self.watchers[number];
@@ -295,7 +304,7 @@ impl World {
         }
         let client = &mut self.watchers[number];
         if !client.connected {
-            let member = client.pick(members);
+            let member = client.pick(&members);
             let new = client.draw_missing(newest, if begun { 0 } else { 3 });
             self.connect(now, number, member, new);
         } else if client.is_curious() {
@@ -358,7 +367,8 @@ impl World {
         subscription: Subscription,
         requests: Vec<pb::WatchRequest>,
     ) {
-        if self.machines[member].process.is_none() {
+        // A learner serves no watches.
+        if self.machines[member].process.as_ref().is_none_or(Process::is_learner) {
             self.break_stream(now, subscription);
             return;
         }

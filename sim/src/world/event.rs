@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use quorate_api::etcdserverpb as pb;
+use quorate_core::NodeId;
 use quorate_node::applier;
 
 use super::nemesis::Relief;
@@ -12,30 +13,114 @@ use crate::workload::Token;
 
 /// Something that happens at its time.
 pub(super) enum Event {
-    Frame { from: usize, to: usize, epoch: u64, bytes: Bytes },
-    Turn { member: usize, epoch: u64, at: Nanos },
-    Synced { member: usize, epoch: u64 },
-    Apply { member: usize, epoch: u64, at: Nanos },
-    Finish { member: usize, epoch: u64, due: Box<Due> },
-    History { member: usize, epoch: u64, input: Box<applier::Input> },
-    Request { member: usize, call: CallId, rpc: Rpc, token: Option<Token>, bytes: Bytes },
-    Answer { call: CallId, answer: Answer },
-    Patience { call: CallId },
-    Think { client: usize },
-    Subscribe { member: usize, subscription: Subscription, requests: Vec<pb::WatchRequest> },
-    WatchRequest { member: usize, subscription: Subscription, request: pb::WatchRequest },
-    Taken { member: usize, subscription: Subscription, bytes: u64 },
-    Unsubscribe { member: usize, subscription: Subscription },
-    WatchMessage { subscription: Subscription, bytes: Bytes, cost: u64 },
-    WatchBroken { subscription: Subscription },
-    WatchRead { subscription: Subscription },
-    Whim { client: usize },
+    Frame {
+        from: usize,
+        to: usize,
+        epoch: u64,
+        sender: NodeId,
+        receiver: NodeId,
+        bytes: Bytes,
+    },
+    Turn {
+        member: usize,
+        epoch: u64,
+        at: Nanos,
+    },
+    Synced {
+        member: usize,
+        epoch: u64,
+    },
+    Apply {
+        member: usize,
+        epoch: u64,
+        at: Nanos,
+    },
+    Finish {
+        member: usize,
+        epoch: u64,
+        due: Box<Due>,
+    },
+    History {
+        member: usize,
+        epoch: u64,
+        input: Box<applier::Input>,
+    },
+    Request {
+        member: usize,
+        call: CallId,
+        rpc: Rpc,
+        token: Option<Token>,
+        bytes: Bytes,
+    },
+    Answer {
+        call: CallId,
+        answer: Answer,
+    },
+    Patience {
+        call: CallId,
+    },
+    Think {
+        client: usize,
+    },
+    Subscribe {
+        member: usize,
+        subscription: Subscription,
+        requests: Vec<pb::WatchRequest>,
+    },
+    WatchRequest {
+        member: usize,
+        subscription: Subscription,
+        request: pb::WatchRequest,
+    },
+    Taken {
+        member: usize,
+        subscription: Subscription,
+        bytes: u64,
+    },
+    Unsubscribe {
+        member: usize,
+        subscription: Subscription,
+    },
+    WatchMessage {
+        subscription: Subscription,
+        bytes: Bytes,
+        cost: u64,
+    },
+    WatchBroken {
+        subscription: Subscription,
+    },
+    WatchRead {
+        subscription: Subscription,
+    },
+    Whim {
+        client: usize,
+    },
     Deed(usize),
     Strike(usize),
     Relief(Relief),
-    Hit { leader: usize, epoch: u64 },
-    Isolate { member: usize, span: Nanos },
-    Start { member: usize, epoch: u64 },
+    Hit {
+        leader: usize,
+        epoch: u64,
+    },
+    Isolate {
+        member: usize,
+        span: Nanos,
+    },
+    Start {
+        member: usize,
+        epoch: u64,
+    },
+    /// The process of a removed member ends.
+    Retire {
+        member: usize,
+        id: NodeId,
+    },
+    /// Members dial each other.
+    Dial,
+    /// An administrator does what comes next.
+    Administer {
+        admin: usize,
+    },
     Finale,
 }
 

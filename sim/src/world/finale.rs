@@ -48,6 +48,8 @@ pub(super) struct Finale {
     pending: Option<(u64, OpId, Op)>,
     opening: Opening,
     calls: u64,
+    /// The members that have to answer, one after the other.
+    targets: Vec<usize>,
     /// What the last read of everything saw.
     last: Option<Revision>,
 }
@@ -90,13 +92,15 @@ impl World {
             }
             Phase::Settling => {
                 let operators = self.operators.iter().all(|operator| operator.pending.is_none());
-                if operators && self.clients.iter().all(|client| client.pending.is_none()) {
+                let is_idle = operators && self.admins.iter().all(|admin| admin.pending.is_none());
+                if is_idle && self.clients.iter().all(|client| client.pending.is_none()) {
                     self.finale.opening = Opening::new(&self.setup.regime, self.newest);
                     self.finale.phase = Phase::Opening;
                     self.finale.deadline = now + self.recovery();
                 }
             }
             Phase::Opening if self.finale.opening.is_over() => {
+                self.finale.targets = self.probed();
                 self.finale.phase = Phase::Probing { blackout_over: false, step: 0 };
             }
             Phase::Opening if now > self.finale.deadline => {
@@ -112,12 +116,15 @@ impl World {
             }
             Phase::Over => {}
         }
+        self.tidy_up(now);
         self.heap.push(now + 20 * MILLI, link::NEMESIS, Event::Finale);
         Ok(())
     }
 
     fn probe(&mut self, now: Nanos, blackout_over: bool, step: usize) -> Verdict {
+        let target = self.finale.targets.get(step / 2).copied();
         if now > self.finale.deadline {
+            let unfinished = self.unfinished_change().map_or(String::new(), |text| format!("\n  {text}"));
             let members: Vec<String> = self
                 .machines
                 .iter()
@@ -126,8 +133,7 @@ impl World {
                 })
                 .collect();
             let text = format!(
-                "no progress on member {} within {} ms after {}:\n  {}",
-                step / 2,
+                "no progress on member {target:?} within {} ms after {}:\n  {}{unfinished}",
                 self.recovery() / MILLI,
                 if blackout_over { "the power cut of all members" } else { "healing" },
                 members.join("\n  ")
@@ -137,7 +143,11 @@ impl World {
         if self.finale.pending.is_some() {
             return Ok(());
         }
-        if step == 2 * self.machines.len() {
+        let Some(target) = target else {
+            // Who votes, who learns and who is gone is as the records say.
+            if self.unfinished_change().is_some() {
+                return Ok(());
+            }
             if blackout_over {
                 let until = now + 20 * SECOND;
                 self.finale.phase = Phase::Watching { until };
@@ -146,8 +156,14 @@ impl World {
                 self.tell(now, || Happened::Fault { text: "cuts everyone's power".into(), members: 0, until: now });
                 self.finale.phase = Phase::Probing { blackout_over: true, step: 0 };
                 self.finale.deadline = now + self.recovery();
+                self.finale.targets = self.probed();
                 self.blackout(now, 100 * MILLI);
             }
+            return Ok(());
+        };
+        if !self.probed().contains(&target) {
+            // A change of the membership took its time.
+            self.finale.phase = Phase::Probing { blackout_over, step: step + 1 };
             return Ok(());
         }
         let op = if step.is_multiple_of(2) {
@@ -169,9 +185,9 @@ impl World {
         self.finale.pending = Some((call.call, id, op));
         self.tell(now, || {
             let text = script::describe(request.0, &request.1);
-            Happened::Asked { client, call: call.call, member: step / 2, text }
+            Happened::Asked { client, call: call.call, member: target, text }
         });
-        self.send_call(now, step / 2, call, request, None, 8 * SECOND);
+        self.send_call(now, target, call, request, None, 8 * SECOND);
         Ok(())
     }
 

@@ -2,10 +2,10 @@
 
 use std::io;
 
-use quorate_core::LogIndex;
-use quorate_core::entry::Standing;
+use quorate_core::entry::{Configuration, Standing};
 use quorate_core::raft::Role;
 use quorate_core::rng::Rng;
+use quorate_core::{LogIndex, NodeId};
 use quorate_node::boot::{BootError, Found};
 
 use super::World;
@@ -24,6 +24,14 @@ use crate::trace::Kind;
 
 /// A member's machine: what survives its process.
 pub(super) struct Machine {
+    /// The member that runs here, or is to run.
+    pub(super) id: Option<NodeId>,
+    /// It is started as one that joins a cluster which runs already.
+    pub(super) joins: bool,
+    /// Its data directory says that it was removed.
+    pub(super) removed: bool,
+    /// The latest configuration in its log, as last seen.
+    pub(super) config: (LogIndex, Configuration),
     pub(super) disk: SimDisk,
     pub(super) backends: SimBackends,
     pub(super) clock: Clock,
@@ -56,16 +64,30 @@ pub(super) struct Machine {
     pub(super) rng: Rng,
 }
 
+impl Machine {
+    /// Everything that was stored is lost.
+    pub(super) fn replace_disk(&mut self) {
+        self.disk.wipe();
+        self.backends.wipe();
+        (self.trusted, self.rotten, self.doubtful) = (false, false, false);
+        (self.blank, self.removed) = (true, false);
+        self.config = (LogIndex(0), Configuration::default());
+    }
+}
+
 /// However slow a disk is made, a sync ends after so long.
 const SYNC_MAX: Nanos = 3 * SECOND;
 
 impl World {
     /// Starts a process on what the machine's disks hold.
     pub(super) fn start(&mut self, now: Nanos, member: usize, epoch: u64) -> Verdict {
-        let machine = &mut self.machines[member];
-        if machine.epoch != epoch || machine.process.is_some() {
+        let machine = &self.machines[member];
+        let Some(id) = machine.id.filter(|_| machine.epoch == epoch && machine.process.is_none()) else {
             return Ok(());
-        }
+        };
+        let Some((joins, mut voters)) = self.instruct(now, member, id) else { return Ok(()) };
+        let machine = &mut self.machines[member];
+        machine.joins = joins;
         machine.epoch += 1;
         machine.paused = false;
         (machine.next_turn, machine.next_apply) = (None, None);
@@ -74,15 +96,41 @@ impl World {
             rng = anew(&rng, sample);
         }
         let local = machine.clock.read(now);
-        let start = Start {
-            member,
-            members: self.setup.members,
-            knobs: &self.setup.knobs,
-            regime: &self.setup.regime,
-            now: local,
+        let process = loop {
+            let start = Start {
+                machine: member,
+                member: id,
+                voters: voters.clone(),
+                joins,
+                founders: self.setup.members,
+                churn: self.setup.churn,
+                knobs: &self.setup.knobs,
+                regime: &self.setup.regime,
+                now: local,
+            };
+            let machine = &self.machines[member];
+            match Process::start(&start, &machine.disk, &machine.backends, &mut rng.clone()) {
+                // Its log says no more who it is: as in any case of doubt it asks the others.
+                Err(StartError::Boot(BootError::Damage(_))) if voters.is_empty() => {
+                    match self.ask_members(member, id) {
+                        Some(told) => voters = told,
+                        None => {
+                            self.start_later(now, member);
+                            return Ok(());
+                        }
+                    }
+                }
+                result => break result,
+            }
         };
-        let process = match Process::start(&start, &machine.disk, &machine.backends, &mut rng) {
+        let machine = &mut self.machines[member];
+        let process = match process {
             Ok(process) => process,
+            Err(StartError::Removed) => {
+                self.trace.event(now, Kind::Member, member, 0, &[], || "was removed".into());
+                self.retire(now, member, id);
+                return Ok(());
+            }
             Err(StartError::Boot(BootError::Io(error))) if error.kind() != io::ErrorKind::NotFound => {
                 machine.doubtful |= machine.rotten;
                 self.disk_failed(now, member, &error);
@@ -111,6 +159,8 @@ impl World {
         self.trace.event(now, Kind::Member, member, hash, &[], || {
             format!("starts at {local:?} with {applied} applied, {status:?}")
         });
+        self.membership.published(member, applied, process.published().view.members())?;
+        let machine = &mut self.machines[member];
         machine.process = Some(process);
         self.tell(now, || {
             let text = format!("starts with {applied} applied, {:?}, term {}", status.standing, status.term);
@@ -173,10 +223,13 @@ impl World {
         let Some(process) = &mut machine.process else { return Ok(()) };
         let local = machine.clock.read(now);
         process.turn(local, &mut self.actions);
+        // What it has made durable it may have told already.
+        self.membership.turned(process.replica().raft())?;
         self.trace.event(now, Kind::Output, member, local.0, &[], || format!("turn at {}", local.0));
         self.carry_out(now, member)?;
         self.tell_status(now, member);
         self.inspect(member)?;
+        self.see_config(member);
         self.rouse(now, member);
         Ok(())
     }
@@ -234,6 +287,7 @@ impl World {
         }
         let (digest, applied) = (machine.backends.digest(), process.published().applied);
         self.trace.event(now, Kind::Backend, member, digest, &[], || format!("applied {applied}"));
+        self.membership.published(member, applied, process.published().view.members())?;
         self.carry_out(now, member)?;
         self.see_published(member)?;
         self.rouse(now, member);

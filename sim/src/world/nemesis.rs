@@ -12,7 +12,7 @@ use crate::call::CallError;
 use crate::chronicle::Happened;
 use crate::clock::Clock;
 use crate::heap::{MILLI, Nanos, tail};
-use crate::member::{Process, id};
+use crate::member::Process;
 use crate::network::Quality;
 use crate::schedule::{Fault, Strike};
 use crate::trace::Kind;
@@ -88,7 +88,9 @@ impl World {
             Fault::Kill { member, down } => self.kill(now, member, down, Death::Process),
             Fault::Power { member, down } => self.kill(now, member, down, Death::Power),
             Fault::Wipe { member, down } if self.may_wipe(member) => self.kill(now, member, down, Death::Disk),
-            Fault::Rot { member, down } if self.may_wipe(member) => self.kill(now, member, down, Death::Rot),
+            Fault::Rot { member, down } if self.may_wipe(member) && self.may_forget(member) => {
+                self.kill(now, member, down, Death::Rot);
+            }
             Fault::Wipe { .. } | Fault::Rot { .. } => {}
             Fault::Blackout { down } => self.blackout(now, down),
             Fault::Pause { member, span } => self.pause(now, member, span),
@@ -146,9 +148,10 @@ impl World {
             }
             Fault::Transfer { member } => {
                 if let Some(leader) = self.leader()
+                    && let Some(to) = self.machines[member].id
                     && let Some(process) = &mut self.machines[leader].process
                 {
-                    process.ask(Request::Transfer(id(member)));
+                    process.ask(Request::Transfer(to));
                     self.rouse(now, leader);
                 }
             }
@@ -239,8 +242,9 @@ impl World {
             }
             // It hands over, and is cut off meanwhile: the next one is elected while it believes to lead.
             6 | 7 => {
-                if let Some(process) = &mut self.machines[leader].process {
-                    process.ask(Request::Transfer(id(other)));
+                let to = self.machines[other].id;
+                if let (Some(process), Some(to)) = (&mut self.machines[leader].process, to) {
+                    process.ask(Request::Transfer(to));
                     self.rouse(now, leader);
                 }
                 self.heap.push(now + soon, link::NEMESIS, Event::Isolate { member: leader, span });
@@ -304,7 +308,7 @@ impl World {
         let quality = Quality { delay_min: 200_000, delay_tail: 100_000, ..Quality::CALM };
         // Cuts end with their own relief; calm shortens that by cancelling them all.
         self.network.reset(quality);
-        for member in 0..self.machines.len() {
+        for member in self.members() {
             self.resume(now, member);
             let machine = &mut self.machines[member];
             machine.disk.heal();
@@ -337,7 +341,7 @@ impl World {
     }
 
     pub(super) fn blackout(&mut self, now: Nanos, down: Nanos) {
-        for member in 0..self.machines.len() {
+        for member in self.members() {
             let more = self.machines[member].rng.below(200 * MILLI);
             self.kill(now, member, down + more, Death::Power);
         }
@@ -345,6 +349,7 @@ impl World {
 
     pub(super) fn kill(&mut self, now: Nanos, member: usize, down: Nanos, death: Death) {
         let machine = &mut self.machines[member];
+        let Some(id) = machine.id else { return };
         machine.paused = false;
         let stash = std::mem::take(&mut machine.stash);
         let process = machine.process.take();
@@ -366,10 +371,7 @@ impl World {
             }
             Death::Power => machine.disk.power_cut(&mut machine.rng),
             Death::Disk => {
-                machine.disk.wipe();
-                machine.backends.wipe();
-                (machine.trusted, machine.rotten, machine.blank) = (false, false, true);
-                machine.doubtful = false;
+                machine.replace_disk();
                 0
             }
         };
@@ -388,6 +390,9 @@ impl World {
             }
             Death::Disk => self.totals.wipes += 1,
             Death::Rot => self.totals.rots += lost,
+        }
+        if matches!(death, Death::Disk | Death::Rot) {
+            self.membership.forgot(id);
         }
         for call in calls {
             self.reply(now, call, Err(CallError::Broken));
@@ -408,6 +413,9 @@ impl World {
 
     /// Whether the others can do without this member's memory: no more than a minority may be without theirs.
     fn may_wipe(&self, member: usize) -> bool {
+        if self.setup.churn.is_some() {
+            return self.may_lose(member);
+        }
         // While nobody is trusted nothing was ever promised; but who lost a disk then may be an amnesiac to the others.
         let is_born = self.machines.iter().any(|machine| machine.trusted);
         let others = self.machines.iter().enumerate().filter(|(other, _)| *other != member);

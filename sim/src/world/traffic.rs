@@ -1,6 +1,7 @@
 //! What moves between members, and between clients and members: frames, requests, the second halves of calls.
 
 use bytes::Bytes;
+use quorate_core::NodeId;
 use quorate_core::format::codec;
 use quorate_core::replica::PeerMessage;
 
@@ -10,15 +11,23 @@ use crate::call::{CallError, Rpc};
 use crate::check::Verdict;
 use crate::chronicle::Happened;
 use crate::heap::Nanos;
-use crate::member::{CallId, Due, id};
+use crate::member::{CallId, Due};
 use crate::network::Lane;
 use crate::trace::Kind;
 use crate::workload::Token;
 
 impl World {
-    pub(super) fn deliver(&mut self, now: Nanos, from: usize, to: usize, epoch: u64, bytes: Bytes) {
-        // A cut takes with it what is under way, and so may the sender's end.
-        if !self.network.open(from, to) || epoch < self.machines[from].heard_since {
+    pub(super) fn deliver(
+        &mut self,
+        now: Nanos,
+        (from, to): (usize, usize),
+        epoch: u64,
+        (sender, receiver): (NodeId, NodeId),
+        bytes: Bytes,
+    ) {
+        // A cut takes with it what is under way, and so may the sender's end. Another member may run there by now.
+        let is_another = self.machines[to].id != Some(receiver);
+        if is_another || !self.network.open(from, to) || epoch < self.machines[from].heard_since {
             self.trace.event(now, Kind::Network, to, from as u64, &[], || format!("lost under way from {from}"));
             return;
         }
@@ -26,12 +35,14 @@ impl World {
         let text = if logs { describe(&bytes) } else { String::new() };
         self.trace.event(now, Kind::Input, to, from as u64, &bytes, || format!("<- {from} {text}"));
         if let Some(process) = &mut self.machines[to].process {
-            process.receive(id(from), bytes);
+            process.receive(sender, bytes);
             self.rouse(now, to);
         }
     }
 
-    pub(super) fn send(&mut self, now: Nanos, from: usize, to: usize, bytes: Bytes, bulk: bool) {
+    /// Sends a frame to the machine on which `receiver` runs. To one that runs nowhere nothing is sent.
+    pub(super) fn send(&mut self, now: Nanos, from: usize, receiver: NodeId, bytes: Bytes, bulk: bool) {
+        let (Some(sender), Some(to)) = (self.machines[from].id, self.machine_of(receiver)) else { return };
         let lane = if bulk { Lane::Snapshot } else { Lane::Frames };
         let sent = self.network.send(now, from, to, lane, bytes.len());
         let logs = self.trace.logs();
@@ -46,11 +57,12 @@ impl World {
             self.heap.push(
                 again,
                 link::frame(from, to, 2 + lane as usize),
-                Event::Frame { from, to, epoch, bytes: bytes.clone() },
+                Event::Frame { from, to, epoch, sender, receiver, bytes: bytes.clone() },
             );
         }
         if let Some(at) = sent.first {
-            self.heap.push(at, link::frame(from, to, lane as usize), Event::Frame { from, to, epoch, bytes });
+            let frame = Event::Frame { from, to, epoch, sender, receiver, bytes };
+            self.heap.push(at, link::frame(from, to, lane as usize), frame);
         }
     }
 
