@@ -1,5 +1,7 @@
 //! Deterministic simulation of whole Quorate clusters: seeded faults, oracles, reproducible traces.
 //!
+//! Tests of other services get a cluster in their own simulation: [`cluster`].
+//!
 //! How to add to it:
 //! - a **fault**: [`schedule::Fault`], `swarm/faults.rs` says the rest;
 //! - a **workload** on keys: [`workload::Generator::operation`] and `Op` of `quorate_jepsen`, whose model predicts every
@@ -23,6 +25,7 @@ pub mod causality;
 pub mod check;
 pub mod chronicle;
 pub mod clock;
+pub mod cluster;
 pub mod disk;
 pub mod heap;
 pub mod member;
@@ -40,3 +43,5 @@ pub mod trace;
 pub mod wire;
 pub mod workload;
 pub mod world;
+
+pub use cluster::Cluster;

@@ -99,7 +99,7 @@ fn data(setup: &Setup, report: &Report, chronicle: &Chronicle, curve: &[Point]) 
     json!({
         "title": format!("Seed {}: {} members, {} clients", setup.seed, setup.members, setup.clients),
         "settings": setup.file(),
-        "lanes": (0..setup.members).map(|member| format!("member {member}")).collect::<Vec<_>>(),
+        "lanes": (0..setup.machines()).map(|member| format!("member {member}")).collect::<Vec<_>>(),
         "end": micros(end).max(1),
         "violation": violation,
         "faults": faults,
@@ -137,7 +137,7 @@ mod tests {
         let from = page.find("id=\"data\">").expect("its place") + 10;
         let to = from + page[from..].find("</script>").expect("its end");
         let data: Value = serde_json::from_str(&page[from..to]).expect("JSON");
-        assert_eq!(data["lanes"].as_array().map(Vec::len), Some(setup.members));
+        assert_eq!(data["lanes"].as_array().map(Vec::len), Some(setup.machines()));
         for list in ["faults", "members", "watches", "requests", "frames", "curve"] {
             assert!(data[list].as_array().is_some_and(|list| !list.is_empty()), "{list}");
         }

@@ -202,6 +202,7 @@ pub fn shrink(setup: Setup, report: &Report, cpu_seconds_max: f64, tell: &mut dy
             search.ease();
             search.drop_events();
             search.drop_clients();
+            search.drop_admins();
             search.hurry();
             search.drop_watchers();
             if search.size() >= before || search.is_over() {
@@ -219,7 +220,8 @@ impl Search<'_> {
 
     fn size(&self) -> (usize, usize, Nanos) {
         let Setup { script, clients, watchers, duration, .. } = &self.best.setup;
-        (self.best.events(), if script.is_some() { 0 } else { clients + watchers }, *duration)
+        let drawing = if script.is_some() { 0 } else { clients + watchers };
+        (self.best.events(), drawing + self.best.setup.admins(), *duration)
     }
 
     /// Whether `candidate` breaks the same promise; if so it is the best from now on.
@@ -345,6 +347,17 @@ impl Search<'_> {
             });
             if !smaller {
                 return;
+            }
+        }
+    }
+
+    /// Fewer administrators: they always draw what they do, since it depends on what the cluster can bear.
+    fn drop_admins(&mut self) {
+        for admins in [0, 1] {
+            if self.best.setup.admins() > admins {
+                let mut candidate = self.best.setup.clone();
+                candidate.churn.iter_mut().for_each(|churn| churn.admins = admins);
+                self.fails(&candidate);
             }
         }
     }

@@ -331,8 +331,8 @@ impl Setup {
             if deed.client >= clients {
                 return Err(format!("{deed}: there are {clients} such clients"));
             }
-            if member >= self.members {
-                return Err(format!("{deed}: there are {} members", self.members));
+            if member >= self.machines() {
+                return Err(format!("{deed}: there are {} members", self.machines()));
             }
         }
         Ok(())

@@ -8,6 +8,7 @@ use quorate_core::{LogIndex, NodeId, Revision};
 use quorate_jepsen::history::History;
 
 use crate::backend::SimBackends;
+use crate::call::Answer;
 use crate::check::audit::Audit;
 use crate::check::consensus::Consensus;
 use crate::check::lease::Leases;
@@ -39,6 +40,7 @@ mod finale;
 mod machine;
 mod nemesis;
 mod operators;
+mod outside;
 pub(crate) mod redraw;
 mod script;
 mod traffic;
@@ -97,6 +99,8 @@ pub struct World {
     calm: bool,
     /// What comes is no longer what the seed says.
     is_redrawn: bool,
+    /// Answers to clients that somebody else plays.
+    outside: Option<Vec<(usize, Option<Answer>)>>,
 }
 
 /// Events of one simulated second at most.
@@ -170,6 +174,7 @@ impl World {
             seen: Revision(1),
             calm: false,
             is_redrawn: false,
+            outside: None,
             setup,
         };
         world.begin();

@@ -9,6 +9,7 @@ use quorate_core::rng::Rng;
 use crate::call::Rpc;
 use crate::heap::{MILLI, Nanos, SECOND};
 use crate::member::peer_url;
+use crate::world::redraw::anew;
 
 /// What an administrator asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +66,11 @@ pub struct Admin {
 }
 
 impl Admin {
+    /// Draws anew what is left to chance.
+    pub fn redraw(&mut self, sample: u64) {
+        self.rng = anew(&self.rng, sample);
+    }
+
     /// One that begins with the member on machine `member`.
     #[must_use]
     pub fn new(rng: Rng, member: usize) -> Self {

@@ -14,9 +14,11 @@ use super::World;
 use super::event::{Event, link};
 use super::machine::Machine;
 use super::nemesis::Death;
+use super::script::outcome;
 use crate::call::{Answer, CallError};
 use crate::check::membership::Told;
 use crate::check::{Verdict, Violation};
+use crate::chronicle::Happened;
 use crate::heap::{MILLI, Nanos, SECOND};
 use crate::member::{Actions, CallId, founder_id, machine_of_url};
 use crate::swarm::{Setup, Stream};
@@ -102,8 +104,10 @@ impl World {
         let admin = &mut self.admins[number];
         let text = if self.trace.logs() { format!("asks {} {task:?}", admin.member) } else { String::new() };
         self.trace.event(now, Kind::Client, line, rpc as u64, &bytes, || text);
+        let asked = format!("{task:?}");
         let call = CallId { client: line, call: admin.sent(task, self.membership.floor()) };
         let (member, patience) = (admin.member, admin.patience());
+        self.tell(now, || Happened::Asked { client: line, call: call.call, member, text: asked });
         self.send_call(now, member, call, (rpc, bytes), None, patience);
     }
 
@@ -119,6 +123,8 @@ impl World {
         let Some(Pending { task, floor, .. }) = self.admins[number].ended(call) else { return Ok(()) };
         let line = self.line_of_admin(number);
         self.trace.event(now, Kind::Client, line, call, &[], || format!("{task:?} came to {answer:?}"));
+        let text = answer.as_ref().map_or("gives up".into(), outcome);
+        self.tell(now, || Happened::Ended { client: line, call, text });
         match answer {
             Some(Ok(bytes)) => self.learned(now, number, &task, floor, bytes)?,
             Some(Err(CallError::Status(status))) => self.refused(number, &task, floor, &status)?,

@@ -165,6 +165,9 @@ impl World {
         let Some(pending) = self.clients[call.client].ended(call.call) else { return Ok(()) };
         self.tell(now, || Happened::Ended { client: call.client, call: call.call, text: outcome(&answer) });
         let failed = matches!(answer, Err(CallError::Broken | CallError::Refused));
+        if let Some(outside) = &mut self.outside {
+            outside.push((call.client, Some(answer.clone())));
+        }
         if let Some(badge) = self.badges.get_mut(call.client) {
             match &pending.subject {
                 Subject::Chore(Chore::Login { .. }) => badge.logged_in(&answer),
@@ -222,6 +225,9 @@ impl World {
         }
         let members = self.members();
         let Some(pending) = self.clients[call.client].ended(call.call) else { return };
+        if let Some(outside) = &mut self.outside {
+            outside.push((call.client, None));
+        }
         self.trace.event(now, Kind::Client, call.client, call.call, &[], || format!("{call:?} gives up"));
         self.tell(now, || Happened::Ended { client: call.client, call: call.call, text: "gives up".into() });
         if let Subject::Op(id, op) = pending.subject

@@ -76,6 +76,10 @@ impl World {
             return;
         }
         self.trace.event(now, Kind::Fault, 0, number as u64, &[], || strike.to_string());
+        self.inflict(now, strike);
+    }
+
+    pub(super) fn inflict(&mut self, now: Nanos, strike: Strike) {
         self.totals.faults += 1;
         self.tell(now, || {
             let fault = strike.fault;

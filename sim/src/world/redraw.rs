@@ -31,6 +31,7 @@ impl World {
         self.clients.iter_mut().for_each(|client| client.redraw(sample));
         self.watchers.iter_mut().for_each(|client| client.redraw(sample));
         self.badges.iter_mut().for_each(|badge| badge.redraw(sample));
+        self.admins.iter_mut().for_each(|admin| admin.redraw(sample));
         self.operators.iter_mut().for_each(|operator| operator.redraw(sample));
     }
 }
