@@ -2,7 +2,7 @@
 //!
 //! Without the cargo feature `mutants` none of this exists: [`is_on`] is a constant `false`. With it, one mutant at a
 //! time is chosen by name while the program runs (`plant`). A server does not compile with it: see `node/src/lib.rs`.
-//! Each is a mechanism that once shipped somewhere (its rows: Raft R, log P, apply A, watch W, lease K), planted as the
+//! Each is a mechanism that once shipped somewhere (its rows: Raft R, log P, apply A, watch W, lease K, users U; Q: quotas, alarms and what compacts by itself), planted as the
 //! smallest change of ours that has it. Workloads, faults and oracles know nothing of them.
 //!
 //! A new one is a line in the list below, and `mutant::is_on(Mutant::X)` where it does its harm.
@@ -65,17 +65,40 @@ mutants! {
     P12 "a snapshot is ignored if the log is as long, whatever it contains",
     A01 "the applied index is committed before what was applied",
     A02 "the applied index is committed after what was applied",
+    A05 "a range of a past revision in a txn is not looked at when the txn is applied",
+    A08 "entries that only change users do not move the applied index on disk",
+    A09 "users and roles are not loaded with a state",
+    A10 "an alarm stops puts only on the member that raised it",
     A12 "the index is rebuilt without the last version of deleted keys",
+    A14 "a hash of keys counts what compaction has not removed yet",
     A15 "a proposal delivered twice is applied twice",
     A17 "a watch from now on starts at the beginning",
     W01 "a restored snapshot takes watchers back to where they began",
+    W02 "a restored snapshot lets watchers of the future see what they did not ask for",
     W04 "a delete at the compacted revision is left out of history",
     W08 "an event is delivered, and again when its slow watcher goes on",
     W11 "the events of a revision come in two responses",
     W13 "a watcher that catches up skips the revision at which history stopped",
     K02 "the renewal of a lease that is gone succeeds",
+    K08 "leases that run out are revoked on nobody's behalf",
     K11 "a lease is renewed without asking whether this leader still leads",
     K12 "a new leader goes on counting where the lease stood when it was last heard of",
+    U02 "the operations of nested txns are not checked",
+    U03 "a put gives back the previous state of what may not be read",
+    U04 "a compaction is open to every user",
+    U05 "who asks for a lease's time is told its keys, whatever may be read",
+    U06 "what a role allows is remembered when a permission is revoked",
+    U07 "a permission on one key is one on all keys from there on",
+    U08 "a request that users changed under is not asked again",
+    U10 "a put attaches its key to a lease, whatever else that has",
+    U11 "a command is checked when it is proposed, not when it is applied",
+    U12 "sessions outlive a new password",
+    U13 "a range is allowed if its first key is",
+    Q01 "a put in a nested txn is no put to the alarm",
+    Q02 "a put beyond the quota is refused and done all the same",
+    Q03 "alarms are forgotten by a restart",
+    Q04 "what compacts by itself leaves nothing",
+    Q05 "a compaction at or below the floor moves it back",
 }
 
 #[cfg(feature = "mutants")]

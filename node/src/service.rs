@@ -19,6 +19,7 @@ use quorate_api::etcdserverpb as pb;
 use quorate_core::auth::Author;
 use quorate_core::command::Command;
 use quorate_core::error::Error;
+use quorate_core::mutant::{self, Mutant};
 use quorate_core::replica::{Request, Response};
 use quorate_core::request::{Alarm, AlarmKind, Member};
 use quorate_core::rows::Rows;
@@ -227,6 +228,10 @@ pub struct Begun<M: Method> {
 pub fn begin<M: Method>(request: M, local: &Local<'_>) -> Result<Begun<M>, Status> {
     admit::<M>(local)?;
     if local.is_beyond_quota(request.cost()) {
+        if mutant::is_on(Mutant::Q02) {
+            let (ask, _) = request.start(local.settings)?;
+            return Ok(Begun { ask, rest: Err(Error::NoSpace.into()) });
+        }
         let member = local.settings.responder.member;
         let alarm = Alarm { kind: AlarmKind::NoSpace, member };
         let raised = local.view.alarms().any(|other| other == alarm);

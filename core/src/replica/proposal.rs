@@ -9,6 +9,7 @@ use crate::auth::Author;
 use crate::command::{Command, Envelope, Origin};
 use crate::error::Error;
 use crate::format::codec;
+use crate::mutant::{self, Mutant};
 use crate::request::{Lease, Member};
 use crate::rng::Rng;
 use crate::{Blob, Incarnation, Instant, LeaseId, NodeId, RequestId, Ttl};
@@ -201,7 +202,9 @@ impl Replica {
     /// never take effect.
     pub(super) fn propose_here(&mut self, command: Command, out: &mut Vec<Output>) -> bool {
         assert!(self.leads(), "only a leader proposes for itself");
-        let (_, bytes) = self.proposals.encode(Author::Member, command);
+        let is_expiry = matches!(command, Command::LeaseExpire(_));
+        let author = if is_expiry && mutant::is_on(Mutant::K08) { Author::Nobody } else { Author::Member };
+        let (_, bytes) = self.proposals.encode(author, command);
         self.proposals.refused = Some(false);
         self.consensus(raft::Input::Propose { commands: alloc::vec![bytes] }, out);
         self.proposals.refused.take() != Some(true)

@@ -7,9 +7,11 @@ use alloc::vec::Vec;
 use super::apply::Builder;
 use super::hash::Effect;
 use super::{View, rows};
+use crate::NodeId;
 use crate::command::Command;
 use crate::error::Error;
 use crate::format::codec;
+use crate::mutant::{self, Mutant};
 use crate::request::{Alarm, AlarmKind, RequestOp, TxnRequest};
 
 impl View {
@@ -24,8 +26,8 @@ impl View {
         self.alarms.iter().any(|alarm| alarm.kind == kind)
     }
 
-    /// Whether the alarms that are on let `command` through.
-    pub(super) fn permit(&self, command: &Command) -> Result<(), Error> {
+    /// Whether the alarms that are on let `command` through, on member `here` as on every other.
+    pub(super) fn permit(&self, command: &Command, here: NodeId) -> Result<(), Error> {
         if self.alarms.is_empty() {
             return Ok(());
         }
@@ -47,7 +49,8 @@ impl View {
         if changes && self.is_alarmed(AlarmKind::Corrupt) {
             return Err(Error::Corrupt);
         }
-        if grows && self.is_alarmed(AlarmKind::NoSpace) {
+        let is_elsewhere = mutant::is_on(Mutant::A10) && self.alarms.iter().all(|alarm| alarm.member != here);
+        if grows && self.is_alarmed(AlarmKind::NoSpace) && !is_elsewhere {
             return Err(Error::NoSpace);
         }
         Ok(())
@@ -58,7 +61,7 @@ impl View {
 fn may_put(txn: &TxnRequest) -> bool {
     txn.success.iter().chain(&txn.failure).any(|op| match op {
         RequestOp::Put(_) => true,
-        RequestOp::Txn(txn) => may_put(txn),
+        RequestOp::Txn(txn) => may_put(txn) && !mutant::is_on(Mutant::Q01),
         RequestOp::Range(_) | RequestOp::DeleteRange(_) => false,
     })
 }

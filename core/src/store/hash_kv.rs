@@ -10,6 +10,7 @@ use super::values::Values;
 use super::{View, index::Versions};
 use crate::Revision;
 use crate::error::Error;
+use crate::mutant::{self, Mutant};
 use crate::request::KeyRange;
 use crate::rows::Rows;
 
@@ -61,7 +62,7 @@ impl View {
             let (main, sub) =
                 rows::parse_record(&row_key[1..]).unwrap_or_else(|| panic!("row key {row_key:?} is damaged"));
             let record = Record::decode(row).unwrap_or_else(|| panic!("the record of {main}.{sub} is damaged"));
-            if main <= self.floor {
+            if main <= self.floor && !mutant::is_on(Mutant::A14) {
                 let versions = self.index.get(&record.key);
                 if !versions.is_some_and(|versions| is_kept(versions, main, sub)) {
                     return ControlFlow::Continue(());

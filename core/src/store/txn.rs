@@ -11,6 +11,7 @@ use super::index::Meta;
 use super::values::Values;
 use crate::Revision;
 use crate::error::Error;
+use crate::mutant::{self, Mutant};
 use crate::request::{Compare, CompareResult, CompareTarget, PutRequest, RequestOp, ResponseOp, TxnRequest, TxnResult};
 
 /// Which branch a txn takes, and which ones the nested txns in it, in order.
@@ -73,7 +74,7 @@ impl View {
         path.steps(txn).try_for_each(|(op, nested)| match (op, nested) {
             (RequestOp::Txn(txn), Some(path)) => self.check_txn(txn, path),
             (RequestOp::Put(put), _) => self.check_put(put),
-            (RequestOp::Range(range), _) => self.readable(range.revision),
+            (RequestOp::Range(range), _) if !mutant::is_on(Mutant::A05) => self.readable(range.revision),
             _ => Ok(()),
         })
     }

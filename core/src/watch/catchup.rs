@@ -117,6 +117,7 @@ impl WatchHub {
             self.ring.reset(revision);
             let synced = self.watchers.iter().filter(|(_, watcher)| watcher.place == Place::Synced);
             let behind = synced.map(|(&name, watcher)| match mutant::is_on(Mutant::W01) {
+                false if mutant::is_on(Mutant::W02) => (name, unseen),
                 false => (name, watcher.next.max(unseen)),
                 true => (name, watcher.start.max(Revision(1))),
             });

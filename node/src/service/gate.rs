@@ -7,6 +7,7 @@
 use quorate_core::auth::{AuthRevision, Author, Sessions};
 use quorate_core::command::{Command, Outcome};
 use quorate_core::error::Error;
+use quorate_core::mutant::{self, Mutant};
 use quorate_core::replica::{Request, Response};
 use quorate_core::{Instant, LogIndex};
 
@@ -97,7 +98,7 @@ impl Passage {
         };
         if matches!(self.ask, Some(Request::Command(_)))
             && !self.is_nobody
-            && self.attempts < ATTEMPTS
+            && self.attempts < if mutant::is_on(Mutant::U08) { 1 } else { ATTEMPTS }
             && answer.as_ref().is_err_and(changed)
         {
             let now = keeper.author()?;

@@ -276,6 +276,12 @@ impl Window<'_> {
     }
 
     fn judge_refusal(&self, status: &Status) -> Result<(), String> {
+        if *status == Error::AuthOldRevision.into() {
+            let changes = |at: u64| self.reference.monitor(LogIndex(at)).changes;
+            let changed = changes(self.applied.0) - changes(self.arrival.applied.0.min(self.since()));
+            let text = || format!("users changed {changed} times meanwhile: it had to be asked again");
+            return if changed >= RETRIES { Ok(()) } else { Err(text()) };
+        }
         let refusals = [Error::PermissionDenied, Error::UserEmpty];
         let Some(error) = refusals.into_iter().find(|error| *status == error.clone().into()) else { return Ok(()) };
         // A serializable read, and what the member answers by itself, may be refused by an old state, too.
@@ -360,6 +366,9 @@ impl Window<'_> {
         }
     }
 }
+
+/// So often at least a member asks again by itself when users have changed.
+const RETRIES: u64 = 9;
 
 /// Whether whoever asks is answered, whatever they show.
 fn is_open(subject: &Subject) -> bool {

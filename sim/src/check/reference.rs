@@ -173,6 +173,10 @@ impl Reference {
                         self.judge_compaction(now, *at, before)?;
                         compactions.push(SelfCompaction { at: *at, revision: self.model.revision() });
                     }
+                    if is_of_members(&command) && matches!(result, Err(Error::UserEmpty | Error::PermissionDenied)) {
+                        let text = format!("entry {}: members are refused what they propose: {command:?}", entry.index);
+                        return Err(Violation::new("reference", text));
+                    }
                     self.answers.insert(origin, (entry.index, result));
                 }
             }
@@ -390,6 +394,14 @@ impl Session {
     pub fn had_hash(&self, hash: &str) -> bool {
         self.hash.as_deref() == Some(hash)
     }
+}
+
+/// Whether members propose it for the cluster's own purposes.
+fn is_of_members(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::LeaseExpire(_) | Command::LeaseCheckpoint(_) | Command::Publish(_) | Command::RaiseFeatureLevel(_)
+    )
 }
 
 /// Whether a command is one of those that CORRUPT stops.

@@ -8,6 +8,7 @@ use crate::auth::{AuthCommand, AuthRevision, Permission, ROOT};
 use crate::command::Outcome;
 use crate::error::Error;
 use crate::format::codec;
+use crate::mutant::{self, Mutant};
 use crate::store::apply::Builder;
 use crate::store::hash::Effect;
 use crate::store::{SessionChange, rows};
@@ -90,7 +91,9 @@ impl Builder<'_> {
         if !user.no_password {
             user.password = Some(password.ok_or(Error::NoPasswordUser)?);
         }
-        self.sessions.push(SessionChange::UserGone(name.clone()));
+        if !mutant::is_on(Mutant::U12) {
+            self.sessions.push(SessionChange::UserGone(name.clone()));
+        }
         self.put_user(name, user);
         self.changed();
         Ok(())
@@ -165,7 +168,11 @@ impl Builder<'_> {
     fn revoke_permission(&mut self, role: String, keys: &(Blob, Blob)) -> Result<(), Error> {
         let mut permissions = self.find_role(&role)?.permissions;
         permissions.remove(keys).ok_or(Error::PermissionNotGranted)?;
-        self.put_role(role, Role::of(permissions));
+        let changed = match mutant::is_on(Mutant::U06) {
+            false => Role::of(permissions),
+            true => Role { permissions, ..self.find_role(&role)? },
+        };
+        self.put_role(role, changed);
         self.changed();
         Ok(())
     }

@@ -9,6 +9,7 @@ use crate::LeaseId;
 use crate::auth::{AuthCommand, Author, ROOT};
 use crate::command::Command;
 use crate::error::Error;
+use crate::mutant::{self, Mutant};
 use crate::request::{DeleteRangeRequest, KeyRange, PutRequest, RequestOp, TxnRequest};
 
 /// What somebody must be allowed for what it asks.
@@ -86,6 +87,7 @@ impl View {
             Command::Txn(txn) => Need::Txn(txn),
             Command::LeaseGrant(_) => Need::AnyUser,
             Command::LeaseRevoke(id) => Need::WriteLease(*id),
+            Command::Compact { .. } if mutant::is_on(Mutant::U04) => Need::AnyUser,
             Command::Compact { .. }
             | Command::RaiseAlarm(_)
             | Command::ClearAlarm(_)
@@ -122,6 +124,7 @@ impl View {
             Need::Delete(delete) => allows_delete(reach, delete),
             Need::Txn(txn) => self.allows_txn(reach, txn),
             Need::WriteLease(id) => self.writes_lease(reach, *id),
+            Need::ReadLease(_) if mutant::is_on(Mutant::U05) => true,
             Need::ReadLease(id) => self.leases.keys(*id).into_iter().all(|key| reach.reads(&KeyRange::Key(key))),
             Need::ReadLeases => {
                 self.leases.attachments().all(|(_, key)| reach.reads(&KeyRange::Key(crate::Blob::copy(key))))
@@ -138,7 +141,7 @@ impl View {
                 RequestOp::Range(range) => reach.reads(&range.range),
                 RequestOp::Put(put) => self.allows_put(reach, put),
                 RequestOp::DeleteRange(delete) => allows_delete(reach, delete),
-                RequestOp::Txn(txn) => self.allows_txn(reach, txn),
+                RequestOp::Txn(txn) => mutant::is_on(Mutant::U02) || self.allows_txn(reach, txn),
             })
     }
 
@@ -146,8 +149,8 @@ impl View {
     fn allows_put(&self, reach: &Reach, put: &PutRequest) -> bool {
         let key = KeyRange::Key(put.key.clone());
         reach.writes(&key)
-            && (!put.prev_kv || reach.reads(&key))
-            && put.lease.is_none_or(|lease| self.writes_lease(reach, lease))
+            && (!put.prev_kv || reach.reads(&key) || mutant::is_on(Mutant::U03))
+            && put.lease.is_none_or(|lease| mutant::is_on(Mutant::U10) || self.writes_lease(reach, lease))
     }
 
     fn writes_lease(&self, reach: &Reach, id: LeaseId) -> bool {

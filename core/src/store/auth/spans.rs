@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::Blob;
+use crate::mutant::{self, Mutant};
 use crate::request::KeyRange;
 
 /// Keys `>= .0` and `< .1`; without an end, all from `.0` on.
@@ -15,6 +16,7 @@ pub(super) struct Spans(Vec<Span>);
 /// The keys a permission speaks of, from its form on the wire.
 pub(super) fn span(key: &Blob, range_end: &Blob) -> Span {
     let end = match &range_end[..] {
+        [] if mutant::is_on(Mutant::U07) => None,
         [] => Some(after(key)),
         [0] => None,
         _ => Some(range_end.clone()),
@@ -70,6 +72,7 @@ pub(super) fn cover<'a>(sets: impl Iterator<Item = &'a Spans> + Clone, range: &K
         let Some(covered) = farthest else { return false };
         match range {
             KeyRange::Key(_) => return true,
+            _ if mutant::is_on(Mutant::U13) => return true,
             KeyRange::Bounded { end, .. } if covered >= end => return true,
             KeyRange::Bounded { .. } | KeyRange::From(_) => from = covered,
         }
