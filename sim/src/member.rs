@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_api::etcdserverpb as pb;
 use quorate_core::entry::{Record, Recovered};
 use quorate_core::error::Error;
 use quorate_core::replica::{self, Replica, Response};
@@ -28,9 +27,13 @@ use crate::backend::{SimBackends, SimSnapshot};
 use crate::disk::SimDisk;
 use crate::swarm::regime::Regime;
 use crate::swarm::{Churn, Knobs};
+use crate::workload::Token;
 
+mod gate;
 mod visit;
 
+use gate::Gate;
+pub use gate::Gated;
 use visit::Visit;
 pub(crate) use visit::hash_of;
 
@@ -106,6 +109,8 @@ pub struct Actions {
     pub answers: Vec<(CallId, Result<Bytes, Status>)>,
     /// Watch messages, in order, with what to give back once the client has taken them.
     pub watch: Vec<(Subscription, Bytes, u64)>,
+    /// What the gate said to watchers.
+    pub gated: Vec<Gated>,
     /// Reads of history on tasks of their own.
     pub history: Vec<HistoryRead<SimSnapshot>>,
     /// What consensus said of itself.
@@ -150,6 +155,8 @@ pub struct Process {
     requests: u64,
     streams: BTreeMap<StreamId, Subscription>,
     stream_ids: BTreeMap<Subscription, StreamId>,
+    /// What streams wait for at the gate.
+    gates: BTreeMap<StreamId, Gate>,
     opened: u64,
     /// For the tokens of sessions.
     secrets: Rng,
@@ -271,6 +278,7 @@ impl Process {
             requests: 0,
             streams: BTreeMap::new(),
             stream_ids: BTreeMap::new(),
+            gates: BTreeMap::new(),
             opened: 0,
             secrets: rng.split(0x5EC2),
             parted: BTreeSet::new(),
@@ -364,21 +372,13 @@ impl Process {
     }
 
     /// A client opened a watch stream.
-    pub fn subscribe(&mut self, subscription: Subscription) {
+    pub fn subscribe(&mut self, subscription: Subscription, token: Option<Token>) {
         self.opened += 1;
         let stream = StreamId(self.opened);
+        self.gates.insert(stream, Gate::of(token));
         self.streams.insert(stream, subscription);
         self.stream_ids.insert(subscription, stream);
         self.applier_inbox.push_back(applier::Input::Watch(watch::Input::Open(stream)));
-    }
-
-    /// A message of a watch stream arrived.
-    pub fn watch(&mut self, subscription: Subscription, request: pb::WatchRequest) {
-        if let Some(&stream) = self.stream_ids.get(&subscription)
-            && let Some(input) = quorate_node::service::watch::input(stream, request)
-        {
-            self.applier_inbox.push_back(applier::Input::Watch(input));
-        }
     }
 
     /// The client took responses of so many bytes.
@@ -392,6 +392,7 @@ impl Process {
     pub fn unsubscribe(&mut self, subscription: Subscription) {
         if let Some(stream) = self.stream_ids.remove(&subscription) {
             self.streams.remove(&stream);
+            self.gates.remove(&stream);
             self.applier_inbox.push_back(applier::Input::Watch(watch::Input::Close(stream)));
         }
     }
@@ -418,12 +419,15 @@ impl Process {
             }
             self.applier_inbox.push_back(input);
         }
-        for (id, answer) in effects.responses.drain(..) {
+        for (id, answer) in std::mem::take(&mut effects.responses) {
             // Requests of the nemesis have nobody who waits.
             if let Some(visit) = self.calls.remove(&id) {
                 actions.due.push(Due { visit, answer: Some(answer) });
+            } else {
+                self.gate_answered(now, id, answer.map_err(Status::from), actions);
             }
         }
+        let effects = &mut self.effects;
         if let Some(status) = effects.changed.last() {
             self.status.raft = status.clone();
         }

@@ -52,7 +52,7 @@ pub struct Totals {
 impl Totals {
     /// Every figure and its name.
     #[must_use]
-    pub fn figures(&self) -> [(&'static str, u64); 39] {
+    pub fn figures(&self) -> [(&'static str, u64); 40] {
         [
             ("simulated seconds", self.simulated_nanos / SECOND),
             ("operations", self.operations),
@@ -84,6 +84,7 @@ impl Totals {
             ("refused to users", self.audit.refused_to_users),
             ("refused for space", self.audit.refused_for_space),
             ("hashes compared", self.audit.hashes_compared),
+            ("watchers refused", self.audit.watchers_refused),
             ("members added", self.members_added),
             ("learners promoted", self.learners_promoted),
             ("members updated", self.members_updated),

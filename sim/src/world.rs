@@ -263,9 +263,11 @@ impl World {
             Event::Patience { call } => self.out_of_patience(now, call),
             Event::Think { client } if client >= self.operator(0) => self.operate(now, client),
             Event::Think { client } => self.act(now, client),
-            Event::Subscribe { member, subscription, requests } => self.subscribe(now, member, subscription, requests),
+            Event::Subscribe { member, subscription, token, requests } => {
+                self.subscribe(now, member, subscription, token, requests)?;
+            }
             Event::WatchRequest { member, subscription, request } => {
-                self.on_stream(now, member, |process| process.watch(subscription, request));
+                self.watch_requests(now, member, subscription, vec![request])?;
             }
             Event::Taken { member, subscription, bytes } => {
                 self.on_stream(now, member, |process| process.taken(subscription, bytes));

@@ -17,7 +17,7 @@ use quorate_node::status::Status;
 
 use super::reference::Reference;
 use super::{Verdict, Violation};
-use crate::member::hash_of;
+use crate::member::{Gated, hash_of};
 use crate::wire;
 use crate::workload::Token;
 use crate::workload::chore::{Chore, wire_permission};
@@ -52,6 +52,7 @@ pub struct Figures {
     pub refused_to_users: u64,
     pub refused_for_space: u64,
     pub hashes_compared: u64,
+    pub watchers_refused: u64,
 }
 
 impl Figures {
@@ -63,6 +64,7 @@ impl Figures {
         self.refused_to_users += other.refused_to_users;
         self.refused_for_space += other.refused_for_space;
         self.hashes_compared += other.hashes_compared;
+        self.watchers_refused += other.watchers_refused;
     }
 }
 
@@ -142,6 +144,36 @@ impl Audit {
         })?;
         self.count(reference, &call, applied, answer);
         Ok(())
+    }
+
+    /// `member` let somebody watch, or did not.
+    ///
+    /// # Errors
+    /// It should not have.
+    pub fn gated(&mut self, reference: &Reference, member: usize, gated: &Gated) -> Verdict {
+        let Gated { token, range, refused, applied } = gated;
+        let monitor = reference.monitor(*applied);
+        let session = token.as_ref().map(|token| reference.session(token).filter(|session| session.is_open(*applied)));
+        let expected = match session {
+            _ if !monitor.enabled => Ok(()),
+            Some(None) => Err(Error::InvalidAuthToken),
+            Some(Some(session)) => monitor.answer(Some(&session.user), Question::Read(range)),
+            None => monitor.answer(None, Question::Read(range)),
+        };
+        let denied = refused.as_ref().is_some_and(|status| *status == Error::PermissionDenied.into());
+        self.figures.watchers_refused += u64::from(denied);
+        let right = match refused {
+            None => expected.is_ok(),
+            Some(_) if denied => expected == Err(Error::PermissionDenied),
+            Some(_) => true,
+        };
+        if right {
+            return Ok(());
+        }
+        let user = session.flatten().map(|session| &session.user);
+        let text =
+            format!("member {member} said {refused:?} to {user:?}, who watches {range:?}: the log says {expected:?}");
+        Err(Violation::new("audit", text))
     }
 
     fn count(&mut self, reference: &Reference, call: &Call, applied: LogIndex, answer: &Result<Bytes, Status>) {

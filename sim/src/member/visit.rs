@@ -153,7 +153,7 @@ impl Process {
     }
 
     /// On whose behalf the owner of `token` asks.
-    fn author(&self, token: Option<&Token>, now: Instant) -> Result<Author, Error> {
+    pub(super) fn author(&self, token: Option<&Token>, now: Instant) -> Result<Author, Error> {
         token.map_or(Ok(Author::Nobody), |token| gate::recognise(token, &self.published, now))
     }
 

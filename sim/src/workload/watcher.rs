@@ -116,6 +116,8 @@ pub struct WatchClient {
     /// One of its watchers always wants everything from the beginning: what it sees settles for the history what
     /// operations of unknown outcome did.
     audits: bool,
+    /// A watcher was refused by the message read last.
+    pub refused: bool,
 }
 
 impl WatchClient {
@@ -134,6 +136,7 @@ impl WatchClient {
             news: Vec::new(),
             reading: false,
             slow: !audits,
+            refused: false,
         }
     }
 
@@ -270,6 +273,10 @@ impl WatchClient {
         let response: pb::WatchResponse = wire::message(message);
         let header = Revision(response.header.as_ref().map_or(0, |header| header.revision));
         if response.watch_id == -1 {
+            if response.created && response.canceled && response.events.is_empty() {
+                self.refused = true;
+                return Ok((header, bytes));
+            }
             if response.canceled || !response.events.is_empty() {
                 return Err(format!("a message to the whole stream: {response:?}"));
             }

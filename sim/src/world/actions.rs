@@ -71,6 +71,9 @@ impl World {
             self.see_answer(member, call, &answer)?;
             self.reply(now, call, answer.map_err(CallError::Status));
         }
+        for gated in actions.gated.drain(..) {
+            self.see_gated(member, &gated)?;
+        }
         for (subscription, bytes, cost) in actions.watch.drain(..) {
             let (line, at) = self.down(now, self.line_of_watcher(subscription.client));
             self.heap.push(at, link::client(line, 1), Event::WatchMessage { subscription, bytes, cost });

@@ -65,6 +65,7 @@ pub(super) enum Event {
     Subscribe {
         member: usize,
         subscription: Subscription,
+        token: Option<Token>,
         requests: Vec<pb::WatchRequest>,
     },
     WatchRequest {

@@ -20,7 +20,7 @@ use crate::check::Verdict;
 use crate::check::audit::Arrival;
 use crate::chronicle::Happened;
 use crate::heap::{Nanos, SECOND};
-use crate::member::CallId;
+use crate::member::{CallId, Gated};
 use crate::script::Shows;
 use crate::swarm::regime::Regime;
 use crate::swarm::{Setup, Stream};
@@ -248,6 +248,12 @@ impl World {
         let (Some(reference), Some(process)) = (&self.reference, &self.machines[member].process) else { return Ok(()) };
         let applied = process.published().applied;
         self.audit.answered(reference, (call.client, call.call), (member, applied), answer)
+    }
+
+    /// The gate of a member said something to a watcher.
+    pub(super) fn see_gated(&mut self, member: usize, gated: &Gated) -> Verdict {
+        let Some(reference) = &self.reference else { return Ok(()) };
+        self.audit.gated(reference, member, gated)
     }
 
     /// A member hands committed entries to its store.
