@@ -94,6 +94,7 @@ mutants! {
     U11 "a command is checked when it is proposed, not when it is applied",
     U12 "sessions outlive a new password",
     U13 "a range is allowed if its first key is",
+    U14 "a session that is not used lives on",
     Q01 "a put in a nested txn is no put to the alarm",
     Q02 "a put beyond the quota is refused and done all the same",
     Q03 "alarms are forgotten by a restart",

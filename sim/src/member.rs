@@ -109,6 +109,8 @@ pub struct Actions {
     pub answers: Vec<(CallId, Result<Bytes, Status>)>,
     /// Watch messages, in order, with what to give back once the client has taken them.
     pub watch: Vec<(Subscription, Bytes, u64)>,
+    /// Tokens that the gate looked at for watchers.
+    pub touched: Vec<Token>,
     /// What the gate said to watchers.
     pub gated: Vec<Gated>,
     /// Reads of history on tasks of their own.

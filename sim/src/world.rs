@@ -157,7 +157,7 @@ impl World {
             consensus: Consensus::default(),
             leases: Leases::default(),
             reference: regime.compared.then(|| Reference::new(regime.auto_compaction, regime.auth)),
-            audit: Audit::new(regime.quota_bytes),
+            audit: Audit::new(regime.quota_bytes, regime.session_ttl),
             operators,
             badges: operators::draw_badges(&setup),
             membership: Membership::new(setup.churn),

@@ -8,6 +8,7 @@ use alloc::format;
 use alloc::string::String;
 use core::time::Duration;
 
+use crate::mutant::{self, Mutant};
 use crate::store::SessionChange;
 use crate::{Instant, LogIndex};
 
@@ -74,7 +75,7 @@ impl Sessions {
         let index = Self::opened_by(token)?;
         self.sweep(now);
         let session = self.open.get_mut(&index)?;
-        if session.until <= now || Self::token(&session.secret, index) != token {
+        if (session.until <= now && !mutant::is_on(Mutant::U14)) || Self::token(&session.secret, index) != token {
             return None;
         }
         session.until = now + self.ttl;
@@ -94,7 +95,7 @@ impl Sessions {
     }
 
     fn sweep(&mut self, now: Instant) {
-        if now >= self.sweep {
+        if now >= self.sweep && !mutant::is_on(Mutant::U14) {
             self.open.retain(|_, session| session.until > now);
             self.sweep = now + SWEEP;
         }

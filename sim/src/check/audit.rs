@@ -3,6 +3,7 @@
 //! member was beyond the quota or the alarm was on, and only then; and members hash the same history to the same number.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_api::etcdserverpb as pb;
@@ -10,7 +11,7 @@ use quorate_core::auth::Author;
 use quorate_core::command::Command;
 use quorate_core::error::Error;
 use quorate_core::request::{AlarmKind, Lease, RequestOp, TxnRequest};
-use quorate_core::{LeaseId, LogIndex};
+use quorate_core::{Instant, LeaseId, LogIndex};
 use quorate_jepsen::auth::{Monitor, Question};
 use quorate_jepsen::history::Op;
 use quorate_node::status::Status;
@@ -29,6 +30,8 @@ struct Call {
     subject: Subject,
     token: Option<Token>,
     arrival: Option<Arrival>,
+    /// Its session was not used on that member for longer than sessions live.
+    is_stale: bool,
 }
 
 /// What was true when it reached its member.
@@ -40,6 +43,8 @@ pub struct Arrival {
     pub applied: LogIndex,
     /// Logical bytes of that member's state.
     pub bytes: u64,
+    /// By the member's clock.
+    pub time: Instant,
 }
 
 /// How many of what.
@@ -72,6 +77,11 @@ impl Figures {
 #[derive(Debug, Default)]
 pub struct Audit {
     quota: Option<u64>,
+    session_ttl: Duration,
+    /// When sessions were last used on a member, by its clock, or opened there.
+    used: BTreeMap<(usize, Token), Instant>,
+    /// How many sessions were opened on each member.
+    opened: BTreeMap<usize, usize>,
     calls: BTreeMap<(usize, u64), Call>,
     /// What was hashed, up to where and from which floor on; and whose hash was the first.
     hashes: BTreeMap<(i64, i64), (u32, usize)>,
@@ -89,22 +99,52 @@ struct Window<'a> {
 }
 
 impl Audit {
-    /// An audit of members with this quota.
+    /// An audit of members with this quota, on which sessions live for so long when they are not used.
     #[must_use]
-    pub fn new(quota: Option<u64>) -> Self {
-        Self { quota, ..Self::default() }
+    pub fn new(quota: Option<u64>, session_ttl: Duration) -> Self {
+        Self { quota, session_ttl, ..Self::default() }
+    }
+
+    /// A member shows the state after `applied`; sessions that were opened on the way begin to live.
+    pub fn shown(&mut self, reference: &Reference, member: usize, applied: LogIndex, time: Instant) {
+        let known = self.opened.entry(member).or_default();
+        for token in reference.tokens(*known, applied) {
+            self.used.insert((member, Token::from(token)), time);
+            *known += 1;
+        }
+    }
+
+    /// A member starts anew: it takes no token from before.
+    pub fn started(&mut self, member: usize) {
+        self.used.retain(|(other, _), _| *other != member);
+    }
+
+    /// A member looked at a token for something else than a call.
+    pub fn touched(&mut self, member: usize, token: Token, time: Instant) {
+        self.used.insert((member, token), time);
+    }
+
+    /// A part of a call that shows this token is done on a member.
+    pub fn used(&mut self, client: usize, call: u64, member: usize, time: Instant) {
+        if let Some(Call { token: Some(token), .. }) = self.calls.get(&(client, call)) {
+            self.used.insert((member, Token::clone(token)), time);
+        }
     }
 
     /// A client sends its call of this number.
     pub fn sent(&mut self, client: usize, call: u64, subject: &Subject, token: Option<&Token>) {
-        let call_of = Call { subject: subject.clone(), token: token.cloned(), arrival: None };
+        let call_of = Call { subject: subject.clone(), token: token.cloned(), arrival: None, is_stale: false };
         self.calls.insert((client, call), call_of);
     }
 
     /// It has reached a member.
-    pub fn arrived(&mut self, client: usize, call: u64, arrival: Arrival) {
-        if let Some(call) = self.calls.get_mut(&(client, call)) {
-            call.arrival = Some(arrival);
+    pub fn arrived(&mut self, client: usize, call: u64, member: usize, arrival: Arrival) {
+        let Some(call) = self.calls.get_mut(&(client, call)) else { return };
+        call.arrival = Some(arrival);
+        if let Some(token) = &call.token
+            && let Some(used) = self.used.insert((member, Token::clone(token)), arrival.time)
+        {
+            call.is_stale = arrival.time.since(used) >= self.session_ttl;
         }
     }
 
@@ -227,6 +267,10 @@ impl Window<'_> {
 
     fn judge_answer(&self, bytes: &Bytes) -> Result<(), String> {
         let now = self.applied;
+        let asked = |at: u64| self.reference.monitor(LogIndex(at)).enabled;
+        if self.call.is_stale && !is_open(&self.call.subject) && (self.arrival.applied.0..=now.0).all(asked) {
+            return Err("its session had run out".into());
+        }
         match &self.call.subject {
             Subject::Op(_, op) => match command(op) {
                 Some(command) => self.some_state_allows(&command),

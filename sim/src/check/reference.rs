@@ -67,6 +67,8 @@ pub struct Reference {
     monitor: Monitor,
     passwords: BTreeMap<String, Option<String>>,
     sessions: BTreeMap<String, Session>,
+    /// Their tokens, in the order of the log.
+    tokens: Vec<String>,
     alarms: Vec<BTreeSet<Alarm>>,
     admitted: Admitted,
     /// After entry i; the empty store first.
@@ -106,6 +108,7 @@ impl Reference {
             monitor: Monitor::default(),
             passwords: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            tokens: Vec::new(),
             alarms: vec![BTreeSet::new()],
             admitted: Admitted::default(),
             states,
@@ -143,6 +146,12 @@ impl Reference {
     #[must_use]
     pub fn session(&self, token: &str) -> Option<&Session> {
         self.sessions.get(token)
+    }
+
+    /// The tokens of all sessions that were opened through the entry, but the first `known` ones.
+    pub fn tokens(&self, known: usize, through: LogIndex) -> impl Iterator<Item = &str> {
+        let tokens = self.tokens[known..].iter().map(String::as_str);
+        tokens.take_while(move |token| self.sessions[*token].opened <= through)
     }
 
     /// The keys of a lease after the entry.
@@ -229,6 +238,7 @@ impl Reference {
             AuthCommand::OpenSession { name, secret, .. } => {
                 let hash = self.passwords.get(name).cloned().flatten();
                 let session = Session { user: name.clone(), opened: at, closed: None, hash };
+                self.tokens.push(format!("{secret}.{at}"));
                 self.sessions.insert(format!("{secret}.{at}"), session);
                 return Ok(Outcome::SessionOpened(at));
             }
@@ -375,6 +385,20 @@ impl Reference {
             return fail(format!("counts {bytes} logical bytes, member {by} counted {first}"));
         }
         Ok(())
+    }
+
+    /// Whoever renewed leases has been gone for longer than any of them was granted for.
+    ///
+    /// # Errors
+    /// One of them lives on.
+    pub fn ended(&self) -> Verdict {
+        match self.model.leases().first_key_value() {
+            None => Ok(()),
+            Some((lease, ttl)) => {
+                let text = format!("lease {lease}, granted for {} s and renewed by nobody, has not run out", ttl.0);
+                Err(Violation::new("lease", text))
+            }
+        }
     }
 
     fn state(&self, at: LogIndex) -> &State {

@@ -99,6 +99,7 @@ impl Process {
         let (range, token) = (watch::keys(&request).expect("only creates wait"), gate.token.clone());
         let desk = Desk { process: self, token: token.as_ref(), range: &range, now };
         let refusal = passage.answered(answer, &desk).err();
+        actions.touched.extend(token.clone());
         self.pass(stream, request, range, refusal, actions);
         self.serve(now, stream, actions);
     }
@@ -114,6 +115,7 @@ impl Process {
                 self.tell_hub(stream, request);
                 continue;
             };
+            actions.touched.extend(token.clone());
             let mut passage = Passage::new(None, token.is_none(), false);
             let step = passage.start(&Desk { process: self, token: token.as_ref(), range: &range, now });
             if let Step::Ask(ask) = step {

@@ -55,6 +55,6 @@ impl Regime {
     /// Whether somebody looks after the cluster.
     #[must_use]
     pub fn has_operator(&self) -> bool {
-        self.auth || self.quota_bytes.is_some() || self.auto_compaction.is_some()
+        self.auth || self.quota_bytes.is_some() || self.auto_compaction.is_some() || self.lease_storms
     }
 }

@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 
 use quorate_core::auth::{Allows, AuthCommand, Permission};
 use quorate_core::error::Error;
-use quorate_core::request::{DeleteRangeRequest, KeyRange};
+use quorate_core::request::{DeleteRangeRequest, KeyRange, PutRequest, RequestOp, TxnRequest};
 use quorate_core::rng::Rng;
-use quorate_core::{Blob, NodeId, Revision};
+use quorate_core::{Blob, LeaseId, NodeId, Revision, Ttl};
 use quorate_jepsen::history::Op;
 
 use super::badge::{Badge, PASSWORDS, ROOT, ROOT_PASSWORD, USERS};
@@ -30,6 +30,21 @@ pub enum Task {
     Chore(Chore),
 }
 
+/// Leases that are granted one after the other and left to run out together.
+#[derive(Clone, Debug, Default)]
+struct Storm {
+    /// How many more to grant.
+    missing: u64,
+    ttl: Ttl,
+    /// Those without a key as yet.
+    granted: Vec<LeaseId>,
+    /// Keys that were attached in this storm.
+    keys: u64,
+}
+
+/// Puts of one txn.
+const ATTACHED_AT_ONCE: usize = 100;
+
 /// One operator.
 #[derive(Clone, Debug)]
 pub struct Operator {
@@ -47,6 +62,8 @@ pub struct Operator {
     script: VecDeque<AuthCommand>,
     /// Alarms that it knows of.
     pub alarms: Vec<NodeId>,
+    /// Leases for the next storm.
+    storm: Storm,
     /// A round of hashes of every member: of which revision, and who comes next.
     round: Option<(Revision, usize)>,
 }
@@ -57,7 +74,19 @@ impl Operator {
     pub fn new(rng: Rng, regime: Regime, keys: u64) -> Self {
         let badge = Badge::of_root(rng.split(1));
         let script = if regime.auth { script(keys) } else { VecDeque::new() };
-        Self { rng, regime, keys, member: 0, pending: None, badge, calls: 0, script, alarms: Vec::new(), round: None }
+        Self {
+            rng,
+            regime,
+            keys,
+            member: 0,
+            pending: None,
+            badge,
+            calls: 0,
+            script,
+            alarms: Vec::new(),
+            storm: Storm::default(),
+            round: None,
+        }
     }
 
     /// Draws anew what is left to chance.
@@ -71,6 +100,9 @@ impl Operator {
         if let Some(command) = self.script.front() {
             return Task::Chore(Chore::Change(command.clone()));
         }
+        if let Some(task) = self.brew() {
+            return task;
+        }
         if let Some((revision, member)) = self.round.filter(|(_, member)| *member < members) {
             self.member = member;
             self.round = Some((revision, member + 1));
@@ -81,6 +113,11 @@ impl Operator {
             return self.make_room(newest);
         }
         match self.rng.below(100) {
+            0..10 if self.regime.lease_storms => {
+                let missing = 50 + self.rng.below(250);
+                self.storm = Storm { missing, ttl: Ttl([3, 6, 8][self.pick(3)]), ..Storm::default() };
+                Task::Chore(Chore::Alarms)
+            }
             0..60 if self.regime.auth => Task::Chore(self.change_users()),
             60..80 => {
                 self.round = Some((newest, 0));
@@ -89,6 +126,36 @@ impl Operator {
             80..84 => Task::Chore(Chore::Defragment),
             _ => Task::Chore(Chore::Alarms),
         }
+    }
+
+    /// The next step of a storm: grants, then keys for what was granted.
+    fn brew(&mut self) -> Option<Task> {
+        let storm = &mut self.storm;
+        if storm.missing > 0 {
+            storm.missing -= 1;
+            return Some(Task::Op(Op::LeaseGrant { id: None, ttl: storm.ttl }));
+        }
+        if storm.granted.is_empty() {
+            return None;
+        }
+        let leases = storm.granted.split_off(storm.granted.len().saturating_sub(ATTACHED_AT_ONCE));
+        let puts = leases.into_iter().map(|lease| {
+            storm.keys += 1;
+            RequestOp::Put(PutRequest {
+                key: Blob::from(format!("s{:03}", storm.keys).into_bytes()),
+                value: Blob::copy(b"storm"),
+                lease: Some(lease),
+                prev_kv: false,
+                ignore_value: false,
+                ignore_lease: false,
+            })
+        });
+        Some(Task::Op(Op::Txn(TxnRequest { success: puts.collect(), ..TxnRequest::default() })))
+    }
+
+    /// A lease was granted.
+    pub fn granted(&mut self, lease: LeaseId) {
+        self.storm.granted.push(lease);
     }
 
     fn make_room(&mut self, newest: Revision) -> Task {
@@ -195,7 +262,8 @@ impl Operator {
 
     /// How long to think.
     pub fn think(&mut self) -> Nanos {
-        let mean = if self.script.is_empty() { 60 * MILLI } else { 2 * MILLI };
+        let is_busy = !self.script.is_empty() || self.storm.missing > 0;
+        let mean = if is_busy { 2 * MILLI } else { 60 * MILLI };
         MILLI + self.rng.below(2 * mean)
     }
 
@@ -206,7 +274,7 @@ impl Operator {
 
     /// Whether to change the member for no reason.
     pub fn is_restless(&mut self) -> bool {
-        self.script.is_empty() && self.round.is_none() && self.rng.chance(1, 10)
+        self.script.is_empty() && self.round.is_none() && self.storm.missing == 0 && self.rng.chance(1, 10)
     }
 }
 

@@ -71,6 +71,10 @@ impl World {
             self.see_answer(member, call, &answer)?;
             self.reply(now, call, answer.map_err(CallError::Status));
         }
+        for token in actions.touched.drain(..) {
+            let time = self.machines[member].clock.read(now);
+            self.audit.touched(member, token, time);
+        }
         for gated in actions.gated.drain(..) {
             self.see_gated(member, &gated)?;
         }

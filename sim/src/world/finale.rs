@@ -111,6 +111,9 @@ impl World {
             Phase::Probing { blackout_over, step } => self.probe(now, blackout_over, step)?,
             Phase::Watching { until } => {
                 if now >= until {
+                    if let Some(reference) = &self.reference {
+                        reference.ended()?;
+                    }
                     self.finale.phase = Phase::Over;
                 }
             }

@@ -172,7 +172,8 @@ impl World {
             self.consensus.started_empty(member);
         }
         self.totals.starts += 1;
-        self.see_published(member)?;
+        self.audit.started(member);
+        self.see_published(now, member)?;
         self.rouse(now, member);
         Ok(())
     }
@@ -289,7 +290,7 @@ impl World {
         self.trace.event(now, Kind::Backend, member, digest, &[], || format!("applied {applied}"));
         self.membership.published(member, applied, process.published().view.members())?;
         self.carry_out(now, member)?;
-        self.see_published(member)?;
+        self.see_published(now, member)?;
         self.rouse(now, member);
         Ok(())
     }

@@ -8,7 +8,7 @@ use quorate_core::auth::AuthCommand;
 use quorate_core::entry::Entry;
 use quorate_core::error::Error;
 use quorate_core::request::DeleteRangeRequest;
-use quorate_core::{NodeId, Revision};
+use quorate_core::{Instant, NodeId, Revision};
 use quorate_jepsen::history::{Op, OpId, Response};
 use quorate_node::status::Status;
 
@@ -161,8 +161,13 @@ impl World {
         let Some(pending) = self.operators[number].ended(call.call) else { return Ok(()) };
         let text = answer.as_ref().map_or("gives up".into(), outcome);
         self.tell(now, || Happened::Ended { client: call.client, call: call.call, text });
-        if let Subject::Op(id, op) = &pending.subject {
-            self.record(now, *id, op, answer.clone())?;
+        if let Subject::Op(id, op) = &pending.subject
+            && self.record(now, *id, op, answer.clone())?
+            && let Some(Ok(bytes)) = &answer
+            && let Response::LeaseGrant(lease, _) = wire::decode(op, bytes.clone())
+        {
+            self.operators[number].granted(lease.id);
+            self.leases.promised(lease.id, lease.ttl, pending.sent)?;
         }
         let members = self.machines.len();
         let operator = &mut self.operators[number];
@@ -236,11 +241,16 @@ impl World {
     }
 
     /// A call has reached its member.
-    pub(super) fn see_arrival(&mut self, member: usize, call: CallId) {
+    pub(super) fn see_arrival(&mut self, member: usize, call: CallId, time: Instant) {
         let (Some(reference), Some(process)) = (&self.reference, &self.machines[member].process) else { return };
         let published = process.published();
         let (applied, bytes) = (published.applied, published.view.logical_bytes());
-        self.audit.arrived(call.client, call.call, Arrival { committed: reference.last(), applied, bytes });
+        self.audit.arrived(
+            call.client,
+            call.call,
+            member,
+            Arrival { committed: reference.last(), applied, bytes, time },
+        );
     }
 
     /// A member answers.
@@ -269,11 +279,12 @@ impl World {
     }
 
     /// A member shows another state.
-    pub(super) fn see_published(&mut self, member: usize) -> Verdict {
+    pub(super) fn see_published(&mut self, now: Nanos, member: usize) -> Verdict {
         let (Some(reference), Some(process)) = (&mut self.reference, &self.machines[member].process) else {
             return Ok(());
         };
         let published = process.published();
+        self.audit.shown(reference, member, published.applied, self.machines[member].clock.read(now));
         reference.published(member, published.applied, &published.view)
     }
 }

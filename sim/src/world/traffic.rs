@@ -72,7 +72,10 @@ impl World {
             self.reply(now, due.call(), Err(CallError::Broken));
             return Ok(());
         };
-        if let Some((call, answer)) = process.finish(local, due) {
+        let call = due.call();
+        let answer = process.finish(local, due);
+        self.audit.used(call.client, call.call, member, local);
+        if let Some((call, answer)) = answer {
             self.see_answer(member, call, &answer)?;
             self.reply(now, call, answer.map_err(CallError::Status));
         }
@@ -89,8 +92,8 @@ impl World {
         token: Option<Token>,
         bytes: Bytes,
     ) -> Verdict {
-        self.see_arrival(member, call);
         let local = self.machines[member].clock.read(now);
+        self.see_arrival(member, call, local);
         self.trace.event(now, Kind::Client, member, call.call, &bytes, || format!("{call:?} {rpc:?}"));
         match &mut self.machines[member].process {
             None => self.reply(now, call, Err(CallError::Refused)),
