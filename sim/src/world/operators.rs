@@ -167,6 +167,7 @@ impl World {
             && let Response::LeaseGrant(lease, _) = wire::decode(op, bytes.clone())
         {
             self.operators[number].granted(lease.id);
+            self.write_down_grant(call.client, &Op::LeaseGrant { id: Some(lease.id), ttl: lease.ttl });
             self.leases.promised(lease.id, lease.ttl, pending.sent)?;
         }
         let members = self.machines.len();
