@@ -376,12 +376,12 @@ fn open_state(
     data_dir: &DataDir,
     booted: &Booted<FileDisk>,
 ) -> Result<Applier<FjallBackends>, LaunchError> {
-    let backends = FjallBackends::new(&data_dir.kv(), Options::default())?;
+    let member = identity(booted).member;
+    let backends = FjallBackends::new(&data_dir.kv(), Options::of(member))?;
     let recovered = &booted.recovered;
     let last = recovered.entries.last().map_or(recovered.start_index, |entry| entry.index);
-    let applier =
-        Applier::open(applier_config(config, identity(booted).member, last)?, backends, booted.recovered.generation)
-            .map_err(|error| LaunchError::State(error.to_string()))?;
+    let applier = Applier::open(applier_config(config, member, last)?, backends, booted.recovered.generation)
+        .map_err(|error| LaunchError::State(error.to_string()))?;
     let current_rev = applier.published().view.revision().0;
     info!(current_rev, applied_index = applier.applied().0, "kvstore restored");
     Ok(applier)

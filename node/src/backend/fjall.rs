@@ -23,8 +23,9 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use fjall::{AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, SeqNo, Slice};
+use quorate_core::rng::Rng;
 use quorate_core::rows::{ROW_KEY_BYTES_MAX, RowWrite, Rows};
-use quorate_core::{Blob, Generation, LogIndex};
+use quorate_core::{Blob, Generation, LogIndex, NodeId};
 
 use super::{Backend, BackendError, Backends, Defragmentation, Filling, Verification};
 use crate::disk::file::sync_dir;
@@ -43,6 +44,18 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self { memtable_bytes: 16 << 20, cache_bytes: 32 << 20 }
+    }
+}
+
+impl Options {
+    /// For the backend of `member`: members apply the same rows, and would seal, write out and compact all at the same
+    /// moment if their memtables were of the same size.
+    #[must_use]
+    pub fn of(member: NodeId) -> Self {
+        const SPREAD_BYTES: u64 = 8 << 20;
+        let mut options = Self::default();
+        options.memtable_bytes += Rng::new(member.0).below(SPREAD_BYTES);
+        options
     }
 }
 
