@@ -11,10 +11,18 @@ unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
 step "format"
 cargo fmt --all --check
 (cd fuzz && cargo fmt --check)
+(cd jepsen/clients/rust && cargo fmt --check)
+
+step "lock files"
+# The workspaces beside this one: what they lock must fit what the packages ask for.
+for workspace in fuzz jepsen/clients/rust; do
+  cargo metadata --manifest-path $workspace/Cargo.toml --locked --format-version 1 >/dev/null
+done
 
 step "lints"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo clippy -p quorate-jepsen --features differential --all-targets --locked -- -D warnings
+cargo clippy -p quorate-sim --features mutants --all-targets --locked -- -D warnings
 
 step "documentation"
 RUSTDOCFLAGS="-D warnings --cfg madsim" cargo doc --workspace --no-deps --locked
