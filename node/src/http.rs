@@ -126,6 +126,7 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
         metrics.proposals_applied.set(signed(local.status.applied.0));
         metrics.revision.set(local.view.revision().0);
         metrics.compact_revision.set(local.view.compacted().0);
+        metrics.auth_revision.set(signed(local.view.auth().revision().0));
         metrics.db_bytes.set(signed(local.db_bytes()));
         metrics.db_bytes_in_use.set(signed(local.view.logical_bytes()));
         metrics.alarms.reset();

@@ -48,6 +48,8 @@ pub struct Metrics {
     pub revision: IntGauge,
     /// The compaction floor.
     pub compact_revision: IntGauge,
+    /// Of users and roles.
+    pub auth_revision: IntGauge,
     /// Bytes of the backend on disk.
     pub db_bytes: IntGauge,
     /// Logical bytes of history.
@@ -166,6 +168,7 @@ impl Metrics {
             deletes: new.counter("etcd_mvcc_delete_total", "Deletes applied."),
             revision: new.gauge("etcd_debugging_mvcc_current_revision", "The store's revision."),
             compact_revision: new.gauge("etcd_debugging_mvcc_compact_revision", "The compaction floor."),
+            auth_revision: new.gauge("etcd_debugging_auth_revision", "The revision of users and roles."),
             db_bytes: new.gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of the backend on disk."),
             db_bytes_in_use: new.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Logical bytes of history."),
             quota_bytes: new.gauge("etcd_server_quota_backend_bytes", "The quota."),

@@ -366,6 +366,8 @@ async fn whoever_authenticates_gets_a_token_that_every_member_takes() {
         unary(node.channel().await, &root, put("z", "1")).await.unwrap();
         unary(node.channel().await, &root, pb::RangeRequest { serializable: true, ..get("z") }).await.unwrap();
         assert!(http_get(node.client_port, "/health").contains(r#""health":"true""#));
+        // It begins at 1, and twelve changes were made.
+        assert!(http_get(node.client_port, "/metrics").contains("etcd_debugging_auth_revision 13\n"));
     }
     // The other way to send one.
     let mut request = Request::new(get("z"));
