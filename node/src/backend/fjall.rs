@@ -43,7 +43,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { memtable_bytes: 16 << 20, cache_bytes: 32 << 20 }
+        Self { memtable_bytes: 8 << 20, cache_bytes: 32 << 20 }
     }
 }
 
@@ -52,7 +52,7 @@ impl Options {
     /// moment if their memtables were of the same size.
     #[must_use]
     pub fn of(member: NodeId) -> Self {
-        const SPREAD_BYTES: u64 = 8 << 20;
+        const SPREAD_BYTES: u64 = 4 << 20;
         let mut options = Self::default();
         options.memtable_bytes += Rng::new(member.0).below(SPREAD_BYTES);
         options
