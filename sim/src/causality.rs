@@ -14,6 +14,8 @@ use crate::swarm::Setup;
 const COARSE: u64 = 12;
 /// Futures of each.
 const SAMPLES: u64 = 6;
+/// Futures of the times between which the curve is steep.
+const FIRM: u64 = 24;
 /// Times closer together are not told apart.
 const RESOLUTION: Nanos = MILLI;
 /// What is drawn of a curve in a terminal.
@@ -44,34 +46,42 @@ impl Point {
 pub fn curve(setup: &Setup, report: &Report, cpu_seconds_max: f64, tell: &mut dyn FnMut(&Point)) -> Option<Vec<Point>> {
     let (violation, end) = report.violation.as_ref()?;
     let began = cpu_seconds();
+    let is_over = || cpu_seconds() - began >= cpu_seconds_max;
     let mut runs = 0;
-    let mut sample = |at: Nanos| {
-        let mut point = Point { at, samples: 0, failures: 0 };
-        while point.samples < SAMPLES && (point.samples == 0 || cpu_seconds() - began < cpu_seconds_max) {
+    let mut sample = |point: &mut Point| {
+        let enough = point.samples + SAMPLES;
+        while point.samples < enough && (point.samples == 0 || !is_over()) {
             runs += 1;
-            let future = run(Setup { future: Some((at, runs)), ..setup.clone() }, false).violation;
+            let future = run(Setup { future: Some((point.at, runs)), ..setup.clone() }, false).violation;
             point.samples += 1;
             let same = future.is_some_and(|(other, _)| signature(&other) == signature(violation));
             point.failures += u64::from(same);
         }
-        tell(&point);
-        point
+        tell(point);
     };
     let end = (*end).min(setup.duration);
     let mut points: Vec<Point> = Vec::new();
     for n in 0..=COARSE {
-        if cpu_seconds() - began >= cpu_seconds_max && !points.is_empty() {
-            break;
+        if !is_over() || points.is_empty() {
+            let mut point = Point { at: end / COARSE * n, samples: 0, failures: 0 };
+            sample(&mut point);
+            points.push(point);
         }
-        points.push(sample(end / COARSE * n));
     }
-    while cpu_seconds() - began < cpu_seconds_max {
+    while !is_over() {
         let pairs = points.windows(2).enumerate().filter(|(_, pair)| pair[1].at - pair[0].at > RESOLUTION);
         let steepest = pairs.max_by_key(|(n, pair)| (pair[1].permille().abs_diff(pair[0].permille()), usize::MAX - n));
-        let Some((before, pair)) = steepest.filter(|(_, pair)| pair[0].permille() != pair[1].permille()) else { break };
-        let middle = pair[0].at + (pair[1].at - pair[0].at) / 2;
-        let point = sample(middle);
-        points.insert(before + 1, point);
+        let Some((before, _)) = steepest.filter(|(_, pair)| pair[0].permille() != pair[1].permille()) else { break };
+        // Few futures differ by luck: a step is believed, and looked into, once both its ends are firm.
+        match (before..before + 2).min_by_key(|end| points[*end].samples).filter(|end| points[*end].samples < FIRM) {
+            Some(loose) => sample(&mut points[loose]),
+            None => {
+                let at = points[before].at + (points[before + 1].at - points[before].at) / 2;
+                let mut middle = Point { at, samples: 0, failures: 0 };
+                sample(&mut middle);
+                points.insert(before + 1, middle);
+            }
+        }
     }
     Some(points)
 }

@@ -16,6 +16,9 @@ fn a_run_that_was_written_down_can_be_read_and_done_again() {
         let deeds = kept.deeds.expect("asked for");
         let asked = deeds.iter().filter(|deed| matches!(deed.what, What::Ask { .. })).count() as u64;
         assert_eq!(asked, kept.totals.operations);
+        let stories: Vec<String> = deeds.iter().map(|deed| deed.story()).collect();
+        let grants: Vec<&String> = stories.iter().filter(|story| story.starts_with("lease grant")).collect();
+        assert!(grants.len() > 3 && grants.iter().all(|grant| grant.contains(" as ")), "{grants:?}");
         let scripted = Setup { script: Some(deeds.into()), ..setup.clone() };
         let read = schedule::read(&scripted.file()).expect("it is one's own");
         assert_eq!(Setup::draw(seed).with(read).as_ref(), Ok(&scripted));

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message as _;
+use quorate_core::LeaseId;
 use quorate_core::entry::Standing;
 use quorate_core::raft::Role;
 use quorate_jepsen::history::Op;
@@ -18,6 +19,9 @@ use crate::wire;
 use crate::workload::client::Subject;
 use crate::workload::operator::Task;
 use crate::workload::watcher::Watcher;
+
+/// Leases whose grant was never answered; members do not choose such IDs here.
+const UNHEARD: i64 = 1 << 61;
 
 impl World {
     /// Schedules a script; whether there is one.
@@ -86,7 +90,18 @@ impl World {
         patience: Nanos,
     ) {
         let patience = patience / MICRO * MICRO;
-        self.write_down(now, client, || What::Ask { member, patience, shows, rpc, bytes: bytes.clone() });
+        self.write_down(now, client, || {
+            let bytes = match wire::operation(rpc, bytes) {
+                // Whoever follows the script always names its leases: an ID that a member chooses could be one that the
+                // script has for another lease. Once answered, this one has its own name there.
+                Some(Op::LeaseGrant { id: None, ttl }) => {
+                    let id = Some(LeaseId(UNHEARD | (client as i64) << 32 | call.cast_signed()));
+                    wire::encode(&Op::LeaseGrant { id, ttl }).1
+                }
+                _ => bytes.clone(),
+            };
+            What::Ask { member, patience, shows, rpc, bytes }
+        });
         self.tell(now, || Happened::Asked { client, call, member, text: script::describe(rpc, bytes) });
     }
 
