@@ -23,6 +23,7 @@ step "lints"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo clippy -p quorate-jepsen --features differential --all-targets --locked -- -D warnings
 cargo clippy -p quorate-sim --features mutants --all-targets --locked -- -D warnings
+cargo clippy -p quorate-jepsen --features mutants --all-targets --locked -- -D warnings
 
 step "documentation"
 RUSTDOCFLAGS="-D warnings --cfg madsim" cargo doc --workspace --no-deps --locked

@@ -19,6 +19,7 @@ part cargo test --release --locked -p quorate-sim --features mutants --test shri
 part env ETCDCTL_FULL=1 QUORATE_CI=1 ci/etcdctl.sh
 part env KILL9_SEED="$day" ci/kill9.sh
 part env QUORATE_CI=1 ci/differential.sh "$((day * 1000))..$((day * 1000 + 100))" 5000
+part cargo test --locked -p quorate-jepsen --features mutants --test mutants
 part ci/fuzz.sh
 part ci/bench.sh
 

@@ -2,8 +2,9 @@
 //!
 //! Without the cargo feature `mutants` none of this exists: [`is_on`] is a constant `false`. With it, one mutant at a
 //! time is chosen by name while the program runs (`plant`). A server does not compile with it: see `node/src/lib.rs`.
-//! Each is a mechanism that once shipped somewhere (its rows: Raft R, log P, apply A, watch W, lease K, users U; Q: quotas, alarms and what compacts by itself), planted as the
-//! smallest change of ours that has it. Workloads, faults and oracles know nothing of them.
+//! Each is a mechanism that once shipped somewhere (its rows: Raft R, log P, apply A, watch W, lease K, users U; Q: quotas,
+//! alarms and what compacts by itself), planted as the smallest change of ours that has it. Workloads, faults and oracles
+//! know nothing of them.
 //!
 //! A new one is a line in the list below, and `mutant::is_on(Mutant::X)` where it does its harm.
 
@@ -27,6 +28,13 @@ macro_rules! mutants {
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self { $(Self::$name => stringify!($name),)* }
+            }
+
+            /// Whether it is a mistake in a checker: the checkers' own tests have to notice it, which
+            /// `cargo test -p quorate-jepsen --features mutants --test mutants` looks at.
+            #[must_use]
+            pub fn is_in_checker(self) -> bool {
+                self.name().starts_with('J')
             }
 
             /// What it does wrong.
@@ -95,6 +103,22 @@ mutants! {
     U12 "sessions outlive a new password",
     U13 "a range is allowed if its first key is",
     U14 "a session that is not used lives on",
+    J01 "an answer may be older than what was told before",
+    J02 "the answers of ranges are not compared",
+    J03 "whatever is refused was refused for a reason",
+    J04 "compacted history may be read",
+    J05 "keys may be attached to leases that are gone",
+    J06 "a lease that was used later may have been missing",
+    J07 "a watcher may be told less than a revision",
+    J08 "a watcher may be told more than happened",
+    J09 "the previous state of an event is not looked at",
+    J10 "a range is allowed if its first key is, to the monitor",
+    J11 "nested txns are not checked by the monitor",
+    J12 "a role that is deleted stays with its users, to the monitor",
+    J13 "keys that are deleted stay with their lease, in the model",
+    J14 "an answer that fits nowhere is taken for one that changes nothing",
+    J15 "a state that was reached once is not reached again by other calls",
+    J16 "a put in a txn may attach its key to a lease that is gone, in the model",
     Q01 "a put in a nested txn is no put to the alarm",
     Q02 "a put beyond the quota is refused and done all the same",
     Q03 "alarms are forgotten by a restart",

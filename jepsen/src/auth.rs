@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use quorate_core::auth::{Allows, AuthCommand, Author, Permission};
 use quorate_core::command::Command;
 use quorate_core::error::Error;
+use quorate_core::mutant::{self, Mutant};
 use quorate_core::request::{KeyRange, PutRequest, RequestOp, TxnRequest};
 use quorate_core::{Blob, LeaseId};
 
@@ -164,7 +165,7 @@ impl Monitor {
                 RequestOp::Range(range) => reads(&range.range),
                 RequestOp::Put(put) => puts(put),
                 RequestOp::DeleteRange(delete) => writes(&delete.range) && (!delete.prev_kv || reads(&delete.range)),
-                RequestOp::Txn(nested) => self.allows_txn(roles, nested, attached),
+                RequestOp::Txn(nested) => mutant::is_on(Mutant::J11) || self.allows_txn(roles, nested, attached),
             };
             if !allowed {
                 return false;
@@ -194,6 +195,7 @@ impl Monitor {
             critical.push(permission.range_end.to_vec());
             critical.push([&permission.key[..], &[0]].concat());
         }
+        critical.truncate(if mutant::is_on(Mutant::J10) { 1 } else { usize::MAX });
         critical.iter().filter(|key| range.contains(key) || **key == range.start().to_vec()).all(|key| is_granted(key))
     }
 
@@ -270,7 +272,7 @@ impl Monitor {
             AuthCommand::RoleDelete(role) if root(role) => return Err(Error::InvalidAuthManagement),
             AuthCommand::RoleDelete(role) => {
                 self.roles.remove(role).ok_or(Error::RoleNotFound)?;
-                for (roles, _) in self.users.values_mut() {
+                for (roles, _) in self.users.values_mut().filter(|_| !mutant::is_on(Mutant::J12)) {
                     roles.remove(role);
                 }
             }

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt::{self, Debug};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
+use quorate_core::mutant::{self, Mutant};
+
 pub mod kv;
 pub mod register;
 
@@ -221,13 +223,15 @@ impl<'c, S: Spec> Search<'c, S> {
     /// Puts the call next in the order, if it is right there and that was not tried before.
     fn take(&mut self, entry: usize, call: usize) -> bool {
         let before = match self.spec.step(&self.state, &self.calls[self.indices[call]].op) {
+            Effect::Wrong if mutant::is_on(Mutant::J14) => None,
             Effect::Wrong => return false,
             // An unanswered call without effect need not take place.
             Effect::Same if self.returns[call] == 0 => return false,
             Effect::Same => None,
             Effect::To(state) => {
                 self.flip(call);
-                if !self.reached.insert(Reached(self.done.as_slice().into(), state.clone())) {
+                let done = if mutant::is_on(Mutant::J15) { &[][..] } else { &self.done };
+                if !self.reached.insert(Reached(done.into(), state.clone())) {
                     self.flip(call);
                     return false;
                 }

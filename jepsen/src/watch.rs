@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use quorate_core::mutant::{self, Mutant};
 use quorate_core::request::{KeyRange, KeyValue};
 use quorate_core::{Blob, Revision};
 
@@ -205,10 +206,11 @@ impl<'k> Watcher<'k> {
         for expected in self.expected(next, last) {
             match received.next() {
                 Some(event) => self.compare(event, expected)?,
+                None if mutant::is_on(Mutant::J07) => break,
                 None => return self.wrong(&format!("missing: {}", show(expected))),
             }
         }
-        if let Some(event) = received.next() {
+        if let Some(event) = received.next().filter(|_| !mutant::is_on(Mutant::J08)) {
             let what = format!("not expected at {next} and above: {} at {}", show_kv(&event.kv), event.kv.mod_revision);
             return self.wrong(&what);
         }
@@ -261,7 +263,11 @@ impl<'k> Watcher<'k> {
             (given, true) => given.as_ref() == prev,
             (given, false) => given.is_none(),
         };
-        if right { Ok(()) } else { self.wrong(&format!("{} before {}", show_prev(event), show(expected))) }
+        if right || mutant::is_on(Mutant::J09) {
+            Ok(())
+        } else {
+            self.wrong(&format!("{} before {}", show_prev(event), show(expected)))
+        }
     }
 
     fn wrong<T>(&self, what: &str) -> Result<T, Violation> {

@@ -208,3 +208,45 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_range_is_allowed_if_all_of_its_keys_are() {
+    let mut monitor = Monitor { enabled: true, ..Monitor::default() };
+    monitor.users.insert("u".into(), (["r".to_owned()].into(), true));
+    let bounded = |start: &'static str, end: &'static str| KeyRange::Bounded { start: start.into(), end: end.into() };
+    let grant = |key: &'static str, end: &'static str| Permission {
+        allows: Allows::Read,
+        key: key.into(),
+        range_end: end.into(),
+    };
+    monitor.roles.insert("r".into(), vec![grant("a", "c")]);
+    assert!(monitor.reads("u", &bounded("a", "c")) && monitor.reads("u", &KeyRange::Key("b".into())));
+    assert!(!monitor.reads("u", &bounded("a", "d")) && !monitor.reads("u", &KeyRange::From("a".into())));
+    assert!(!monitor.reads("u", &KeyRange::Key("c".into())) && !monitor.reads("nobody", &bounded("a", "b")));
+    monitor.roles.insert("r".into(), vec![grant("c", "d"), grant("a", "c")]);
+    assert!(monitor.reads("u", &bounded("a", "d")));
+    monitor.roles.insert("r".into(), vec![grant("a", "b"), grant("b", ""), grant("c", "d")]);
+    assert!(!monitor.reads("u", &bounded("a", "d")), "between b and c are more keys");
+}
+
+#[test]
+fn nested_txns_are_checked_and_deleted_roles_give_nothing() {
+    let mut monitor = Monitor { enabled: true, ..Monitor::default() };
+    monitor.users.insert("u".into(), (["r".to_owned()].into(), true));
+    let all = Permission { allows: Allows::Write, key: "a".into(), range_end: "c".into() };
+    monitor.roles.insert("r".into(), vec![all]);
+    let delete = |key: &'static str| {
+        RequestOp::DeleteRange(DeleteRangeRequest { range: KeyRange::Key(key.into()), prev_kv: false })
+    };
+    let txn = |key| TxnRequest { failure: vec![delete(key)], ..TxnRequest::default() };
+    let nested = |key| Command::Txn(TxnRequest { success: vec![RequestOp::Txn(txn(key))], ..TxnRequest::default() });
+    let check = |monitor: &Monitor, key| {
+        let author = Author::User { name: "u".into(), revision: monitor.revision() };
+        monitor.check(&author, &nested(key), &|_| Vec::new())
+    };
+    assert_eq!((check(&monitor, "b"), check(&monitor, "c")), (Ok(()), Err(Error::PermissionDenied)));
+    monitor.change(&AuthCommand::RoleDelete("r".into())).unwrap();
+    monitor.change(&AuthCommand::RoleAdd("r".into())).unwrap();
+    assert!(monitor.users["u"].0.is_empty(), "a role of the same name is another one");
+    assert_eq!(check(&monitor, "b"), Err(Error::PermissionDenied));
+}

@@ -98,6 +98,14 @@ fn spoil(world: &mut World, request: &Request, responses: &[Response], way: &str
             spoilt[i] = whole.clone();
             spoilt.insert(i + 1, Response { events: rest, ..whole });
         }
+        "cut revision" => {
+            // The last change of a revision is left out, and nothing follows in the response.
+            let [.., before, last] = &spoilt[i].events[..] else { return None };
+            if before.kv.mod_revision != last.kv.mod_revision || spoilt[i].fragment {
+                return None;
+            }
+            spoilt[i].events.pop();
+        }
         "another key" => {
             if matches!(request.range, KeyRange::From(_)) {
                 return None;
@@ -142,6 +150,7 @@ fn spoilt_watchers_are_seen() {
         "repeated response",
         "wrong order",
         "split revision",
+        "cut revision",
         "another key",
         "wrong create",
         "wrong version",

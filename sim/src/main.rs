@@ -185,7 +185,7 @@ fn run_command(command: &Command, out: &mut impl Write) -> anyhow::Result<bool> 
     let Command::Mutants { names, from, tries, cpu, ledger } = command;
     let mut chosen = names.iter().map(|name| find(name)).collect::<anyhow::Result<Vec<Mutant>>>()?;
     if chosen.is_empty() {
-        chosen = Mutant::ALL.to_vec();
+        chosen = Mutant::ALL.iter().copied().filter(|mutant| !mutant.is_in_checker()).collect();
     }
     let mut ledger = Ledger::open(ledger.as_deref()).context("the ledger")?;
     Ok(matrix(&chosen, Effort { from: *from, tries: *tries, cpu_seconds_max: *cpu }, &mut ledger, out)?)

@@ -27,8 +27,11 @@ pub const ABSENT: &[(&str, &str)] = &[
     ("R29", "no leader answers reads by a lease: each read waits for a round; R34 and R36 plant such answers"),
     ("R30", "as R29"),
     ("R35", "a member reads only what it has applied since a round that began after it started"),
+    ("A03", "a defragmentation is a flush and a compaction of the backend's: node/tests/backend_crash.rs"),
     ("A07", "a client that goes away reaches nothing but its own wait; entries know no client"),
     ("A13", "readers hold a published view and a picture of the backend, no lock"),
+    ("A16", "responses are made anew for every txn"),
+    ("K05", "the expiry of a lease that is gone is skipped; a member that does not lead gives out none"),
     ("K07", "a TTL is bounded when it is proposed and counted in seconds of a Duration"),
     ("K10", "core is no_std: it has no wall clock (ci/check.sh)"),
     ("P20", "fjall's business: node/tests/backend_crash.rs holds it to the backend's contract"),
@@ -156,7 +159,7 @@ pub fn matrix(mutants: &[Mutant], effort: Effort, ledger: &mut Ledger, out: &mut
         out.flush()?;
     }
     writeln!(out, "{} of {} killed", mutants.len() - alive, mutants.len())?;
-    if mutants.len() == Mutant::ALL.len() {
+    if mutants.len() == Mutant::ALL.iter().filter(|mutant| !mutant.is_in_checker()).count() {
         writeln!(out, "cannot be planted:")?;
         for (row, reason) in ABSENT {
             writeln!(out, "{row:<7}{reason}")?;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
+use quorate_core::mutant::{self, Mutant};
 use quorate_core::request::{DeleteRangeRequest, DeleteRangeResult, KeyRange, KeyValue, PutRequest, PutResult};
 use quorate_core::{Blob, LeaseId, Revision};
 
@@ -217,7 +218,9 @@ impl Kv {
         let mut prev_kvs = Vec::new();
         self.visit(&request.range, self.next(), |kv| prev_kvs.push(kv.clone()));
         for kv in &prev_kvs {
-            self.detach(kv.lease, &kv.key);
+            if !mutant::is_on(Mutant::J13) {
+                self.detach(kv.lease, &kv.key);
+            }
             self.delete_key(&kv.key);
         }
         let deleted = i64::try_from(prev_kvs.len()).expect("fewer than 2^63 keys");

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use quorate_core::error::Error;
+use quorate_core::mutant::{self, Mutant};
 use quorate_core::request::{
     Compare, CompareResult, CompareTarget, KeyValue, PutRequest, RequestOp, ResponseOp, TxnRequest, TxnResult,
 };
@@ -46,7 +47,7 @@ impl Kv {
         let path = self.path(txn, now);
         each(txn, &path, &mut |op| match op {
             RequestOp::Put(put) => {
-                if put.lease.is_some_and(|id| !lease_exists(id)) {
+                if put.lease.is_some_and(|id| !lease_exists(id)) && !mutant::is_on(Mutant::J16) {
                     return Err(Error::LeaseNotFound);
                 }
                 self.check_put(put, now)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use quorate_core::mutant::{self, Mutant};
 use quorate_core::{LeaseId, Revision};
 
 use super::times::Times;
@@ -67,7 +68,8 @@ impl Lives {
 
     /// Whether a key can have been attached to `lease` at `revision`.
     pub(super) fn may_attach(&self, lease: LeaseId, revision: Revision) -> bool {
-        self.0.get(&lease).is_some_and(|life| life.granted_between(revision, Revision(revision.0 - 1)))
+        let may = |life: &Life| life.granted_between(revision, Revision(revision.0 - 1));
+        self.0.get(&lease).is_some_and(may) || mutant::is_on(Mutant::J05)
     }
 
     /// Whether a revoke can have succeeded that was answered with `revision`.
@@ -111,7 +113,7 @@ impl Lives {
         self.0.get(&lease).is_none_or(|life| {
             let alive =
                 life.granted.is_some_and(|granted| granted < invoked) && life.alive.is_some_and(|turn| turn > ended);
-            !(life.granted_times == 1 && alive)
+            !(life.granted_times == 1 && alive) || mutant::is_on(Mutant::J06)
         })
     }
 }

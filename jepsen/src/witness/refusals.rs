@@ -1,6 +1,7 @@
 //! Compaction and refusals: a request may only be refused for a reason that it may have met.
 
 use quorate_core::error::Error;
+use quorate_core::mutant::{self, Mutant};
 use quorate_core::request::{RangeRequest, RequestOp, ResponseOp, TxnRequest, TxnResult};
 use quorate_core::{LeaseId, Revision};
 
@@ -62,7 +63,7 @@ pub(super) fn check(history: &History, times: &Times, lives: Lives, witness: &Wi
                 let window = oldest..=Revision(newest);
                 let turns = (operation.invoked.turn, ended);
                 let states = States { kv: &witness.kv, lives, window, turns, floors };
-                if !states.may_refuse(&operation.op, error) {
+                if !states.may_refuse(&operation.op, error) && !mutant::is_on(Mutant::J03) {
                     let what = "nothing that the request can have met is a reason to refuse it";
                     let violation = Violation::new(history, Rule::Refusal, &[id], what);
                     // The revision after the window bears on it, too: it may be what ends the window.
@@ -181,7 +182,7 @@ fn floors(history: &History) -> Vec<Floors> {
             Turn::End(id) => {
                 let operation = history.get(id);
                 if let (Op::Compact(at), End::Returned(_)) = (&operation.op, &operation.end) {
-                    certain = certain.max(*at);
+                    certain = if mutant::is_on(Mutant::J04) { NEVER } else { certain.max(*at) };
                 }
                 floors[id.0 as usize].possible = possible;
             }
