@@ -9,7 +9,7 @@ use quorate_core::entry::{Configuration, HardState, Identity, Recovered, Standin
 use quorate_core::error::Error;
 use quorate_core::raft::{self, Role};
 use quorate_core::replica::{Config, Input, Output, PeerMessage, Replica, Request, Response};
-use quorate_core::request::{Member as MemberInfo, MemberChange, PutRequest};
+use quorate_core::request::{Alarm, AlarmKind, Member as MemberInfo, MemberChange, PutRequest};
 use quorate_core::rows::MemRows;
 use quorate_core::store::{Members, Store};
 use quorate_core::{ClusterId, Generation, Incarnation, Instant, LogIndex, NodeId, RequestId, Term, WriteId};
@@ -323,6 +323,23 @@ fn a_member_that_lags_does_not_judge_by_its_old_records() {
     cluster.write(NodeId(4));
     cluster.run(1000 * MILLI);
     assert_eq!(cluster.answer(NodeId(4), asked), Some(&Err(Error::LearnerNotReady)));
+}
+
+/// Found by the simulator: the alarm stayed on for ever, and no other member could be fenced.
+#[test]
+fn the_alarm_of_a_fenced_member_goes_when_that_is_removed() {
+    let mut cluster = elected(5);
+    let (leader, asleep) = (cluster.leader(), cluster.follower());
+    cluster.cut_off.insert(asleep);
+    cluster.run(2000 * MILLI);
+    let alarm = Alarm { kind: AlarmKind::Fenced(Incarnation(99)), member: asleep };
+    cluster.ask(leader, Request::Command(Command::RaiseAlarm(alarm)));
+    cluster.run(3000 * MILLI);
+    let alarms = |cluster: &Cluster| cluster.members[&leader].store.view().alarms().collect::<Vec<_>>();
+    assert_eq!(alarms(&cluster), [alarm]);
+    assert_eq!(cluster.ask_change(leader, remove(asleep)).map(|left| left.len()), Ok(4));
+    cluster.run(3000 * MILLI);
+    assert_eq!(alarms(&cluster), []);
 }
 
 #[test]

@@ -6,8 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_core::entry::{Record, Recovered};
+use quorate_core::command::{Command, Envelope};
+use quorate_core::entry::{Entry, Payload, Record, Recovered};
 use quorate_core::error::Error;
+use quorate_core::format::codec;
+use quorate_core::format::wal::Damage;
 use quorate_core::replica::{self, Replica, Response};
 use quorate_core::request::Member as Published;
 use quorate_core::rng::Rng;
@@ -129,6 +132,8 @@ pub struct Actions {
     pub parted: Vec<NodeId>,
     /// The member was removed from the cluster.
     pub removed: bool,
+    /// The entry that is about to be applied wrongly.
+    pub tampered: Option<LogIndex>,
     /// Frames that could not be decoded.
     pub malformed: usize,
 }
@@ -162,6 +167,8 @@ pub struct Process {
     opened: u64,
     /// For the tokens of sessions.
     secrets: Rng,
+    /// The next value that is put is changed on its way to the applied state.
+    tampers: bool,
     /// Members that are gone: their streams are refused.
     parted: BTreeSet<NodeId>,
     /// How a member without a readable log came up.
@@ -194,6 +201,8 @@ pub struct Start<'a> {
     pub founders: usize,
     /// How the membership changes.
     pub churn: Option<Churn>,
+    /// Its former life is over.
+    pub fenced: bool,
     /// Settings.
     pub knobs: &'a Knobs,
     /// More of them.
@@ -213,6 +222,9 @@ impl Process {
         let told = Told { cluster: CLUSTER, member, voters, incarnation: Incarnation(rng.next_u64()), joins };
         let options = Options { segment_bytes: u32::try_from(knobs.segment_bytes).expect("small segments") };
         let mut booted = boot::boot(|| Ok(disk.clone()), options, &told).map_err(StartError::Boot)?;
+        if start.fenced {
+            booted = boot::forget(disk.clone(), options, &told, Damage::Fenced).map_err(StartError::Boot)?;
+        }
         let watch = watch::Config {
             progress_interval: Duration::from_secs(5),
             stream_bytes_max: knobs.stream_bytes_max,
@@ -283,6 +295,7 @@ impl Process {
             gates: BTreeMap::new(),
             opened: 0,
             secrets: rng.split(0x5EC2),
+            tampers: false,
             parted: BTreeSet::new(),
             found,
         })
@@ -353,6 +366,11 @@ impl Process {
         self.applier_inbox.push_back(applier::Input::Defragment);
     }
 
+    /// The next value that is put is not the one that was committed.
+    pub fn tamper(&mut self) {
+        self.tampers = true;
+    }
+
     /// Whether it refuses streams of `id`, which is no member any more.
     #[must_use]
     pub fn refuses(&self, id: NodeId) -> bool {
@@ -419,6 +437,14 @@ impl Process {
                 applier::Input::Restore { index, .. } => actions.handed.push(Handed::Snapshot(*index)),
                 _ => {}
             }
+            let input = match input {
+                applier::Input::Apply(mut entries) if self.tampers => {
+                    actions.tampered = entries.iter_mut().find_map(tamper);
+                    self.tampers = actions.tampered.is_none();
+                    applier::Input::Apply(entries)
+                }
+                input => input,
+            };
             self.applier_inbox.push_back(input);
         }
         for (id, answer) in std::mem::take(&mut effects.responses) {
@@ -525,6 +551,19 @@ impl Process {
     fn local(&self) -> Local<'_> {
         Local { settings: &self.settings, status: &self.status, view: &self.published.view, rows: &self.published.rows }
     }
+}
+
+/// Changes the value that `entry` puts, if it puts one.
+fn tamper(entry: &mut Entry) -> Option<LogIndex> {
+    let Payload::Command(command) = &mut entry.payload else { return None };
+    let mut envelope: Envelope = codec::decode(command.0.clone()).expect("the store can read it, too");
+    let Command::Put(put) = &mut envelope.command else { return None };
+    if put.ignore_value {
+        return None;
+    }
+    put.value = quorate_core::Blob::from([&put.value[..], b"~"].concat());
+    *command = codec::encode(&envelope);
+    Some(entry.index)
 }
 
 fn replica_config(start: &Start<'_>, rng: &mut Rng) -> replica::Config {

@@ -47,12 +47,16 @@ pub struct Totals {
     pub members_joined: u64,
     pub members_retired: u64,
     pub joint_changes: u64,
+    pub skews: u64,
+    pub suspects: u64,
+    pub fenced: u64,
+    pub noticed_in_time: u64,
 }
 
 impl Totals {
     /// Every figure and its name.
     #[must_use]
-    pub fn figures(&self) -> [(&'static str, u64); 40] {
+    pub fn figures(&self) -> [(&'static str, u64); 44] {
         [
             ("simulated seconds", self.simulated_nanos / SECOND),
             ("operations", self.operations),
@@ -94,6 +98,10 @@ impl Totals {
             ("members that joined", self.members_joined),
             ("members that left", self.members_retired),
             ("changes of voters", self.joint_changes),
+            ("states that went wrong", self.skews),
+            ("members that found out", self.suspects),
+            ("lives that were ended", self.fenced),
+            ("found out in time", self.noticed_in_time),
         ]
     }
 
@@ -145,6 +153,10 @@ impl Totals {
         self.members_joined += other.members_joined;
         self.members_retired += other.members_retired;
         self.joint_changes += other.joint_changes;
+        self.skews += other.skews;
+        self.suspects += other.suspects;
+        self.fenced += other.fenced;
+        self.noticed_in_time += other.noticed_in_time;
     }
 }
 

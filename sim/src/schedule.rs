@@ -38,6 +38,11 @@ pub enum Fault {
         /// How long it is away.
         down: Nanos,
     },
+    /// A member applies something else than was committed, once: it must find out and be rebuilt.
+    Skew {
+        /// Which member.
+        member: usize,
+    },
     /// All members lose power at once.
     Blackout {
         /// How long they are away; each a little longer than the one before.
@@ -187,7 +192,7 @@ impl Fault {
                 round(straggle_max);
                 round(span);
             }
-            Self::ClockRate { .. } | Self::Transfer { .. } | Self::Fail { .. } => {}
+            Self::ClockRate { .. } | Self::Skew { .. } | Self::Transfer { .. } | Self::Fail { .. } => {}
         }
         self
     }
@@ -211,7 +216,11 @@ impl Fault {
             | Self::Full { span, .. }
             | Self::Throttle { span, .. }
             | Self::Harass { span, .. } => span,
-            Self::Fail { .. } | Self::Trip { .. } | Self::ClockRate { .. } | Self::Transfer { .. } => 0,
+            Self::Fail { .. }
+            | Self::Trip { .. }
+            | Self::Skew { .. }
+            | Self::ClockRate { .. }
+            | Self::Transfer { .. } => 0,
         }
     }
 
@@ -230,6 +239,7 @@ impl Fault {
             | Self::Fail { member, .. }
             | Self::Full { member, .. }
             | Self::Trip { member, .. }
+            | Self::Skew { member }
             | Self::ClockRate { member, .. }
             | Self::Transfer { member } => 1 << member,
             Self::Partition { side, .. } => side,
@@ -364,6 +374,7 @@ impl fmt::Display for Fault {
             Self::Power { member, down } => write!(f, "power member={member} down={}", Span(down)),
             Self::Wipe { member, down } => write!(f, "wipe member={member} down={}", Span(down)),
             Self::Rot { member, down } => write!(f, "rot member={member} down={}", Span(down)),
+            Self::Skew { member } => write!(f, "skew member={member}"),
             Self::Blackout { down } => write!(f, "blackout down={}", Span(down)),
             Self::Pause { member, span } => write!(f, "pause member={member} span={}", Span(span)),
             Self::Partition { side, span } => write!(f, "partition side={side} span={}", Span(span)),
@@ -450,6 +461,7 @@ impl FromStr for Strike {
             "power" => Fault::Power { member: fields.get("member")?, down: fields.span("down")? },
             "wipe" => Fault::Wipe { member: fields.get("member")?, down: fields.span("down")? },
             "rot" => Fault::Rot { member: fields.get("member")?, down: fields.span("down")? },
+            "skew" => Fault::Skew { member: fields.get("member")? },
             "blackout" => Fault::Blackout { down: fields.span("down")? },
             "pause" => Fault::Pause { member: fields.get("member")?, span: fields.span("span")? },
             "partition" => Fault::Partition { side: fields.get("side")?, span: fields.span("span")? },
@@ -518,7 +530,7 @@ mod tests {
                 assert_eq!(line.parse(), Ok(strike), "{line}");
             }
         }
-        assert_eq!(kinds.len(), 22, "the swarm draws every kind of fault: {kinds:?}");
+        assert_eq!(kinds.len(), 23, "the swarm draws every kind of fault: {kinds:?}");
     }
 
     #[test]

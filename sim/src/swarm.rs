@@ -77,6 +77,7 @@ pub struct Classes {
     pub swizzle: bool,
     pub flap: bool,
     pub rolling: bool,
+    pub skew: bool,
 }
 
 /// Settings of the members that change how often rare paths are taken.
@@ -202,7 +203,9 @@ impl Setup {
         let members = pick(rng, &[(10, 1), (5, 2), (54, 3), (5, 4), (18, 5), (4, 6), (4, 7)]);
         let regime = Regime::draw(seed);
         let (churn, more_clocks) = draw_churn(seed, members, &regime);
-        let classes = draw_classes(rng, churn.map_or(members, |churn| churn.machines));
+        let mut classes = draw_classes(rng, churn.map_or(members, |churn| churn.machines));
+        // An operator's audit knows nothing of alarms that members raise and clear.
+        classes.skew = members >= 3 && !regime.has_operator() && stream(seed, Stream::Churn, 1_000).chance(1, 3);
         let election = pick(rng, &[(1, 100), (2, 300), (2, 1_000), (1, 2_000)]) * MILLI;
         let clients = pick(rng, &[(1, 4), (4, 10), (1, 16)]);
         let clock_rate = |rng: &mut Rng| if classes.clock { ppm(rng) } else { 0 };
@@ -281,6 +284,7 @@ impl Setup {
                 | Fault::Fail { member, .. }
                 | Fault::Full { member, .. }
                 | Fault::Trip { member, .. }
+                | Fault::Skew { member }
                 | Fault::ClockRate { member, .. }
                 | Fault::Transfer { member } => member,
                 Fault::Cut { from, to, .. } => from.max(to),
@@ -477,6 +481,7 @@ fn draw_classes(rng: &mut Rng, members: usize) -> Classes {
         swizzle: rng.chance(1, 4) && members >= 3,
         flap: rng.chance(1, 5) && members >= 2,
         rolling: rng.chance(1, 5),
+        skew: false,
     }
 }
 

@@ -43,10 +43,12 @@ mod operators;
 mod outside;
 pub(crate) mod redraw;
 mod script;
+mod skew;
 mod traffic;
 
 use event::{Event, link};
 use machine::Machine;
+use skew::Wrong;
 
 /// A client's connection: messages keep their order in each direction.
 #[derive(Clone, Debug)]
@@ -79,6 +81,10 @@ pub struct World {
     reference: Option<Reference>,
     audit: Audit,
     membership: Membership,
+    /// Links are bad until then.
+    rough_until: Nanos,
+    /// When anything last changed for the worse.
+    troubled: Nanos,
     finale: finale::Finale,
     /// What happened, in numbers.
     pub totals: Totals,
@@ -117,6 +123,8 @@ impl World {
                 id: (member < setup.members).then(|| founder_id(member)),
                 joins: false,
                 removed: false,
+                wrong: Wrong::default(),
+                resumed: 0,
                 config: (LogIndex(0), Configuration::default()),
                 disk: SimDisk::new(),
                 backends: SimBackends::new(setup.stream(Stream::Backend, member), setup.knobs.flush_batches),
@@ -161,6 +169,8 @@ impl World {
             operators,
             badges: operators::draw_badges(&setup),
             membership: Membership::new(setup.churn),
+            rough_until: 0,
+            troubled: 0,
             finale: finale::Finale::default(),
             totals: Totals::default(),
             actions: Actions::default(),
@@ -291,6 +301,7 @@ impl World {
             Event::Start { member, epoch } => self.start(now, member, epoch)?,
             Event::Retire { member, id } => self.retire(now, member, id),
             Event::Dial => self.dial(now)?,
+            Event::Noticed { member, epoch, since } => self.noticed(now, member, epoch, since)?,
             Event::Administer { admin } => self.administer(now, admin),
             Event::Finale => self.advance_finale(now)?,
         }

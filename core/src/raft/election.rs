@@ -62,7 +62,8 @@ impl Raft {
     /// nobody with a shorter log can win. Thesis §4.2.2)
     pub(super) fn is_promotable(&self) -> bool {
         let names_us = |config: &Configuration| {
-            let sets = [&config.voters, &config.outgoing];
+            let sets = [&config.voters, &config.outgoing, &config.learners];
+            let sets = if mutant::is_on(Mutant::R18) { &sets[..] } else { &sets[..2] };
             sets.iter().any(|set| set.get(&self.id()).is_some_and(|life| *life == self.incarnation()))
         };
         let is_voter = names_us(self.log.config())
@@ -173,7 +174,7 @@ impl Raft {
         last_term: Term,
         out: &mut Vec<Output>,
     ) {
-        if self.standing() != Standing::Trusted {
+        if self.standing() != Standing::Trusted || (mutant::is_on(Mutant::R19) && !self.is_promotable()) {
             return;
         }
         let campaign = term.next();
@@ -211,7 +212,7 @@ impl Raft {
         last_term: Term,
         out: &mut Vec<Output>,
     ) {
-        if self.standing() != Standing::Trusted {
+        if self.standing() != Standing::Trusted || (mutant::is_on(Mutant::R19) && !self.is_promotable()) {
             return;
         }
         let free = match self.vote {

@@ -3,6 +3,7 @@
 use alloc::collections::BTreeMap;
 
 use crate::entry::Configuration;
+use crate::mutant::{self, Mutant};
 use crate::{Incarnation, NodeId};
 
 /// The highest number that a quorum has reached, given each voter's.
@@ -11,7 +12,11 @@ use crate::{Incarnation, NodeId};
 /// 0 if there are no voters.
 pub(super) fn agreed(config: &Configuration, reached: impl Fn(NodeId, Incarnation) -> u64) -> u64 {
     let incoming = majority(&config.voters, &reached);
-    if config.outgoing.is_empty() { incoming } else { incoming.min(majority(&config.outgoing, &reached)) }
+    if config.outgoing.is_empty() || mutant::is_on(Mutant::R14) {
+        incoming
+    } else {
+        incoming.min(majority(&config.outgoing, &reached))
+    }
 }
 
 /// Whether those for which `holds` is true are a quorum.

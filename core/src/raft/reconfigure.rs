@@ -22,6 +22,7 @@ use super::progress::{Pace, Progress};
 use super::quorum::is_quorum;
 use super::{Body, Output, Raft, Role};
 use crate::entry::{Configuration, Payload};
+use crate::mutant::{self, Mutant};
 use crate::{Incarnation, NodeId};
 
 /// The life of a member that was added and has not been heard of. No disk has it.
@@ -55,6 +56,9 @@ impl Raft {
         let config = self.log.config();
         let is_settled = self.log.config_index() <= self.commit;
         if !is_settled || self.commit < leader.term_start || leader.transfer.is_some() {
+            return;
+        }
+        if !config.outgoing.is_empty() && mutant::is_on(Mutant::R15) && self.log.config_index() < leader.term_start {
             return;
         }
         if !config.outgoing.is_empty() {
@@ -97,6 +101,9 @@ impl Raft {
 
     /// Whether this leader hears a quorum of `voters` that counts.
     fn can_decide(&self, voters: &BTreeMap<NodeId, Incarnation>) -> bool {
+        if mutant::is_on(Mutant::R20) {
+            return true;
+        }
         let is_alive = |progress: &Progress| self.now < progress.heard + self.config.election_timeout;
         let config = Configuration { voters: voters.clone(), ..Configuration::default() };
         is_quorum(&config, |id, life| self.is_self(id, life) || self.counted(id, life).is_some_and(is_alive))
@@ -104,6 +111,9 @@ impl Raft {
 
     /// Whether `id` can vote without holding anything up: its life is the configured one, trusted, here, and keeps up.
     fn is_ready(&self, id: NodeId, life: Incarnation) -> bool {
+        if mutant::is_on(Mutant::R20) {
+            return true;
+        }
         self.counted(id, life).is_some_and(|progress| {
             progress.pace == Pace::Replicate
                 && progress.target.is_some_and(|target| progress.matched >= target)

@@ -224,10 +224,24 @@ impl Raft {
             None if self.is_self(id, incarnation) => self.log.durable().0,
             None => 0,
         }));
+        let index = if mutant::is_on(Mutant::R12) { index.max(self.learned()) } else { index };
         reach!(EarlierTermWaits if index > self.commit && self.log.term(index) != Some(self.term));
         if index > self.commit && (self.log.term(index) == Some(self.term) || mutant::is_on(Mutant::R01)) {
             self.commit = index;
         }
+    }
+
+    /// What a majority of all members has, learners among them.
+    fn learned(&self) -> LogIndex {
+        let config = self.log.config();
+        let voters = config.voters.iter().chain(&config.learners).map(|(id, life)| (*id, *life)).collect();
+        LogIndex(agreed(&crate::entry::Configuration { voters, ..config.clone() }, |id, life| {
+            match self.counted(id, life) {
+                Some(progress) => progress.matched.0,
+                None if self.is_self(id, life) => self.log.durable().0,
+                None => 0,
+            }
+        }))
     }
 
     /// What is known of `id` if its present life is `incarnation` and trusted: only then it counts. Asked for this

@@ -6,7 +6,7 @@
 //!    at a time, and only while a quorum lives without it, since
 //! 3. the member, when it applies the alarm, is *fenced*: it does nothing any more, and whoever runs it has it begin a new
 //!    life with nothing, as an amnesiac. It gets a snapshot from the leader and is readmitted; see `raft::membership`.
-//! 4. Trusted again, it clears the alarm that names its former life.
+//! 4. Trusted again, it clears the alarm that names its former life. If it was removed meanwhile, the leader does.
 //!
 //! Without a majority nobody knows who is right: the leader raises CORRUPT for no member in particular, and nothing is
 //! changed any more.
@@ -19,6 +19,7 @@ use super::{Output, PeerMessage, Replica, raft};
 use crate::command::Command;
 use crate::entry::Standing;
 use crate::error::Error;
+use crate::mutant::{self, Mutant};
 use crate::request::{Alarm, AlarmKind};
 use crate::{Instant, LogIndex, NodeId};
 
@@ -172,8 +173,13 @@ impl Replica {
         if self.fence.is_suspect {
             return self.leads().then_some(Duty::StepDown);
         }
-        if let Some(&former) = own.next() {
+        if let Some(&former) = own.next().filter(|_| !mutant::is_on(Mutant::H02)) {
             return Some(Duty::Propose(Command::ClearAlarm(former)));
+        }
+        // Nobody else would: it would stand in the way of the next one.
+        let is_gone = |alarm: &&Alarm| fenced(alarm) && self.membership.known.is_removed(alarm.member);
+        if let Some(&orphan) = self.fence.alarms.iter().find(is_gone).filter(|_| self.leads()) {
+            return Some(Duty::Propose(Command::ClearAlarm(orphan)));
         }
         match self.fence.verdict.filter(|_| self.leads())? {
             Verdict::Other { member, life } if !self.fence.alarms.iter().any(|alarm| fenced(&alarm)) => {

@@ -12,6 +12,7 @@ use super::{LeaderAnswer, LeaderQuestion, Output, PeerMessage, Replica, Response
 use crate::auth::Author;
 use crate::command::{Command, Outcome};
 use crate::error::Error;
+use crate::mutant::{self, Mutant};
 use crate::request::{Member, MemberChange};
 use crate::store::Members;
 use crate::{LogIndex, NodeId, RequestId, Term};
@@ -219,7 +220,7 @@ impl Replica {
 
     /// Whether `from` is no member any more: then it is told so, and not listened to.
     pub(super) fn turn_away(&mut self, from: NodeId, out: &mut Vec<Output>) -> bool {
-        let is_removed = self.membership.parted.contains(&from);
+        let is_removed = self.membership.parted.contains(&from) && !mutant::is_on(Mutant::R37);
         if is_removed {
             out.push(Output::Send { to: from, message: PeerMessage::Removed });
         }

@@ -13,6 +13,7 @@ use core::ops::ControlFlow;
 use super::rows::{self, Cleaned, Record};
 use super::{CompactionSlice, Store};
 use crate::format::codec;
+use crate::mutant::{self, Mutant};
 use crate::rows::Rows;
 use crate::{Blob, Revision};
 
@@ -56,6 +57,9 @@ pub(super) fn slice(store: &mut Store, rows: &dyn Rows, records: usize, pin: Opt
             break;
         }
         store.cleaning.cleaned = Cleaned { floor: target, main, sub: sub + 1 };
+    }
+    if mutant::is_on(Mutant::H03) && !writes.is_empty() {
+        store.hash = store.hash.rotate_left(1);
     }
     if reached {
         store.cleaning = Cleaning { cleaned: Cleaned { floor: target, main: target, sub: 0 }, finished: Some(target) };

@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 
 use crate::NodeId;
 use crate::error::Error;
+use crate::mutant::{self, Mutant};
 use crate::raft::Target;
 use crate::request::{Member, MemberChange};
 
@@ -122,7 +123,8 @@ impl Members {
             MemberChange::Update { id, peer_urls } => {
                 let member = self.get(id).ok_or(Error::MemberNotFound)?.clone();
                 self.check_urls(id, &peer_urls)?;
-                Ok(self.write(Member { peer_urls, ..member }))
+                let is_learner = member.is_learner && !mutant::is_on(Mutant::R21);
+                Ok(self.write(Member { peer_urls, is_learner, ..member }))
             }
             MemberChange::Promote { id, .. } => {
                 let member = self.get(id).ok_or(Error::MemberNotFound)?.clone();

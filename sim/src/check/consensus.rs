@@ -74,6 +74,17 @@ impl Consensus {
         self.state(member, applied, hash)
     }
 
+    /// A member starts with a state up to `applied` that is known to be wrong.
+    pub fn started_wrong(&mut self, member: usize, applied: LogIndex) {
+        self.next.insert(member, applied.next());
+    }
+
+    /// The state that members have after this index, if any has been seen there.
+    #[must_use]
+    pub fn state_at(&self, index: LogIndex) -> Option<u64> {
+        self.states.get(&index).map(|(hash, _)| *hash)
+    }
+
     /// A member starts without any state.
     pub fn started_empty(&mut self, member: usize) {
         self.next.insert(member, LogIndex(1));

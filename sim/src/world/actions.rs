@@ -1,5 +1,6 @@
 //! Carries out what a process asked for, and lets the oracles see it.
 
+use bytes::Bytes;
 use quorate_core::Revision;
 use quorate_core::entry::Standing;
 use quorate_core::raft::Role;
@@ -7,13 +8,14 @@ use quorate_core::replica;
 use quorate_core::store::RevisionEvents;
 use quorate_jepsen::history::Sighting;
 use quorate_node::applier;
+use quorate_node::status::Status;
 
 use super::World;
 use super::event::{Event, link};
 use crate::call::CallError;
 use crate::check::{Verdict, Violation};
 use crate::heap::{Nanos, tail};
-use crate::member::Handed;
+use crate::member::{CallId, Handed};
 use crate::trace::Kind;
 
 impl World {
@@ -35,13 +37,7 @@ impl World {
                 machine.blank = false;
             }
         }
-        if actions.fenced {
-            return Err(Violation::new("state", format!("member {member} was told that its state is wrong")));
-        }
-        if let Some((index, ours, theirs)) = actions.suspected.take() {
-            let text = format!("member {member} has {ours:016x} after {index}, the majority {theirs:016x}");
-            return Err(Violation::new("state", text));
-        }
+        self.see_fence(now, member, &mut actions)?;
         if std::mem::take(&mut actions.malformed) > 0 {
             return Err(Violation::new("codec", format!("member {member} got a frame it cannot decode")));
         }
@@ -68,8 +64,7 @@ impl World {
             self.heap.push(at, link::member(member, 3), Event::Finish { member, epoch, due: Box::new(due) });
         }
         for (call, answer) in actions.answers.drain(..) {
-            self.see_answer(member, call, &answer)?;
-            self.reply(now, call, answer.map_err(CallError::Status));
+            self.answer(now, member, call, answer)?;
         }
         for token in actions.touched.drain(..) {
             let time = self.machines[member].clock.read(now);
@@ -79,6 +74,10 @@ impl World {
             self.see_gated(member, &gated)?;
         }
         for (subscription, bytes, cost) in actions.watch.drain(..) {
+            if self.is_wrong(member) {
+                self.break_stream(now, subscription);
+                continue;
+            }
             let (line, at) = self.down(now, self.line_of_watcher(subscription.client));
             self.heap.push(at, link::client(line, 1), Event::WatchMessage { subscription, bytes, cost });
         }
@@ -87,7 +86,20 @@ impl World {
             let input = Box::new(read.run());
             self.heap.push(at, link::member(member, 4), Event::History { member, epoch, input });
         }
+        let is_over = std::mem::take(&mut actions.fenced);
         self.actions = actions;
+        if is_over { self.end_life(now, member) } else { Ok(()) }
+    }
+
+    /// A member answers a client; if its state is wrong, nobody hears it.
+    pub(super) fn answer(&mut self, now: Nanos, member: usize, call: CallId, answer: Result<Bytes, Status>) -> Verdict {
+        if self.is_wrong(member) {
+            self.check_silence(now, member, answer.is_ok())?;
+            self.reply(now, call, Err(CallError::Broken));
+            return Ok(());
+        }
+        self.see_answer(member, call, &answer)?;
+        self.reply(now, call, answer.map_err(CallError::Status));
         Ok(())
     }
 
@@ -95,6 +107,9 @@ impl World {
         match input {
             replica::Input::Applied { applied, .. } => {
                 self.trace.event(now, Kind::Backend, member, applied.hash, &[], || format!("state {}", applied.index));
+                if self.is_wrong(member) {
+                    return Ok(());
+                }
                 self.consensus.applied(member, &applied)?;
                 if let Some(reference) = &mut self.reference {
                     reference.applied(member, &applied)?;
@@ -107,7 +122,7 @@ impl World {
             replica::Input::Restored { index, hash, .. } => {
                 self.trace.event(now, Kind::Backend, member, hash, &[], || format!("restored {index}"));
                 self.totals.snapshot_installs += 1;
-                self.consensus.restored(member, index, hash)?;
+                self.judge_snapshot(member, index, hash)?;
             }
             _ => {}
         }

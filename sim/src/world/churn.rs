@@ -371,7 +371,7 @@ impl World {
     }
 
     fn is_forgetful(&self, id: NodeId) -> bool {
-        self.machine_of(id).is_none_or(|machine| !self.machines[machine].trusted)
+        self.machine_of(id).map(|machine| &self.machines[machine]).is_none_or(|it| !it.trusted || it.wrong.accused)
     }
 
     /// Whether the voters of every configuration that may be in force have a quorum that remembers, if `lost` forgets now

@@ -116,6 +116,12 @@ pub(super) enum Event {
         member: usize,
         id: NodeId,
     },
+    /// A member that went wrong then should have found out.
+    Noticed {
+        member: usize,
+        epoch: u64,
+        since: Nanos,
+    },
     /// Members dial each other.
     Dial,
     /// An administrator does what comes next.

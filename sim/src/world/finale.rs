@@ -127,7 +127,10 @@ impl World {
     fn probe(&mut self, now: Nanos, blackout_over: bool, step: usize) -> Verdict {
         let target = self.finale.targets.get(step / 2).copied();
         if now > self.finale.deadline {
-            let unfinished = self.unfinished_change().map_or(String::new(), |text| format!("\n  {text}"));
+            let unfinished = self
+                .unfinished_change()
+                .or_else(|| self.unfinished_fencing())
+                .map_or(String::new(), |text| format!("\n  {text}"));
             let members: Vec<String> = self
                 .machines
                 .iter()
@@ -148,7 +151,7 @@ impl World {
         }
         let Some(target) = target else {
             // Who votes, who learns and who is gone is as the records say.
-            if self.unfinished_change().is_some() {
+            if self.unfinished_change().is_some() || self.unfinished_fencing().is_some() {
                 return Ok(());
             }
             if blackout_over {

@@ -12,6 +12,7 @@ use super::World;
 use super::event::{Event, link};
 use super::nemesis::Death;
 use super::redraw::anew;
+use super::skew::Wrong;
 use crate::backend::SimBackends;
 use crate::check::{Verdict, Violation};
 use crate::chronicle::Happened;
@@ -30,6 +31,10 @@ pub(super) struct Machine {
     pub(super) joins: bool,
     /// Its data directory says that it was removed.
     pub(super) removed: bool,
+    /// What is wrong with its state.
+    pub(super) wrong: Wrong,
+    /// When its process went on after its last pause.
+    pub(super) resumed: Nanos,
     /// The latest configuration in its log, as last seen.
     pub(super) config: (LogIndex, Configuration),
     pub(super) disk: SimDisk,
@@ -72,6 +77,7 @@ impl Machine {
         (self.trusted, self.rotten, self.doubtful) = (false, false, false);
         (self.blank, self.removed) = (true, false);
         self.config = (LogIndex(0), Configuration::default());
+        self.wrong = Wrong::default();
     }
 }
 
@@ -104,6 +110,7 @@ impl World {
                 joins,
                 founders: self.setup.members,
                 churn: self.setup.churn,
+                fenced: self.machines[member].wrong.fenced,
                 knobs: &self.setup.knobs,
                 regime: &self.setup.regime,
                 now: local,
@@ -143,7 +150,7 @@ impl World {
             Found::Nothing if doubtful => {}
             // An earlier start noticed and died, after it had begun the log of a new life.
             Found::Log if doubtful && process.status().standing != Standing::Trusted => {}
-            Found::Damaged { damage, .. } if !rotten => {
+            Found::Damaged { damage, .. } if !rotten && !machine.wrong.fenced => {
                 let text = format!("member {member} takes its log for damaged: {damage}");
                 return Err(Violation::new("recovery", text));
             }
@@ -156,6 +163,8 @@ impl World {
         let (applied, hash) = (process.published().applied, process.published().hash);
         let status = process.status().clone();
         machine.trusted = status.standing == Standing::Trusted;
+        let is_new_life = process.found != Found::Log;
+        self.judge_recovery(member, applied, is_new_life);
         self.trace.event(now, Kind::Member, member, hash, &[], || {
             format!("starts at {local:?} with {applied} applied, {status:?}")
         });
@@ -166,7 +175,9 @@ impl World {
             let text = format!("starts with {applied} applied, {:?}, term {}", status.standing, status.term);
             Happened::Started { member, text }
         });
-        if applied > LogIndex(0) {
+        if self.is_wrong(member) {
+            self.consensus.started_wrong(member, applied);
+        } else if applied > LogIndex(0) {
             self.consensus.started(member, applied, hash)?;
         } else {
             self.consensus.started_empty(member);

@@ -81,6 +81,12 @@ impl World {
 
     pub(super) fn inflict(&mut self, now: Nanos, strike: Strike) {
         self.totals.faults += 1;
+        if !matches!(strike.fault, Fault::Skew { .. }) {
+            self.troubled = now;
+        }
+        if let Fault::Storm { span, .. } | Fault::Throttle { span, .. } = strike.fault {
+            self.rough_until = self.rough_until.max(now + span);
+        }
         self.tell(now, || {
             let fault = strike.fault;
             Happened::Fault { text: fault.to_string(), members: fault.members(), until: now + fault.span() }
@@ -96,6 +102,7 @@ impl World {
                 self.kill(now, member, down, Death::Rot);
             }
             Fault::Wipe { .. } | Fault::Rot { .. } => {}
+            Fault::Skew { member } => self.skew(member),
             Fault::Blackout { down } => self.blackout(now, down),
             Fault::Pause { member, span } => self.pause(now, member, span),
             Fault::Partition { side, span } => {
@@ -329,7 +336,7 @@ impl World {
         if !machine.paused {
             return;
         }
-        machine.paused = false;
+        (machine.paused, machine.resumed) = (false, now);
         // What waited comes in the order in which it arrived, but of peers' connections any may be read first; turns are
         // scheduled afresh.
         (machine.next_turn, machine.next_apply) = (None, None);
@@ -416,15 +423,17 @@ impl World {
     }
 
     /// Whether the others can do without this member's memory: no more than a minority may be without theirs.
-    fn may_wipe(&self, member: usize) -> bool {
+    pub(super) fn may_wipe(&self, member: usize) -> bool {
         if self.setup.churn.is_some() {
             return self.may_lose(member);
         }
         // While nobody is trusted nothing was ever promised; but who lost a disk then may be an amnesiac to the others.
         let is_born = self.machines.iter().any(|machine| machine.trusted);
         let others = self.machines.iter().enumerate().filter(|(other, _)| *other != member);
-        let forgetful =
-            others.filter(|(_, machine)| if is_born { !machine.trusted } else { machine.blank }).count() + 1;
+        let forgetful = others
+            .filter(|(_, machine)| if is_born { !machine.trusted || machine.wrong.accused } else { machine.blank })
+            .count()
+            + 1;
         forgetful <= (self.machines.len() - 1) / 2
     }
 

@@ -76,8 +76,7 @@ impl World {
         let answer = process.finish(local, due);
         self.audit.used(call.client, call.call, member, local);
         if let Some((call, answer)) = answer {
-            self.see_answer(member, call, &answer)?;
-            self.reply(now, call, answer.map_err(CallError::Status));
+            self.answer(now, member, call, answer)?;
         }
         self.rouse(now, member);
         Ok(())

@@ -1,0 +1,188 @@
+//! A member's applied state goes wrong: it must find out, serve nobody, name itself, begin a new life and come back.
+//!
+//! Whatever a wrong member says before it finds out is lost on its way, so that the other oracles judge the cluster by
+//! those who are right. Whether it finds out in time, and what it says afterwards, is judged here.
+
+use quorate_core::LogIndex;
+use quorate_core::entry::Standing;
+use quorate_core::raft::Role;
+use quorate_core::request::AlarmKind;
+
+use super::World;
+use super::event::{Event, link};
+use super::nemesis::Death;
+use crate::check::{Verdict, Violation};
+use crate::heap::{MILLI, Nanos, SECOND};
+use crate::member::Actions;
+use crate::trace::Kind;
+
+/// What is wrong with a member's state, as the nemesis knows.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wrong {
+    /// Its state is, since it has applied this entry.
+    pub(super) since: Option<LogIndex>,
+    /// Its present life may be ended for it: its hashes were told, even if it has recovered from an older state.
+    pub(super) accused: bool,
+    /// When it found out.
+    pub(super) suspected: Option<Nanos>,
+    /// Its life was ended: the next start is that of a new one.
+    pub(super) fenced: bool,
+}
+
+impl World {
+    /// What `member` applies next is not what was committed, where a majority of the voters is sure to be right.
+    pub(super) fn skew(&mut self, member: usize) {
+        let Some(process) = &self.machines[member].process else { return };
+        let (status, id) = (process.status(), self.machines[member].id);
+        let voters = &status.config.voters;
+        let is_one = id.is_some_and(|id| voters.contains_key(&id)) && status.role == Role::Follower;
+        let runs = |id| self.machine_of(id).is_some_and(|machine| self.machines[machine].process.is_some());
+        let others = voters.keys().all(|id| runs(*id));
+        let is_alone = self.machines.iter().all(|machine| !machine.wrong.accused);
+        let is_trusted = status.standing == Standing::Trusted && status.config.outgoing.is_empty();
+        if is_one && others && is_alone && is_trusted && voters.len() >= 3 && self.may_wipe(member) {
+            let process = self.machines[member].process.as_mut().expect("just seen");
+            process.tamper();
+            self.machines[member].wrong.accused = true;
+        }
+    }
+
+    /// Whether what this member says is not to be believed.
+    pub(super) fn is_wrong(&self, member: usize) -> bool {
+        self.machines[member].wrong.since.is_some()
+    }
+
+    pub(super) fn is_anyone_wrong(&self) -> bool {
+        self.machines.iter().any(|machine| machine.wrong.since.is_some())
+    }
+
+    /// What a process found out about its state.
+    pub(super) fn see_fence(&mut self, now: Nanos, member: usize, actions: &mut Actions) -> Verdict {
+        if let Some(index) = actions.tampered.take() {
+            self.trace.event(now, Kind::Fault, member, index.0, &[], || format!("{index} is applied wrongly"));
+            self.machines[member].wrong.since = Some(index);
+            self.totals.skews += 1;
+            if self.is_quiet(now) {
+                let epoch = self.machines[member].epoch;
+                self.heap.push(now + self.notice(), link::NEMESIS, Event::Noticed { member, epoch, since: now });
+            }
+        }
+        let wrong = self.machines[member].wrong;
+        if let Some((index, ours, theirs)) = actions.suspected.take() {
+            if wrong.since.is_none_or(|since| index < since) {
+                let text = format!("member {member} has {ours:016x} after {index}, the majority {theirs:016x}");
+                return Err(Violation::new("state", text));
+            }
+            self.trace.event(now, Kind::Member, member, index.0, &[], || format!("finds out that {index} is wrong"));
+            self.machines[member].wrong.suspected = Some(now);
+            self.totals.suspects += 1;
+        }
+        Ok(())
+    }
+
+    /// A member's life is over.
+    pub(super) fn end_life(&mut self, now: Nanos, member: usize) -> Verdict {
+        let machine = &mut self.machines[member];
+        let (Some(id), Some(process)) = (machine.id, &machine.process) else { return Ok(()) };
+        if !machine.wrong.accused {
+            return Err(Violation::new("state", format!("member {member} was told that its state is wrong")));
+        }
+        let life = AlarmKind::Fenced(process.replica().raft().identity().incarnation);
+        if !process.published().view.alarms().any(|alarm| alarm.kind == life && alarm.member == id) {
+            return Err(Violation::new("fence", format!("member {member} ends its life, and no alarm names it")));
+        }
+        self.totals.fenced += 1;
+        let down = MILLI + machine.rng.below(50 * MILLI);
+        self.kill(now, member, down, Death::Process);
+        let machine = &mut self.machines[member];
+        (machine.wrong.fenced, machine.trusted) = (true, false);
+        self.membership.forgot(id);
+        Ok(())
+    }
+
+    /// Whether every member hears every other at its usual pace.
+    fn is_quiet(&self, now: Nanos) -> bool {
+        let members = self.members();
+        let is_well = |member: &usize| {
+            let machine = &self.machines[*member];
+            let calm = machine.slowness == 1 && machine.apply_slowness == 1 && machine.stalled < now && !machine.paused;
+            machine.process.is_some() && calm
+        };
+        let pairs = members.iter().flat_map(|from| members.iter().map(move |to| (*from, *to)));
+        members.iter().all(is_well)
+            && now > self.rough_until
+            && self.leader().is_some()
+            && pairs.into_iter().all(|(from, to)| self.network.open(from, to))
+    }
+
+    /// A member finds out within a second, and what messages and applying take.
+    fn notice(&self) -> Nanos {
+        let (latencies, network) = (self.setup.latencies, self.setup.network);
+        let step = latencies.turn + latencies.sync + latencies.apply + network.delay_min + 4 * network.delay_tail;
+        SECOND + 20 * step
+    }
+
+    /// It is time that a member has found out, unless something else has got into its way.
+    pub(super) fn noticed(&mut self, now: Nanos, member: usize, epoch: u64, since: Nanos) -> Verdict {
+        let machine = &self.machines[member];
+        let is_late = machine.epoch == epoch && machine.wrong.since.is_some() && machine.wrong.suspected.is_none();
+        let is_forwarded = machine.process.as_ref().is_some_and(|process| {
+            let wrong = machine.wrong.since.unwrap_or_default();
+            process.published().applied >= wrong && self.setup.network.bandwidth == 0
+        });
+        if is_late && is_forwarded && self.is_quiet(now) && self.troubled < since {
+            let text = format!("member {member} is wrong since {} ms and has not found out", since / MILLI);
+            return Err(Violation::new("fence", text));
+        }
+        let has_found_out = machine.epoch != epoch || machine.wrong.suspected.is_some();
+        self.totals.noticed_in_time += u64::from(has_found_out);
+        Ok(())
+    }
+
+    /// A member that knows that it is wrong answers something that it read.
+    pub(super) fn check_silence(&self, now: Nanos, member: usize, is_answer: bool) -> Verdict {
+        let machine = &self.machines[member];
+        // What was ready before is on its way for a moment, or for as long as the process was paused.
+        let since = machine.wrong.suspected.map(|since| since.max(machine.resumed) + 100 * MILLI);
+        if is_answer && machine.wrong.since.is_some() && since.is_some_and(|since| now > since) {
+            return Err(Violation::new("fence", format!("member {member} knows that it is wrong and answers")));
+        }
+        Ok(())
+    }
+
+    /// A member has started on what its disks held: in a new life, or with a state of before or after it went wrong.
+    pub(super) fn judge_recovery(&mut self, member: usize, applied: LogIndex, is_new_life: bool) {
+        let wrong = &mut self.machines[member].wrong;
+        if is_new_life {
+            *wrong = Wrong::default();
+        }
+        wrong.suspected = None;
+        wrong.since = wrong.since.filter(|since| applied >= *since);
+    }
+
+    /// A member's state is now that of a snapshot, which somebody may have made who was wrong.
+    pub(super) fn judge_snapshot(&mut self, member: usize, index: LogIndex, hash: u64) -> Verdict {
+        if !self.is_anyone_wrong() {
+            return self.consensus.restored(member, index, hash);
+        }
+        match self.consensus.state_at(index) {
+            Some(known) if known == hash => self.machines[member].wrong.since = None,
+            Some(_) => {
+                let wrong = &mut self.machines[member].wrong;
+                (wrong.since, wrong.accused) = (Some(index), true);
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// A member that is still wrong, or an alarm that is still on.
+    pub(super) fn unfinished_fencing(&self) -> Option<String> {
+        if let Some(member) = (0..self.machines.len()).find(|member| self.is_wrong(*member)) {
+            return Some(format!("member {member} is wrong"));
+        }
+        let leader = self.machines[self.leader()?].process.as_ref()?;
+        let fenced = leader.published().view.alarms().find(|alarm| matches!(alarm.kind, AlarmKind::Fenced(_)))?;
+        Some(format!("the alarm {fenced:?} is on"))
+    }
+}
