@@ -14,7 +14,7 @@ part ci/sim.sh 0..1000
 # Seeds that nobody has seen yet, other ones every night.
 part ci/sim.sh "$((day * 10000))..$((day * 10000 + 4000))"
 # Every rare branch is still reached, and failures still come down to stories.
-part cargo run --release --locked -p quorate-sim --features marks -- --seeds 0..600 --jobs "$(nproc)" --require-marks
+part cargo run --release --locked -p quorate-sim --features marks -- --seeds 0..1500 --jobs "$(nproc)" --require-marks
 part cargo test --release --locked -p quorate-sim --features mutants --test shrink
 part env ETCDCTL_FULL=1 QUORATE_CI=1 ci/etcdctl.sh
 part env KILL9_SEED="$day" ci/kill9.sh

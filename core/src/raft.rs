@@ -537,7 +537,6 @@ impl Raft {
             | Body::TimeoutNow
                 if !message.trusted =>
             {
-                reach!(UntrustedRefused);
                 return;
             }
             Body::Vote { transfer, .. } if message.term > self.term && self.is_election_refused(transfer) => {

@@ -55,7 +55,6 @@ impl Raft {
             && !config.voters.is_empty();
         let is_fresh = self.standing() == Standing::Fresh;
         if !is_valid || is_fresh || self.role == Role::Leader || index <= self.commit {
-            reach!(InstallOvertaken);
             out.push(Output::Unneeded { generation });
         } else if self.log.term(index) == Some(term) || (self.log.last() >= index && mutant::is_on(Mutant::P12)) {
             reach!(InstallAfterLog);

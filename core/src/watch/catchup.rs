@@ -88,7 +88,6 @@ impl WatchHub {
         let reading = self.reading.take().expect("history is answered once");
         assert_eq!(job, reading.job, "history of another question");
         assert!(reading.from < compacted, "{} is not below the floor {compacted}", reading.from);
-        reach!(HistoryCompacted);
         for name in self.still_reading(reading.group) {
             let next = self.watchers[&name].next;
             self.place(name, Place::Ready, next);

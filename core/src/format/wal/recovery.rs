@@ -128,7 +128,6 @@ impl Recovery {
             }),
             Some(state) => {
                 if state.end < header.previous_end {
-                    reach!(SegmentDamaged);
                     return Err(Damage::Record { segment: state.sequence, offset: state.end });
                 }
                 if (state.sequence.checked_add(1), state.end, &state.checkpoint)
