@@ -108,6 +108,7 @@ impl World {
             replica::Input::Applied { applied, .. } => {
                 self.trace.event(now, Kind::Backend, member, applied.hash, &[], || format!("state {}", applied.index));
                 if self.is_wrong(member) {
+                    self.judge_harm(member, &applied);
                     return Ok(());
                 }
                 self.consensus.applied(member, &applied)?;

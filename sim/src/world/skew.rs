@@ -7,6 +7,7 @@ use quorate_core::LogIndex;
 use quorate_core::entry::Standing;
 use quorate_core::raft::Role;
 use quorate_core::request::AlarmKind;
+use quorate_core::store::Applied;
 
 use super::World;
 use super::event::{Event, link};
@@ -148,6 +149,14 @@ impl World {
             return Err(Violation::new("fence", format!("member {member} knows that it is wrong and answers")));
         }
         Ok(())
+    }
+
+    /// What was put may have been refused, whatever its value: running hashes that have parted never meet again.
+    pub(super) fn judge_harm(&mut self, member: usize, applied: &Applied) {
+        if self.consensus.state_at(applied.index) == Some(applied.hash) {
+            self.machines[member].wrong = Wrong::default();
+            self.totals.skews -= 1;
+        }
     }
 
     /// A member has started on what its disks held: in a new life, or with a state of before or after it went wrong.
