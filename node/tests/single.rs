@@ -135,20 +135,19 @@ async fn a_range_streams_in_chunks_of_one_revision() {
         kv.txn(pb::TxnRequest { success: ops(from), ..Default::default() }).await.unwrap();
     }
     let all = pb::RangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() };
-    for (limit, expected) in [(0, 200), (35, 35)] {
+    for (limit, expected, first) in [(0, 200, 10), (35, 35, 10), (-1, 200, 200)] {
         let mut stream = kv.range_stream(pb::RangeRequest { limit, ..all.clone() }).await.unwrap().into_inner();
         let mut chunks = Vec::new();
         while let Some(chunk) = stream.message().await.unwrap() {
             chunks.push(chunk.range_response.unwrap());
         }
-        assert!(chunks.len() > 1);
-        assert_eq!(chunks[0].kvs.len(), 10);
+        assert_eq!(chunks[0].kvs.len(), first);
         let keys: Vec<_> = chunks.iter().flat_map(|chunk| &chunk.kvs).map(|kv| kv.key.clone()).collect();
         assert_eq!(keys.len(), expected);
         assert!(keys.is_sorted());
         let (last, rest) = chunks.split_last().unwrap();
         assert!(rest.iter().all(|chunk| chunk.header.is_none() && chunk.count == 0 && !chunk.more));
-        assert_eq!((last.count, last.more, last.header.as_ref().unwrap().revision), (200, limit != 0, 3));
+        assert_eq!((last.count, last.more, last.header.as_ref().unwrap().revision), (200, limit > 0, 3));
     }
     let sorted = pb::RangeRequest { sort_order: 1, sort_target: 1, ..all };
     let (code, text) = refusal(kv.range_stream(sorted).await);

@@ -195,7 +195,7 @@ pub struct RangeStream {
     request: RangeRequest,
     /// The store's revision when the first chunk was read.
     now: Option<Revision>,
-    /// Keys the next chunk asks for.
+    /// Keys the next chunk asks for; 0: all there are.
     chunk: u64,
     /// Bytes a chunk aims at.
     bytes_max: u64,
@@ -215,6 +215,8 @@ impl RangeStream {
     /// etcd's status for a request it would refuse.
     pub fn start(request: pb::RangeRequest, settings: &Settings) -> Result<(Option<Request>, Self), Status> {
         use quorate_core::request::{SortOrder, SortTarget};
+        // A negative limit is none, and is less than that of any chunk. (etcd)
+        let chunk = if request.limit < 0 { 0 } else { Self::FIRST_CHUNK };
         let request = request::range(request)?;
         let order = (request.sort_order, request.sort_target);
         // Without an order, each chunk is sorted by its target, as a limited range is.
@@ -232,7 +234,7 @@ impl RangeStream {
         }
         let ask = (!request.serializable).then_some(Request::ReadIndex);
         let bytes_max = settings.limits.request_bytes_max;
-        Ok((ask, Self { request, now: None, chunk: Self::FIRST_CHUNK, bytes_max, sent: 0, count: 0, finished: false }))
+        Ok((ask, Self { request, now: None, chunk, bytes_max, sent: 0, count: 0, finished: false }))
     }
 
     /// What the caller must be allowed.
