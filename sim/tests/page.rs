@@ -114,8 +114,11 @@ fn browser() -> Option<&'static str> {
 }
 
 fn open(browser: &str, path: &Path) -> String {
-    let arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,1000"];
-    let output = Command::new(browser)
+    let arguments =
+        ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1400,1000"];
+    // A browser that hangs is to fail the test, not to hang it.
+    let output = Command::new("timeout")
+        .args(["120", browser])
         .args(arguments)
         .args(["--virtual-time-budget=10000", "--dump-dom"])
         .arg(format!("--user-data-dir={}", path.with_extension("profile").display()))
