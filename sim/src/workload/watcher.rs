@@ -121,6 +121,12 @@ pub struct WatchClient {
 }
 
 impl WatchClient {
+    /// How often its watchers were told of changes.
+    pub fn changes(&self) -> usize {
+        let told = self.watchers.iter().flat_map(|watcher| &watcher.told);
+        told.filter(|told| matches!(told, Told::Events { .. })).count()
+    }
+
     /// A client that begins with `member`.
     #[must_use]
     pub fn new(generator: Generator, member: usize, audits: bool) -> Self {

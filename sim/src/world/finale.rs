@@ -18,6 +18,7 @@ use crate::script;
 use crate::trace::Kind;
 use crate::wire;
 use crate::workload::client::read_all;
+use crate::workload::watcher::WatchClient;
 
 /// How long after healing everything must work again.
 const RECOVERY: Nanos = 30 * SECOND;
@@ -34,8 +35,8 @@ enum Phase {
     Opening,
     /// A write and a read on every member, before the power cut and after it.
     Probing { blackout_over: bool, step: usize },
-    /// Watchers catch up until then.
-    Watching { until: Nanos },
+    /// Watchers catch up until then, and longer if they were told of changes since so many.
+    Watching { until: Nanos, heard: usize },
     /// Nothing is left to do.
     Over,
 }
@@ -109,15 +110,19 @@ impl World {
             }
             Phase::Opening => self.open_up(now),
             Phase::Probing { blackout_over, step } => self.probe(now, blackout_over, step)?,
-            Phase::Watching { until } => {
-                if now >= until {
+            Phase::Watching { until, heard } if now >= until => {
+                let told = self.watchers.iter().map(WatchClient::changes).sum();
+                if told > heard && now < self.finale.deadline {
+                    // Those who take little at a time need long for much.
+                    self.finale.phase = Phase::Watching { until: now + 5 * SECOND, heard: told };
+                } else {
                     if let Some(reference) = &self.reference {
                         reference.ended()?;
                     }
                     self.finale.phase = Phase::Over;
                 }
             }
-            Phase::Over => {}
+            Phase::Watching { .. } | Phase::Over => {}
         }
         self.tidy_up(now);
         self.heap.push(now + 20 * MILLI, link::NEMESIS, Event::Finale);
@@ -155,8 +160,8 @@ impl World {
                 return Ok(());
             }
             if blackout_over {
-                let until = now + 20 * SECOND;
-                self.finale.phase = Phase::Watching { until };
+                self.finale.phase = Phase::Watching { until: now + 15 * SECOND, heard: 0 };
+                self.finale.deadline = now + 300 * SECOND;
             } else {
                 self.trace.event(now, Kind::Fault, 0, 1, &[], || "the power goes everywhere".into());
                 self.tell(now, || Happened::Fault { text: "cuts everyone's power".into(), members: 0, until: now });

@@ -153,7 +153,8 @@ impl World {
 
     /// What was put may have been refused, whatever its value: running hashes that have parted never meet again.
     pub(super) fn judge_harm(&mut self, member: usize, applied: &Applied) {
-        if self.consensus.state_at(applied.index) == Some(applied.hash) {
+        let has_come = self.machines[member].wrong.since.is_some_and(|since| applied.index >= since);
+        if has_come && self.consensus.state_at(applied.index) == Some(applied.hash) {
             self.machines[member].wrong = Wrong::default();
             self.totals.skews -= 1;
         }
