@@ -78,9 +78,9 @@ impl Figures {
 pub struct Audit {
     quota: Option<u64>,
     session_ttl: Duration,
-    /// When sessions were last used on a member, by its clock, or opened there.
+    /// When sessions were last used on a member, by its clock, or opened there: only those that its state has reached.
     used: BTreeMap<(usize, Token), Instant>,
-    /// How many sessions were opened on each member.
+    /// How many sessions each member's state has reached since it started.
     opened: BTreeMap<usize, usize>,
     calls: BTreeMap<(usize, u64), Call>,
     /// What was hashed, up to where and from which floor on; and whose hash was the first.
@@ -114,20 +114,23 @@ impl Audit {
         }
     }
 
-    /// A member starts anew: it takes no token from before.
+    /// A member starts anew: it takes no token from before, but for those that its log has yet to tell it of again.
     pub fn started(&mut self, member: usize) {
         self.used.retain(|(other, _), _| *other != member);
+        self.opened.remove(&member);
     }
 
-    /// A member looked at a token for something else than a call.
+    /// A member looked at a token. A session that its state has yet to reach does not begin to live by that.
     pub fn touched(&mut self, member: usize, token: Token, time: Instant) {
-        self.used.insert((member, token), time);
+        if let Some(used) = self.used.get_mut(&(member, token)) {
+            *used = time;
+        }
     }
 
     /// A part of a call that shows this token is done on a member.
     pub fn used(&mut self, client: usize, call: u64, member: usize, time: Instant) {
         if let Some(Call { token: Some(token), .. }) = self.calls.get(&(client, call)) {
-            self.used.insert((member, Token::clone(token)), time);
+            self.touched(member, Token::clone(token), time);
         }
     }
 
@@ -142,9 +145,10 @@ impl Audit {
         let Some(call) = self.calls.get_mut(&(client, call)) else { return };
         call.arrival = Some(arrival);
         if let Some(token) = &call.token
-            && let Some(used) = self.used.insert((member, Token::clone(token)), arrival.time)
+            && let Some(used) = self.used.get_mut(&(member, Token::clone(token)))
         {
-            call.is_stale = arrival.time.since(used) >= self.session_ttl;
+            call.is_stale = arrival.time.since(*used) >= self.session_ttl;
+            *used = arrival.time;
         }
     }
 
@@ -496,5 +500,105 @@ fn cost(op: &Op) -> u64 {
         Op::Txn(txn) => one(&RequestOp::Txn(txn.clone())),
         Op::LeaseGrant { .. } => 64,
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_core::auth::AuthCommand;
+    use quorate_core::command::{Envelope, Origin};
+    use quorate_core::entry::{Entry, Payload};
+    use quorate_core::format::codec;
+    use quorate_core::request::PutRequest;
+    use quorate_core::{Incarnation, NodeId, Term};
+    use quorate_jepsen::history::OpId;
+
+    use super::*;
+
+    const TOKEN: &str = "s.4";
+
+    /// Users are asked for who they are from entry 3 on; entry 4 opens root's session.
+    fn log() -> Reference {
+        let (root, password) = (|| "root".to_string(), Some("hash".to_string()));
+        let mut reference = Reference::new(None, false);
+        let mut monitor = Monitor::default();
+        let users = [
+            AuthCommand::UserAdd { name: root(), password, no_password: false },
+            AuthCommand::UserGrantRole { name: root(), role: root() },
+            AuthCommand::Enable,
+        ];
+        users.iter().for_each(|command| monitor.change(command).unwrap());
+        let login = AuthCommand::OpenSession { name: root(), revision: monitor.revision(), secret: "s".into() };
+        for (index, command) in (1..).zip(users.into_iter().chain([login])) {
+            let origin = Origin { member: NodeId(1), incarnation: Incarnation(1), sequence: index };
+            let envelope = Envelope { origin, command: Command::Auth(command), author: Author::Nobody };
+            let payload = Payload::Command(codec::encode(&envelope));
+            reference.committed(0, &[Entry { term: Term(1), index: LogIndex(index), payload }]).unwrap();
+        }
+        assert_eq!(reference.session(TOKEN).map(|session| session.opened), Some(LogIndex(4)));
+        reference
+    }
+
+    fn at(seconds: u64) -> Instant {
+        Instant(seconds * 1_000_000_000)
+    }
+
+    /// Member 0's state is the one after `applied` when root's put reaches it.
+    fn arrives(audit: &mut Audit, call: u64, applied: u64, time: Instant) {
+        let put = PutRequest {
+            key: "a".into(),
+            value: "1".into(),
+            lease: None,
+            prev_kv: false,
+            ignore_value: false,
+            ignore_lease: false,
+        };
+        audit.sent(0, call, &Subject::Op(OpId(0), Op::Put(put)), Some(&Token::from(TOKEN)));
+        audit.arrived(0, call, 0, Arrival { committed: LogIndex(4), applied: LogIndex(applied), bytes: 0, time });
+    }
+
+    fn is_answered(audit: &mut Audit, reference: &Reference, call: u64) -> Verdict {
+        audit.answered(reference, (0, call), (0, LogIndex(4)), &Ok(Bytes::new()))
+    }
+
+    #[test]
+    fn a_session_that_was_not_used_for_its_ttl_is_over() {
+        let (reference, mut audit) = (log(), Audit::new(None, Duration::from_secs(10)));
+        audit.shown(&reference, 0, LogIndex(4), at(0));
+        arrives(&mut audit, 1, 4, at(9));
+        assert_eq!(is_answered(&mut audit, &reference, 1), Ok(()));
+        arrives(&mut audit, 2, 4, at(18));
+        assert_eq!(is_answered(&mut audit, &reference, 2), Ok(()), "used 9 s ago");
+        arrives(&mut audit, 3, 4, at(28));
+        assert!(is_answered(&mut audit, &reference, 3).is_err(), "used 10 s ago");
+    }
+
+    /// It waits for a read index, and by then the member has opened the session.
+    #[test]
+    fn a_session_does_not_run_out_before_its_member_has_opened_it() {
+        let (reference, mut audit) = (log(), Audit::new(None, Duration::from_secs(10)));
+        audit.shown(&reference, 0, LogIndex(3), at(0));
+        arrives(&mut audit, 1, 3, at(1));
+        audit.touched(0, Token::from(TOKEN), at(2));
+        arrives(&mut audit, 2, 3, at(20));
+        audit.shown(&reference, 0, LogIndex(4), at(30));
+        assert_eq!(is_answered(&mut audit, &reference, 2), Ok(()));
+        arrives(&mut audit, 3, 4, at(40));
+        assert!(is_answered(&mut audit, &reference, 3).is_err(), "opened 10 s ago");
+    }
+
+    /// A member that lost its disk is told of it by the log again.
+    #[test]
+    fn a_session_that_a_member_opens_again_begins_to_live_again() {
+        let (reference, mut audit) = (log(), Audit::new(None, Duration::from_secs(10)));
+        audit.shown(&reference, 0, LogIndex(4), at(0));
+        audit.started(0);
+        audit.shown(&reference, 0, LogIndex(0), at(1));
+        arrives(&mut audit, 1, 0, at(2));
+        audit.shown(&reference, 0, LogIndex(4), at(5));
+        arrives(&mut audit, 2, 4, at(14));
+        assert_eq!(is_answered(&mut audit, &reference, 2), Ok(()));
+        arrives(&mut audit, 3, 4, at(24));
+        assert!(is_answered(&mut audit, &reference, 3).is_err(), "used 10 s ago");
     }
 }
