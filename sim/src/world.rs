@@ -1,5 +1,6 @@
 //! A whole cluster with its clients and its nemesis: one queue of events, carried out one by one.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use quorate_core::entry::Configuration;
@@ -77,6 +78,8 @@ pub struct World {
     badges: Vec<Badge>,
     history: History,
     consensus: Consensus,
+    /// States after an entry that members had who were wrong.
+    wrong_states: BTreeSet<(LogIndex, u64)>,
     leases: Leases,
     reference: Option<Reference>,
     audit: Audit,
@@ -163,6 +166,7 @@ impl World {
             lines: (0..lines).map(line).collect(),
             history: History::new(),
             consensus: Consensus::default(),
+            wrong_states: BTreeSet::new(),
             leases: Leases::default(),
             reference: regime.compared.then(|| Reference::new(regime.auto_compaction, regime.auth)),
             audit: Audit::new(regime.quota_bytes, regime.session_ttl),

@@ -164,7 +164,7 @@ impl World {
         let status = process.status().clone();
         machine.trusted = status.standing == Standing::Trusted;
         let is_new_life = process.found != Found::Log;
-        self.judge_recovery(member, applied, is_new_life);
+        self.judge_recovery(member, applied, hash, is_new_life);
         self.trace.event(now, Kind::Member, member, hash, &[], || {
             format!("starts at {local:?} with {applied} applied, {status:?}")
         });

@@ -53,10 +53,6 @@ impl World {
         self.machines[member].wrong.since.is_some()
     }
 
-    pub(super) fn is_anyone_wrong(&self) -> bool {
-        self.machines.iter().any(|machine| machine.wrong.since.is_some())
-    }
-
     /// What a process found out about its state.
     pub(super) fn see_fence(&mut self, now: Nanos, member: usize, actions: &mut Actions) -> Verdict {
         if let Some(index) = actions.tampered.take() {
@@ -153,35 +149,44 @@ impl World {
 
     /// What was put may have been refused, whatever its value: running hashes that have parted never meet again.
     pub(super) fn judge_harm(&mut self, member: usize, applied: &Applied) {
-        let has_come = self.machines[member].wrong.since.is_some_and(|since| applied.index >= since);
-        if has_come && self.consensus.state_at(applied.index) == Some(applied.hash) {
+        if self.machines[member].wrong.since.is_none_or(|since| applied.index < since) {
+            return;
+        }
+        if self.consensus.state_at(applied.index) == Some(applied.hash) {
             self.machines[member].wrong = Wrong::default();
             self.totals.skews -= 1;
+        } else {
+            self.wrong_states.insert((applied.index, applied.hash));
         }
     }
 
     /// A member has started on what its disks held: in a new life, or with a state of before or after it went wrong.
-    pub(super) fn judge_recovery(&mut self, member: usize, applied: LogIndex, is_new_life: bool) {
+    pub(super) fn judge_recovery(&mut self, member: usize, applied: LogIndex, hash: u64, is_new_life: bool) {
         let wrong = &mut self.machines[member].wrong;
         if is_new_life {
             *wrong = Wrong::default();
         }
         wrong.suspected = None;
         wrong.since = wrong.since.filter(|since| applied >= *since);
+        if wrong.since.is_some() {
+            self.wrong_states.insert((applied, hash));
+        }
     }
 
-    /// A member's state is now that of a snapshot, which somebody may have made who was wrong.
+    /// A member's state is now that of a snapshot, which somebody may have made who was wrong, even if it has recovered
+    /// from an older state since.
     pub(super) fn judge_snapshot(&mut self, member: usize, index: LogIndex, hash: u64) -> Verdict {
-        if !self.is_anyone_wrong() {
-            return self.consensus.restored(member, index, hash);
-        }
+        let is_known_wrong = self.wrong_states.contains(&(index, hash));
         match self.consensus.state_at(index) {
-            Some(known) if known == hash => self.machines[member].wrong.since = None,
-            Some(_) => {
+            Some(known) if known != hash && is_known_wrong => {
                 let wrong = &mut self.machines[member].wrong;
                 (wrong.since, wrong.accused) = (Some(index), true);
             }
-            None => {}
+            None if is_known_wrong => {}
+            _ => {
+                self.machines[member].wrong.since = None;
+                self.consensus.restored(member, index, hash)?;
+            }
         }
         Ok(())
     }
