@@ -54,7 +54,12 @@ impl World {
         for input in actions.applied.drain(..) {
             self.see_applied(now, member, input)?;
         }
+        let mut is_spreading = false;
         for frame in actions.frames.drain(..) {
+            if frame.bulk && self.would_prevail(member, frame.to, &frame.bytes) {
+                is_spreading = true;
+                continue;
+            }
             self.send(now, member, frame.to, frame.bytes, frame.bulk);
         }
         self.part(now, member, &mut actions)?;
@@ -88,7 +93,13 @@ impl World {
         }
         let is_over = std::mem::take(&mut actions.fenced);
         self.actions = actions;
-        if is_over { self.end_life(now, member) } else { Ok(()) }
+        if is_over {
+            return self.end_life(now, member);
+        }
+        if is_spreading {
+            self.stop_spreading(now, member);
+        }
+        Ok(())
     }
 
     /// A member answers a client; if its state is wrong, nobody hears it.

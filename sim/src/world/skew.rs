@@ -3,18 +3,22 @@
 //! Whatever a wrong member says before it finds out is lost on its way, so that the other oracles judge the cluster by
 //! those who are right. Whether it finds out in time, and what it says afterwards, is judged here.
 
-use quorate_core::LogIndex;
+use bytes::Bytes;
 use quorate_core::entry::Standing;
+use quorate_core::format::codec;
 use quorate_core::raft::Role;
+use quorate_core::replica::PeerMessage;
 use quorate_core::request::AlarmKind;
 use quorate_core::store::Applied;
+use quorate_core::{LogIndex, NodeId};
 
 use super::World;
 use super::event::{Event, link};
+use super::machine::Machine;
 use super::nemesis::Death;
 use crate::check::{Verdict, Violation};
 use crate::heap::{MILLI, Nanos, SECOND};
-use crate::member::Actions;
+use crate::member::{Actions, Process};
 use crate::trace::Kind;
 
 /// What is wrong with a member's state, as the nemesis knows.
@@ -22,6 +26,8 @@ use crate::trace::Kind;
 pub(super) struct Wrong {
     /// Its state is, since it has applied this entry.
     pub(super) since: Option<LogIndex>,
+    /// It applied that itself, rather than be given the state by another one.
+    is_origin: bool,
     /// Its present life may be ended for it: its hashes were told, even if it has recovered from an older state.
     pub(super) accused: bool,
     /// When it found out.
@@ -57,7 +63,8 @@ impl World {
     pub(super) fn see_fence(&mut self, now: Nanos, member: usize, actions: &mut Actions) -> Verdict {
         if let Some(index) = actions.tampered.take() {
             self.trace.event(now, Kind::Fault, member, index.0, &[], || format!("{index} is applied wrongly"));
-            self.machines[member].wrong.since = Some(index);
+            let wrong = &mut self.machines[member].wrong;
+            (wrong.since, wrong.is_origin) = (Some(index), true);
             self.totals.skews += 1;
             if self.is_quiet(now) {
                 let epoch = self.machines[member].epoch;
@@ -95,6 +102,36 @@ impl World {
         (machine.wrong.fenced, machine.trusted) = (true, false);
         self.membership.forgot(id);
         Ok(())
+    }
+
+    /// Whether what a member sends to `to` is a part of a wrong state's snapshot, and those who are right would be no
+    /// majority any more once `to` has that state: then no member can tell, and the wrong would end the life of the right.
+    pub(super) fn would_prevail(&self, from: usize, to: NodeId, bytes: &Bytes) -> bool {
+        let (Some(since), Some(process)) = (self.machines[from].wrong.since, &self.machines[from].process) else {
+            return false;
+        };
+        let Ok(PeerMessage::Snapshot(chunk)) = codec::decode(bytes.clone()) else { return false };
+        if chunk.index < since {
+            return false;
+        }
+        let (raft, voters) = (process.replica().raft(), &process.status().config.voters);
+        // Who needs a snapshot will have no other state than this one, either.
+        let stays_right = |machine: &Machine| {
+            let reaches = |other: &Process| other.status().last >= raft.start();
+            machine.wrong.since.is_none() && machine.process.as_ref().is_some_and(reaches)
+        };
+        let others = voters.keys().filter(|id| **id != to).filter_map(|id| self.machine_of(*id));
+        let right = others.filter(|other| stays_right(&self.machines[*other])).count();
+        let all = voters.len() + usize::from(!voters.contains_key(&to));
+        right <= all / 2
+    }
+
+    /// A wrong state is about to prevail: whoever leads with it is gone for a while, and another one serves those who lag.
+    pub(super) fn stop_spreading(&mut self, now: Nanos, member: usize) {
+        self.trace.event(now, Kind::Fault, member, 0, &[], || "is stopped, or its wrong state would prevail".into());
+        self.troubled = now;
+        let down = SECOND + 5 * self.setup.knobs.election;
+        self.kill(now, member, down, Death::Process);
     }
 
     /// Whether every member hears every other at its usual pace.
@@ -153,8 +190,8 @@ impl World {
             return;
         }
         if self.consensus.state_at(applied.index) == Some(applied.hash) {
-            self.machines[member].wrong = Wrong::default();
-            self.totals.skews -= 1;
+            let wrong = std::mem::take(&mut self.machines[member].wrong);
+            self.totals.skews -= u64::from(wrong.is_origin);
         } else {
             self.wrong_states.insert((applied.index, applied.hash));
         }
@@ -162,6 +199,7 @@ impl World {
 
     /// A member has started on what its disks held: in a new life, or with a state of before or after it went wrong.
     pub(super) fn judge_recovery(&mut self, member: usize, applied: LogIndex, hash: u64, is_new_life: bool) {
+        let is_known_wrong = self.is_known_wrong(applied, hash);
         let wrong = &mut self.machines[member].wrong;
         if is_new_life {
             *wrong = Wrong::default();
@@ -170,25 +208,27 @@ impl World {
         wrong.since = wrong.since.filter(|since| applied >= *since);
         if wrong.since.is_some() {
             self.wrong_states.insert((applied, hash));
+        } else if is_known_wrong {
+            // The snapshot was not seen to take its state's place.
+            (wrong.since, wrong.accused) = (Some(applied), true);
         }
     }
 
     /// A member's state is now that of a snapshot, which somebody may have made who was wrong, even if it has recovered
     /// from an older state since.
     pub(super) fn judge_snapshot(&mut self, member: usize, index: LogIndex, hash: u64) -> Verdict {
-        let is_known_wrong = self.wrong_states.contains(&(index, hash));
-        match self.consensus.state_at(index) {
-            Some(known) if known != hash && is_known_wrong => {
-                let wrong = &mut self.machines[member].wrong;
-                (wrong.since, wrong.accused) = (Some(index), true);
-            }
-            None if is_known_wrong => {}
-            _ => {
-                self.machines[member].wrong.since = None;
-                self.consensus.restored(member, index, hash)?;
-            }
+        if !self.is_known_wrong(index, hash) {
+            self.machines[member].wrong.since = None;
+            return self.consensus.restored(member, index, hash);
         }
+        let wrong = &mut self.machines[member].wrong;
+        (wrong.since, wrong.is_origin, wrong.accused) = (Some(index), false, true);
         Ok(())
+    }
+
+    /// Whether a wrong member had this state, and, as far as anyone has come there, those who are right another one.
+    fn is_known_wrong(&self, index: LogIndex, hash: u64) -> bool {
+        self.wrong_states.contains(&(index, hash)) && self.consensus.state_at(index) != Some(hash)
     }
 
     /// A member that is still wrong, or an alarm that is still on.
