@@ -168,7 +168,11 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
     /// # Errors
     /// etcd's status.
     pub async fn call<M: Method>(&self, caller: &Caller, request: M) -> Result<M::Reply, Status> {
-        let picture = self.picture();
+        let mut picture = self.picture();
+        if service::is_beyond_quota(&request, &picture.local(&self.settings)) {
+            self.ask(Request::ReadIndex).await?;
+            picture = self.picture();
+        }
         let Begun { ask, rest } = match service::begin(request, &picture.local(&self.settings)) {
             Ok(begun) => begun,
             Err(status) => {

@@ -219,6 +219,14 @@ pub struct Begun<M: Method> {
     pub rest: Result<M::Rest, Status>,
 }
 
+/// Whether the request is beyond the quota as far as this state knows. It may be behind, and history may have been
+/// compacted since: a read index comes before [`begin`] then, or one member that has just started would raise an alarm
+/// that stops everybody.
+#[must_use]
+pub fn is_beyond_quota<M: Method>(request: &M, local: &Local<'_>) -> bool {
+    admit::<M>(local).is_ok() && local.is_beyond_quota(request.cost())
+}
+
 /// The first half of a call: [`admit`], the quota, [`Method::start`].
 ///
 /// A request beyond the quota is refused once the cluster has been told that there is no space. (etcd: quotaKVServer)

@@ -88,6 +88,20 @@ pub trait Stage {
     fn finish(self: Box<Self>, answer: Option<Response>, author: &Author, local: &Local<'_>) -> Result<Bytes, Status>;
 }
 
+/// Whether the request is beyond the quota as far as this state knows.
+#[must_use]
+pub fn is_beyond_quota(rpc: Rpc, request: &Bytes, local: &Local<'_>) -> bool {
+    fn is_beyond<M: Method>(request: &Bytes, local: &Local<'_>) -> bool {
+        decode::<M>(request.clone()).is_ok_and(|request| service::is_beyond_quota(&request, local))
+    }
+    match rpc {
+        Rpc::Put => is_beyond::<pb::PutRequest>(request, local),
+        Rpc::Txn => is_beyond::<pb::TxnRequest>(request, local),
+        Rpc::LeaseGrant => is_beyond::<pb::LeaseGrantRequest>(request, local),
+        _ => false,
+    }
+}
+
 /// The first half of a call: what to ask of consensus, if anything, and the rest.
 ///
 /// # Errors

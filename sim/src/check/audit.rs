@@ -1,6 +1,7 @@
 //! Nobody is answered what no state of users and roles during the call allowed, nobody is refused what every one of them
 //! allowed, and what is told of users, roles and alarms is what the log says. A put is refused for want of space if its
-//! member was beyond the quota or the alarm was on, and only then; and members hash the same history to the same number.
+//! member was beyond the quota, by a state that was not behind, or the alarm was on, and only then; and members hash the
+//! same history to the same number.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -250,10 +251,15 @@ impl Audit {
     fn judge_space(&self, window: &Window<'_>, answer: &Result<Bytes, Status>) -> Result<(), String> {
         let (Some(quota), Subject::Op(_, op)) = (self.quota, &window.call.subject) else { return Ok(()) };
         let cost = cost(op);
-        let is_beyond = cost > 0 && window.arrival.bytes + cost >= quota;
+        // What is beyond it there is weighed once more, by a state that is not behind.
+        let is_beyond = |bytes: u64| cost > 0 && bytes + cost >= quota;
+        let was_beyond = is_beyond(window.arrival.bytes);
+        let shown = || window.reference.bytes(LogIndex(window.since()), window.applied);
         match answer {
-            Ok(_) if is_beyond => Err(format!("{} bytes and {cost} more are beyond {quota}", window.arrival.bytes)),
-            Err(status) if *status == Error::NoSpace.into() && !is_beyond => {
+            Ok(_) if was_beyond && shown().all(is_beyond) => {
+                Err(format!("{} bytes and {cost} more are beyond {quota}", window.arrival.bytes))
+            }
+            Err(status) if *status == Error::NoSpace.into() && !(was_beyond && shown().any(is_beyond)) => {
                 let mut states = window.since()..=window.applied.0;
                 let alarmed = states.any(|at| window.reference.is_alarmed(AlarmKind::NoSpace, LogIndex(at)));
                 if alarmed && cost > 0 { Ok(()) } else { Err("there was space".into()) }

@@ -136,6 +136,11 @@ impl Reference {
         &self.monitors[self.state(at).monitor]
     }
 
+    /// Logical bytes of the states that members have shown, from one entry through another.
+    pub fn bytes(&self, from: LogIndex, through: LogIndex) -> impl Iterator<Item = u64> {
+        self.bytes.range(from..=through).map(|(_, (bytes, _))| *bytes)
+    }
+
     /// Whether an alarm of this kind was on after the entry.
     #[must_use]
     pub fn is_alarmed(&self, kind: AlarmKind, at: LogIndex) -> bool {

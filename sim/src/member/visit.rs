@@ -24,8 +24,20 @@ pub(super) struct Visit {
 }
 
 enum Kind {
-    Call { passage: Passage, stage: Box<dyn Stage> },
-    Login { login: Login, password: String, is_opening: bool },
+    /// Beyond the quota, as far as the member knew: a read index confirms what it knows.
+    Weighed {
+        rpc: Rpc,
+        request: Bytes,
+    },
+    Call {
+        passage: Passage,
+        stage: Box<dyn Stage>,
+    },
+    Login {
+        login: Login,
+        password: String,
+        is_opening: bool,
+    },
 }
 
 /// What a part of a call came to.
@@ -87,6 +99,18 @@ impl Process {
         let call = visit.call;
         let token = visit.token.clone();
         let part = match visit.kind {
+            Kind::Weighed { rpc, request } => {
+                let answer = answer.expect("a read index was asked for");
+                match answer.and_then(|_| self.enter(now, call, rpc, token, request)) {
+                    Err(status) => Part::Done(Err(status)),
+                    Ok((visit, Part::Ask(request))) => {
+                        self.wait(visit, request);
+                        return None;
+                    }
+                    Ok((visit, Part::Rest)) => return self.finish(now, Due { visit, answer: None }),
+                    Ok((_, done)) => done,
+                }
+            }
             Kind::Call { mut passage, stage } => {
                 let desk = Desk { process: self, token: token.as_ref(), stage: &*stage, now };
                 let step = match answer {
@@ -136,6 +160,20 @@ impl Process {
             let kind = Kind::Login { login: Login::new(name), password, is_opening: false };
             return Ok((Visit { call, token, kind }, Part::Ask(Request::ReadIndex)));
         }
+        if call::is_beyond_quota(rpc, &request, &self.local()) {
+            return Ok((Visit { call, token, kind: Kind::Weighed { rpc, request } }, Part::Ask(Request::ReadIndex)));
+        }
+        self.enter(now, call, rpc, token, request)
+    }
+
+    fn enter(
+        &mut self,
+        now: Instant,
+        call: CallId,
+        rpc: Rpc,
+        token: Option<Token>,
+        request: Bytes,
+    ) -> Result<(Visit, Part), Status> {
         let (ask, stage) = call::start(rpc, request, &self.local())?;
         let mut passage = Passage::new(ask, token.is_none(), stage.secret().is_some());
         let desk = Desk { process: self, token: token.as_ref(), stage: &*stage, now };
