@@ -389,7 +389,7 @@ fn decide_on_a_flipped_bit(cluster: &mut Cluster, at: NodeId) {
     cluster.ask(leader, put("k", "v"));
     cluster.run(100 * MILLI);
     let member = cluster.members.get_mut(&at).expect("a member");
-    let (key, _) = member.rows.iter().find(|(key, _)| key[0] == 0x20).expect("the value's row");
+    let (key, _) = member.rows.iter().filter(|(key, _)| key[0] == 0x20).last().expect("the value's row");
     let write = RowWrite { key: Blob::copy(key), value: Some("w".into()) };
     member.rows.write(&[write]);
     let op = |key: &'static str| match put(key, "1") {
@@ -469,6 +469,25 @@ fn a_member_whose_state_differs_is_fenced_within_a_second_and_returns_rebuilt() 
         let id = cluster.ask(odd, put("k", "y"));
         cluster.run(1000 * MILLI);
         assert!(matches!(cluster.answer(odd, id), Some(Ok(_))), "it serves again");
+    }
+}
+
+/// Whoever leads goes on asking a silent member about the same point; a new one does not wait for its answer.
+#[test]
+fn a_silent_member_does_not_delay_that_a_difference_is_noticed() {
+    for wait in (0..2000).step_by(250) {
+        let mut cluster = elected(5);
+        let leader = cluster.leader();
+        let mut others = cluster.members.keys().copied().filter(|id| *id != leader);
+        let (silent, odd) = (others.next().expect("five"), others.next().expect("five"));
+        cluster.cut_off.insert(silent);
+        cluster.ask(leader, put("k", "v"));
+        cluster.run((5000 + wait) * MILLI);
+        let since = cluster.now;
+        decide_on_a_flipped_bit(&mut cluster, odd);
+        cluster.run(3000 * MILLI);
+        let suspected = cluster.members[&odd].suspected.expect("it noticed");
+        assert!(suspected < since + 1000 * MILLI, "{wait}: noticed after {:?}", suspected.since(since));
     }
 }
 

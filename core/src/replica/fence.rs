@@ -42,6 +42,8 @@ pub(super) struct Fence {
     is_complete: bool,
     /// When the next one may be.
     compare: Instant,
+    /// When the same one may be named again.
+    ask: Instant,
     /// Nothing is proposed before this.
     quiet: Instant,
 }
@@ -50,7 +52,7 @@ impl Fence {
     pub(super) fn new(now: Instant) -> Self {
         let (alarms, verdict, is_suspect) = (Vec::new(), None, false);
         let (compared, is_complete) = (LogIndex(0), true);
-        Self { alarms, verdict, is_suspect, compared, is_complete, compare: now, quiet: now }
+        Self { alarms, verdict, is_suspect, compared, is_complete, compare: now, ask: now, quiet: now }
     }
 
     pub(super) fn is_suspect(&self) -> bool {
@@ -115,14 +117,20 @@ impl Replica {
         }
     }
 
-    /// Whether this leader has a point of comparison to name.
-    fn is_comparing(&self) -> bool {
-        self.leads() && (self.applied > self.fence.compared || !self.fence.is_complete)
+    /// When this leader has a point of comparison to name.
+    fn comparison(&self) -> Instant {
+        if self.leads() && self.applied > self.fence.compared {
+            self.fence.compare
+        } else if self.leads() && !self.fence.is_complete {
+            self.fence.ask
+        } else {
+            Instant::FAR
+        }
     }
 
     /// When [`Replica::run_fence`] has something to do.
     pub(super) fn fence_deadline(&self) -> Instant {
-        let compare = if self.is_comparing() { self.fence.compare } else { Instant::FAR };
+        let compare = self.comparison();
         match self.duty() {
             Some(Duty::Stop) => self.now,
             Some(_) => compare.min(self.fence.quiet),
@@ -131,10 +139,10 @@ impl Replica {
     }
 
     pub(super) fn run_fence(&mut self, out: &mut Vec<Output>) {
-        if self.is_comparing() && self.now >= self.fence.compare {
+        if self.now >= self.comparison() {
             // What was asked may be lost, or not be known to a member that has just come.
-            let interval = if self.applied > self.fence.compared { COMPARE_INTERVAL } else { ASK_INTERVAL };
-            self.fence.compare = self.now + interval;
+            self.fence.compare = self.now + COMPARE_INTERVAL;
+            self.fence.ask = self.now + ASK_INTERVAL;
             self.fence.compared = self.applied;
             self.fence.is_complete = false;
             let point = self.hashes.name();
