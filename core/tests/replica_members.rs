@@ -386,3 +386,18 @@ fn a_change_that_could_cost_the_quorum_is_refused() {
     assert_eq!(cluster.ask_change(other, remove(follower)), Err(Error::MemberNotFound));
     assert_eq!(cluster.voters(other).len(), 2);
 }
+
+#[test]
+fn a_removal_waits_for_those_it_needs_and_is_not_forgotten() {
+    let mut cluster = elected(3);
+    let (leader, asleep) = (cluster.leader(), cluster.follower());
+    cluster.cut_off.insert(asleep);
+    cluster.run(2000 * MILLI);
+    cluster.ask(leader, change(MemberChange::Remove { id: leader, strict: false }));
+    cluster.run(2000 * MILLI);
+    assert_eq!(cluster.voters(leader).len(), 3, "the one that is left awake could not decide");
+    cluster.cut_off.clear();
+    cluster.run(3000 * MILLI);
+    assert!(cluster.removed.contains(&leader));
+    assert_eq!(cluster.voters(asleep).len(), 2);
+}

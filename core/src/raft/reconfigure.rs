@@ -70,7 +70,9 @@ impl Raft {
         if let Some(next) = self.next_config(target) {
             return self.append_own(Payload::Config(next));
         }
-        if target.voters.iter().all(|id| config.voters.contains_key(id)) {
+        // Whoever is to leave may still be there, if those who would be left could not decide at the moment.
+        let is_gone = |id: &NodeId| !config.voters.contains_key(id) && !config.learners.contains_key(id);
+        if target.voters.iter().all(|id| config.voters.contains_key(id)) && target.removed.iter().all(is_gone) {
             self.leader.as_mut().expect("just seen").target = None; // Reached.
         }
     }
