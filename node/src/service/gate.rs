@@ -56,13 +56,16 @@ pub struct Passage {
     attempts: usize,
     /// A refusal waits for the read index that confirms it.
     confirming: bool,
+    /// So does this one, of a command whose author may not be known here yet.
+    refused: Option<Status>,
 }
 
 impl Passage {
     /// A call that asks consensus `ask`, of a caller who `is_nobody` or not. It `seals` a password in its command, or not.
     #[must_use]
     pub fn new(ask: Option<Request>, is_nobody: bool, seals: bool) -> Self {
-        Self { ask, is_nobody, seals, author: Author::Nobody, attempts: 1, confirming: false }
+        let (author, refused) = (Author::Nobody, None);
+        Self { ask, is_nobody, seals, author, attempts: 1, confirming: false, refused }
     }
 
     /// The first step.
@@ -82,8 +85,8 @@ impl Passage {
 
     /// Consensus answered.
     ///
-    /// A command whose author was recognised by a state that was behind is refused without effect when it is applied; by
-    /// then this member knows that state, and asks again if its answer to who asks is another one now.
+    /// A command whose author was recognised by a state that was behind is refused without effect when it is applied. Once
+    /// this member knows that state, it asks again if its answer to who asks is another one then.
     ///
     /// # Errors
     /// The call is refused. Where nothing confirms a refusal, why that is so.
@@ -93,6 +96,10 @@ impl Passage {
             let author = keeper.permit(self.ask.as_ref())?;
             return Ok(self.enter(author));
         }
+        if let Some(refusal) = self.refused.take() {
+            answer?;
+            return self.ask_as(keeper.author()?).ok_or(refusal);
+        }
         let changed = |status: &Status| {
             [Error::UserEmpty, Error::AuthOldRevision].iter().any(|error| *status == error.clone().into())
         };
@@ -101,14 +108,23 @@ impl Passage {
             && self.attempts < if mutant::is_on(Mutant::U08) { 1 } else { ATTEMPTS }
             && answer.as_ref().is_err_and(changed)
         {
-            let now = keeper.author()?;
-            if now != self.author {
-                self.attempts += 1;
-                self.author = now;
-                return Ok(self.ask());
+            if let Some(again) = self.ask_as(keeper.author()?) {
+                return Ok(again);
             }
+            self.refused = answer.err();
+            return Ok(Step::Ask(Request::ReadIndex));
         }
         Ok(Step::Through(Some(answer?)))
+    }
+
+    /// Asks again if the caller is another one now.
+    fn ask_as(&mut self, now: Author) -> Option<Step> {
+        if now == self.author {
+            return None;
+        }
+        self.attempts += 1;
+        self.author = now;
+        Some(self.ask())
     }
 
     /// The password has this hash.
