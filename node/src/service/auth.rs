@@ -3,10 +3,9 @@
 //! Passwords are the business of whoever runs a call: [`Method::secret`] gives it one to hash, and `Authenticate`, which
 //! compares one, goes by [`challenge`] and [`open_session`].
 
-use quorate_api::authpb;
 use quorate_api::etcdserverpb as pb;
 use quorate_core::Blob;
-use quorate_core::auth::{Allows, AuthCommand, AuthRevision, Permission};
+use quorate_core::auth::{AuthCommand, AuthRevision};
 use quorate_core::command::{Command, Outcome};
 use quorate_core::error::Error;
 use quorate_core::replica::{Request, Response};
@@ -14,6 +13,7 @@ use quorate_core::store::Need;
 
 use super::{Access, Local, Method, Settings, mismatch};
 use crate::status::Status;
+use crate::wire::{request, response};
 
 /// A call that is one command and answered by a header alone.
 macro_rules! change {
@@ -52,7 +52,7 @@ change!(AuthUserRevokeRoleRequest => AuthUserRevokeRoleResponse, "UserRevokeRole
 change!(AuthRoleAddRequest => AuthRoleAddResponse, "RoleAdd", |it| AuthCommand::RoleAdd(it.name));
 change!(AuthRoleDeleteRequest => AuthRoleDeleteResponse, "RoleDelete", |it| AuthCommand::RoleDelete(it.role));
 change!(AuthRoleGrantPermissionRequest => AuthRoleGrantPermissionResponse, "RoleGrantPermission", |it| {
-    AuthCommand::RoleGrantPermission { role: it.name, permission: it.perm.map(permission) }
+    AuthCommand::RoleGrantPermission { role: it.name, permission: it.perm.map(request::permission) }
 });
 change!(AuthRoleRevokePermissionRequest => AuthRoleRevokePermissionResponse, "RoleRevokePermission", |it| {
     AuthCommand::RoleRevokePermission { role: it.role, key: Blob(it.key), range_end: Blob(it.range_end) }
@@ -196,7 +196,7 @@ impl Method for pb::AuthRoleGetRequest {
 
     fn finish(name: String, _: Option<Response>, local: &Local<'_>) -> Result<pb::AuthRoleGetResponse, Status> {
         let role = local.view.auth().role(&name).ok_or(Error::RoleNotFound)?;
-        let perm = role.into_iter().map(wire_permission).collect();
+        let perm = role.into_iter().map(response::permission).collect();
         Ok(pb::AuthRoleGetResponse { header: Some(local.header_now()), perm })
     }
 }
@@ -218,28 +218,6 @@ impl Method for pb::AuthRoleListRequest {
         let roles = local.view.auth().roles().map(str::to_owned).collect();
         Ok(pb::AuthRoleListResponse { header: Some(local.header_now()), roles })
     }
-}
-
-fn permission(permission: authpb::Permission) -> Permission {
-    use authpb::permission::Type;
-    let allows = match Type::try_from(permission.perm_type) {
-        Ok(Type::Read) => Allows::Read,
-        Ok(Type::Write) => Allows::Write,
-        Ok(Type::Readwrite) => Allows::ReadWrite,
-        Err(_) => Allows::Unknown(permission.perm_type),
-    };
-    Permission { allows, key: Blob(permission.key), range_end: Blob(permission.range_end) }
-}
-
-fn wire_permission(permission: Permission) -> authpb::Permission {
-    use authpb::permission::Type;
-    let perm_type = match permission.allows {
-        Allows::Read => Type::Read as i32,
-        Allows::Write => Type::Write as i32,
-        Allows::ReadWrite => Type::Readwrite as i32,
-        Allows::Unknown(number) => number,
-    };
-    authpb::Permission { perm_type, key: permission.key.0, range_end: permission.range_end.0 }
 }
 
 /// The path of `Authenticate`, which is no [`Method`]: a password is compared in its middle.

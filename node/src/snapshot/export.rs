@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use prost::Message as _;
 use quorate_api::{authpb, etcdserverpb as pb, mvccpb};
-use quorate_core::auth::{Allows, Permission};
+use quorate_core::auth::Permission;
 use quorate_core::request::{Alarm, AlarmKind};
 use quorate_core::rows::Rows;
 use quorate_core::store::{AuthState, Change, LeaseRecord, User, View};
@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{LeaseValue, names, revision_key};
 use crate::bolt::{Plan, Writer};
+use crate::wire::response;
 
 /// A snapshot file that is being written.
 pub struct Export<R> {
@@ -190,23 +191,13 @@ fn auth(view: &View, buckets: &mut Buckets) {
         (name.into_bytes(), value.encode_to_vec())
     };
     let role = |(name, permissions): (String, Vec<Permission>)| {
-        let key_permission = permissions.into_iter().map(permission).collect();
+        let key_permission = permissions.into_iter().map(response::permission).collect();
         let value = authpb::Role { name: name.clone().into(), key_permission };
         (name.into_bytes(), value.encode_to_vec())
     };
     buckets.insert(names::AUTH, state);
     buckets.insert(names::AUTH_USERS, users.into_iter().map(user).collect());
     buckets.insert(names::AUTH_ROLES, roles.into_iter().map(role).collect());
-}
-
-fn permission(permission: Permission) -> authpb::Permission {
-    let perm_type = match permission.allows {
-        Allows::Read => 0,
-        Allows::Write => 1,
-        Allows::ReadWrite => 2,
-        Allows::Unknown(other) => other,
-    };
-    authpb::Permission { perm_type, key: permission.key.0, range_end: permission.range_end.0 }
 }
 
 fn key_value(change: Change) -> mvccpb::KeyValue {

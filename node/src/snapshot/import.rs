@@ -2,13 +2,14 @@
 
 use prost::Message as _;
 use quorate_api::{authpb, etcdserverpb as pb, mvccpb};
-use quorate_core::auth::{Allows, AuthRevision, Permission};
+use quorate_core::auth::AuthRevision;
 use quorate_core::request::{Alarm, AlarmKind, KeyValue, Lease};
 use quorate_core::store::{AuthState, Change, History, Import, ImportError, LeaseRecord, User};
 use quorate_core::{Blob, LeaseId, LogIndex, NodeId, Revision, Term, Ttl};
 
 use super::{LeaseValue, names, parse_revision_key, revision_key};
 use crate::bolt::{BoltError, Bucket, Reader, Source};
+use crate::wire::request;
 
 /// Why a file is no snapshot, or cannot be made a state of.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +116,7 @@ impl<S: Source> EtcdFile<S> {
             let wrong = |reason: String| malformed(names::AUTH_ROLES, key, reason);
             let role = authpb::Role::decode(value).map_err(|error| wrong(error.to_string()))?;
             let name = String::from_utf8(key.to_vec()).map_err(|error| wrong(error.to_string()))?;
-            auth.roles.insert(name, role.key_permission.into_iter().map(permission).collect());
+            auth.roles.insert(name, role.key_permission.into_iter().map(request::permission).collect());
             Ok(())
         })?;
         self.each(names::AUTH_USERS, |key, value| {
@@ -180,16 +181,6 @@ impl<S: Source> History for EtcdFile<S> {
         let value = value.ok_or_else(|| malformed(names::KEY, &key, "found in passing, but not by its name"))?;
         Ok(change(&key, value)?.kv.value)
     }
-}
-
-fn permission(permission: authpb::Permission) -> Permission {
-    let allows = match permission.perm_type {
-        0 => Allows::Read,
-        1 => Allows::Write,
-        2 => Allows::ReadWrite,
-        other => Allows::Unknown(other),
-    };
-    Permission { allows, key: Blob(permission.key), range_end: Blob(permission.range_end) }
 }
 
 fn change(key: &[u8], value: bytes::Bytes) -> Result<Change, SnapshotError> {

@@ -4,7 +4,8 @@ pub mod overlap;
 
 use bytes::Bytes;
 use prost::Message as _;
-use quorate_api::etcdserverpb as pb;
+use quorate_api::{authpb, etcdserverpb as pb};
+use quorate_core::auth::{Allows, Permission};
 use quorate_core::error::Error;
 use quorate_core::request::{
     Compare, CompareResult, CompareTarget, DeleteRangeRequest, KeyRange, Lease, PutRequest, RangeRequest, RequestOp,
@@ -28,6 +29,19 @@ pub fn key_range(key: Bytes, range_end: Bytes) -> Result<KeyRange, Error> {
         [0] => KeyRange::From(start),
         _ => KeyRange::Bounded { start, end: Blob(range_end) },
     })
+}
+
+/// What a role may do.
+#[must_use]
+pub fn permission(permission: authpb::Permission) -> Permission {
+    use authpb::permission::Type;
+    let allows = match Type::try_from(permission.perm_type) {
+        Ok(Type::Read) => Allows::Read,
+        Ok(Type::Write) => Allows::Write,
+        Ok(Type::Readwrite) => Allows::ReadWrite,
+        Err(_) => Allows::Unknown(permission.perm_type),
+    };
+    Permission { allows, key: Blob(permission.key), range_end: Blob(permission.range_end) }
 }
 
 /// A range outside of any txn. (etcd: checkRangeRequest)

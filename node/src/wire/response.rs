@@ -1,8 +1,8 @@
 //! Responses to the wire. Inner responses of a txn carry a header with nothing but a revision, as etcd's do.
 
 use bytes::Bytes;
-use quorate_api::etcdserverpb as pb;
-use quorate_api::mvccpb;
+use quorate_api::{authpb, etcdserverpb as pb, mvccpb};
+use quorate_core::auth::{Allows, Permission};
 use quorate_core::request::{DeleteRangeResult, KeyValue, Member, PutResult, RangeResult, ResponseOp, TxnResult};
 
 /// One key as protobuf; its bytes are shared, not copied.
@@ -77,6 +77,19 @@ pub fn member(member: Member) -> pb::Member {
         client_ur_ls: member.client_urls,
         is_learner: member.is_learner,
     }
+}
+
+/// What a role may do.
+#[must_use]
+pub fn permission(permission: Permission) -> authpb::Permission {
+    use authpb::permission::Type;
+    let perm_type = match permission.allows {
+        Allows::Read => Type::Read as i32,
+        Allows::Write => Type::Write as i32,
+        Allows::ReadWrite => Type::Readwrite as i32,
+        Allows::Unknown(number) => number,
+    };
+    authpb::Permission { perm_type, key: permission.key.0, range_end: permission.range_end.0 }
 }
 
 /// The keys of a lease, as its time-to-live answers them.
