@@ -4,17 +4,16 @@ use std::collections::VecDeque;
 
 use prost::Message as _;
 use quorate_api::etcdserverpb as pb;
-use quorate_core::auth::Author;
-use quorate_core::error::Error;
-use quorate_core::replica::{Request, Response};
+use quorate_core::replica::Response;
 use quorate_core::request::KeyRange;
 use quorate_core::store::Need;
 use quorate_core::{Instant, LogIndex, RequestId, StreamId};
 use quorate_node::applier;
-use quorate_node::service::gate::{Keeper, Passage, Step};
-use quorate_node::service::{self, Access, watch};
+use quorate_node::service::gate::{Passage, Step};
+use quorate_node::service::{Access, watch};
 use quorate_node::status::Status;
 
+use super::visit::Desk;
 use super::{Actions, Process, Subscription};
 use crate::workload::Token;
 
@@ -45,25 +44,6 @@ pub struct Gated {
     pub refused: Option<Status>,
     /// The state that said so.
     pub applied: LogIndex,
-}
-
-struct Desk<'a> {
-    process: &'a Process,
-    token: Option<&'a Token>,
-    range: &'a KeyRange,
-    now: Instant,
-}
-
-impl Keeper for Desk<'_> {
-    fn author(&self) -> Result<Author, Error> {
-        self.process.author(self.token, self.now)
-    }
-
-    fn permit(&self, ask: Option<&Request>) -> Result<Author, Error> {
-        let author = self.author()?;
-        service::permit(&author, ask, Access::State(Need::Read(self.range)), &self.process.published.view)?;
-        Ok(author)
-    }
 }
 
 impl Process {
@@ -97,7 +77,7 @@ impl Process {
         let (_, mut passage) = gate.confirming.take().expect("just seen");
         let Some(request) = gate.queue.pop_front() else { return };
         let (range, token) = (watch::keys(&request).expect("only creates wait"), gate.token.clone());
-        let desk = Desk { process: self, token: token.as_ref(), range: &range, now };
+        let desk = Desk { process: self, token: token.as_ref(), access: Access::State(Need::Read(&range)), now };
         let refusal = passage.answered(answer, &desk).err();
         actions.touched.extend(token.clone());
         self.pass(stream, request, range, refusal, actions);
@@ -117,7 +97,12 @@ impl Process {
             };
             actions.touched.extend(token.clone());
             let mut passage = Passage::new(None, token.is_none(), false);
-            let step = passage.start(&Desk { process: self, token: token.as_ref(), range: &range, now });
+            let step = passage.start(&Desk {
+                process: self,
+                token: token.as_ref(),
+                access: Access::State(Need::Read(&range)),
+                now,
+            });
             if let Step::Ask(ask) = step {
                 let id = self.ask(ask);
                 self.gates.get_mut(&stream).expect("just seen").confirming = Some((id, passage));

@@ -7,8 +7,8 @@ use quorate_core::Instant;
 use quorate_core::auth::Author;
 use quorate_core::error::Error;
 use quorate_core::replica::{Request, Response};
-use quorate_node::service;
 use quorate_node::service::gate::{self, Keeper, Login, Passage, Step};
+use quorate_node::service::{self, Access};
 use quorate_node::status::Status;
 
 use super::{Actions, CallId, Due, Process};
@@ -51,11 +51,11 @@ enum Part {
 }
 
 /// A caller at the gate of a member, at the member's time.
-struct Desk<'a> {
-    process: &'a Process,
-    token: Option<&'a Token>,
-    stage: &'a dyn Stage,
-    now: Instant,
+pub(super) struct Desk<'a> {
+    pub(super) process: &'a Process,
+    pub(super) token: Option<&'a Token>,
+    pub(super) access: Access<'a>,
+    pub(super) now: Instant,
 }
 
 impl Keeper for Desk<'_> {
@@ -65,7 +65,7 @@ impl Keeper for Desk<'_> {
 
     fn permit(&self, ask: Option<&Request>) -> Result<Author, Error> {
         let author = self.author()?;
-        service::permit(&author, ask, self.stage.access(), &self.process.published.view)?;
+        service::permit(&author, ask, self.access, &self.process.published.view)?;
         Ok(author)
     }
 }
@@ -81,7 +81,7 @@ impl Process {
         request: Bytes,
         actions: &mut Actions,
     ) {
-        let (visit, part) = match self.begin(now, call, rpc, token, request) {
+        let (visit, part) = match self.begin(now, call, rpc, token, request, false) {
             Ok(begun) => begun,
             Err(status) => return actions.answers.push((call, Err(status))),
         };
@@ -101,7 +101,7 @@ impl Process {
         let part = match visit.kind {
             Kind::Weighed { rpc, request } => {
                 let answer = answer.expect("a read index was asked for");
-                match answer.and_then(|_| self.enter(now, call, rpc, token, request)) {
+                match answer.and_then(|_| self.begin(now, call, rpc, token, request, true)) {
                     Err(status) => Part::Done(Err(status)),
                     Ok((visit, Part::Ask(request))) => {
                         self.wait(visit, request);
@@ -112,7 +112,7 @@ impl Process {
                 }
             }
             Kind::Call { mut passage, stage } => {
-                let desk = Desk { process: self, token: token.as_ref(), stage: &*stage, now };
+                let desk = Desk { process: self, token: token.as_ref(), access: stage.access(), now };
                 let step = match answer {
                     Some(answer) => passage.answered(answer, &desk).map(|step| seal(&mut passage, &*stage, step)),
                     None => Ok(Step::Through(None)),
@@ -147,6 +147,7 @@ impl Process {
         }
     }
 
+    /// `is_weighed`: a read index has confirmed what this member knows of the quota.
     fn begin(
         &mut self,
         now: Instant,
@@ -154,29 +155,19 @@ impl Process {
         rpc: Rpc,
         token: Option<Token>,
         request: Bytes,
+        is_weighed: bool,
     ) -> Result<(Visit, Part), Status> {
         if rpc == Rpc::Authenticate {
             let pb::AuthenticateRequest { name, password } = call::decode(request)?;
             let kind = Kind::Login { login: Login::new(name), password, is_opening: false };
             return Ok((Visit { call, token, kind }, Part::Ask(Request::ReadIndex)));
         }
-        if call::is_beyond_quota(rpc, &request, &self.local()) {
+        if !is_weighed && call::is_beyond_quota(rpc, &request, &self.local()) {
             return Ok((Visit { call, token, kind: Kind::Weighed { rpc, request } }, Part::Ask(Request::ReadIndex)));
         }
-        self.enter(now, call, rpc, token, request)
-    }
-
-    fn enter(
-        &mut self,
-        now: Instant,
-        call: CallId,
-        rpc: Rpc,
-        token: Option<Token>,
-        request: Bytes,
-    ) -> Result<(Visit, Part), Status> {
         let (ask, stage) = call::start(rpc, request, &self.local())?;
         let mut passage = Passage::new(ask, token.is_none(), stage.secret().is_some());
-        let desk = Desk { process: self, token: token.as_ref(), stage: &*stage, now };
+        let desk = Desk { process: self, token: token.as_ref(), access: stage.access(), now };
         let step = passage.start(&desk);
         let part = match seal(&mut passage, &*stage, step) {
             Step::Ask(request) => Part::Ask(request),
