@@ -5,10 +5,10 @@
 #[allow(unreachable_pub)] // a library of its own over there
 #[path = "../../fuzz/src/lib.rs"]
 mod fuzz;
+#[path = "support/corpus.rs"]
+mod support;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::PathBuf;
 
 use quorate_core::auth::{Allows, AuthCommand, AuthRevision, Author, Permission};
 use quorate_core::command::{Command, Envelope, Origin};
@@ -19,20 +19,7 @@ use quorate_core::replica::PeerMessage;
 use quorate_core::request::*;
 use quorate_core::rng::Rng;
 use quorate_core::*;
-
-fn corpus(target: &str, made: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
-    if std::env::var_os("UPDATE").is_some() {
-        fs::create_dir_all(&folder).unwrap();
-        for (number, bytes) in made.iter().enumerate() {
-            fs::write(folder.join(format!("made-{number}")), bytes).unwrap();
-        }
-    }
-    let mut files: Vec<PathBuf> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    assert!(files.len() >= made.len(), "the corpus of {target} is incomplete: run with UPDATE=1");
-    files.into_iter().map(|file| fs::read(file).unwrap()).collect()
-}
+use support::corpus;
 
 /// Runs `body` on every input and on changes of it.
 fn run(body: fn(&[u8]), inputs: &[Vec<u8>]) {

@@ -5,14 +5,14 @@
 #[allow(unreachable_pub)] // a program's module over there
 #[path = "../../fuzz/src/snapshot.rs"]
 mod fuzz;
-
-use std::fs;
-use std::path::PathBuf;
+#[path = "../../core/tests/support/corpus.rs"]
+mod support;
 
 use prost::Message as _;
 use quorate_api::mvccpb::KeyValue;
 use quorate_core::rng::Rng;
 use quorate_node::bolt::Writer;
+use support::corpus;
 
 /// The pages of a file with `puts` puts of few keys, a delete, a lease, a user, a role and an alarm.
 fn made(puts: i64) -> Vec<u8> {
@@ -58,21 +58,10 @@ fn made(puts: i64) -> Vec<u8> {
 
 #[test]
 fn snapshot() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/snapshot");
-    let made: Vec<Vec<u8>> = [0, 1, 7, 100].into_iter().map(made).collect();
-    if std::env::var_os("UPDATE").is_some() {
-        fs::create_dir_all(&folder).unwrap();
-        for (number, bytes) in made.iter().enumerate() {
-            fs::write(folder.join(format!("made-{number}")), bytes).unwrap();
-        }
-    }
-    let mut files: Vec<PathBuf> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    assert!(files.len() >= made.len(), "the corpus is incomplete: run with UPDATE=1");
+    let inputs = corpus("snapshot", [0, 1, 7, 100].into_iter().map(made).collect());
     let mut rng = Rng::new(0);
     fuzz::snapshot(&[]);
-    for file in files {
-        let input = fs::read(file).unwrap();
+    for input in inputs {
         fuzz::snapshot(&input);
         for _ in 0..300 {
             let mut bytes = input.clone();
