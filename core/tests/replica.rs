@@ -1,71 +1,27 @@
 //! Whole replicas with real stores, over a network and disks that the test controls: routing, waiting, giving up.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+#[path = "support/replicas.rs"]
+mod support;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_core::auth::Author;
 use quorate_core::command::{Command, Envelope, Origin, Outcome};
-use quorate_core::entry::{Configuration, Entry, HardState, Identity, Payload, Recovered, Standing};
+use quorate_core::entry::{Entry, Payload, Standing};
 use quorate_core::error::Error;
 use quorate_core::format::codec;
-use quorate_core::raft::{self, Role};
-use quorate_core::replica::{AutoCompaction, Config, Input, Output, PeerMessage, Replica, Request, Response};
+use quorate_core::raft;
+use quorate_core::replica::{AutoCompaction, Config, Input, PeerMessage, Replica, Request, Response};
 use quorate_core::request::{Member as Info, *};
 use quorate_core::rows::{MemRows, RowWrite};
 use quorate_core::store::{Members, Store};
-use quorate_core::{
-    Blob, ClusterId, Generation, Incarnation, Instant, LeaseId, LogIndex, NodeId, RequestId, Term, Ttl, WriteId,
-};
+use quorate_core::{Blob, Incarnation, LeaseId, LogIndex, NodeId, RequestId, Term, Ttl};
+use support::{Cluster, MILLI, put, recovered};
 
-const MILLI: Duration = Duration::from_millis(1);
-
-/// One member: its replica, its applied state, and what its disk has not finished.
-struct Member {
-    replica: Replica,
-    store: Store,
-    rows: MemRows,
-    /// Writes under way; persisted at once unless `slow_disk`.
-    writes: VecDeque<WriteId>,
-    slow_disk: bool,
-    responses: BTreeMap<RequestId, Result<Response, Error>>,
-    /// When it found its own state to be wrong, and when its life was over.
-    suspected: Option<Instant>,
-    fenced: Option<Instant>,
-}
-
-struct Cluster {
-    now: Instant,
-    members: BTreeMap<NodeId, Member>,
-    mail: VecDeque<(NodeId, NodeId, PeerMessage)>,
-    cut_off: BTreeSet<NodeId>,
-    next: RequestId,
-    /// Steps taken at the present instant, to notice one that never ends.
-    steps: u32,
-}
-
+/// Members compact by themselves, and some tests make their states differ.
 fn config(member: u64) -> Config {
-    Config {
-        raft: raft::Config {
-            heartbeat: 100 * MILLI,
-            election_timeout: 1000 * MILLI,
-            seed: member,
-            append_bytes_max: 1 << 20,
-            inflight_messages_max: 64,
-            inflight_bytes_max: 1 << 20,
-            catchup_entries: 1000,
-            catchup_bytes: 1 << 20,
-        },
-        session: Incarnation(1000 + member),
-        request_timeout: 7000 * MILLI,
-        read_retry: 500 * MILLI,
-        apply_lag_max: 5000,
-        held_max: 10_000,
-        lease_checkpoint: Duration::from_secs(300),
-        auto_compaction: Some(AutoCompaction::revisions(100)),
-        publish: None,
-        founders: vec![],
-    }
+    Config { auto_compaction: Some(AutoCompaction::revisions(100)), ..support::config(member) }
 }
 
 /// Records of so many members.
@@ -85,129 +41,6 @@ fn recorded(count: u64) -> Arc<Members> {
 }
 
 impl Cluster {
-    /// `count` members that know each other's disks.
-    fn new(count: u64) -> Self {
-        Self::with(count, config)
-    }
-
-    fn with(count: u64, config: impl Fn(u64) -> Config) -> Self {
-        let voters: BTreeMap<NodeId, Incarnation> = (1..=count).map(|id| (NodeId(id), Incarnation(id))).collect();
-        let member = |(&id, &incarnation): (&NodeId, &Incarnation)| {
-            let recovered = Recovered {
-                identity: Identity { cluster: ClusterId(1), member: id, incarnation, standing: Standing::Trusted },
-                hard_state: HardState::default(),
-                start_index: LogIndex(0),
-                start_term: Term(0),
-                config: Configuration { voters: voters.clone(), ..Configuration::default() },
-                entries: Vec::new(),
-                generation: Generation(0),
-            };
-            let replica = Replica::new(config(id.0), recovered, LogIndex(0), &[], recorded(count), Instant(0));
-            let rows = MemRows::default();
-            let store = Store::load(id, &rows).expect("no rows are an empty store");
-            let (writes, responses) = (VecDeque::new(), BTreeMap::new());
-            let member =
-                Member { replica, store, rows, writes, slow_disk: false, responses, suspected: None, fenced: None };
-            (id, member)
-        };
-        let members = voters.iter().map(member).collect();
-        let (mail, cut_off) = (VecDeque::new(), BTreeSet::new());
-        Self { now: Instant(0), members, mail, cut_off, next: RequestId(0), steps: 0 }
-    }
-
-    fn step(&mut self, at: NodeId, input: Input) {
-        self.steps += 1;
-        assert!(self.steps < 100_000, "member {at} goes on and on at {:?}", self.now);
-        let mut outputs = Vec::new();
-        self.members.get_mut(&at).expect("a member").replica.step(self.now, input, &mut outputs);
-        for output in outputs {
-            let member = self.members.get_mut(&at).expect("a member");
-            match output {
-                Output::Send { to, message } => self.mail.push_back((at, to, message)),
-                Output::Persist { write, .. } => {
-                    member.writes.push_back(write);
-                    self.write(at);
-                }
-                Output::Apply { entries } => {
-                    let batch = member.store.apply(&entries, &member.rows);
-                    member.rows.write(&batch.writes);
-                    let durable = batch.applied.index;
-                    self.step(at, Input::Applied { applied: batch.applied, durable });
-                }
-                Output::Respond { id, result } => {
-                    assert!(member.responses.insert(id, result).is_none(), "{id} was answered twice");
-                }
-                Output::Changed(_) | Output::Members(_) | Output::Parted(_) | Output::Removed => {}
-                Output::Suspected { .. } => member.suspected = Some(self.now),
-                Output::Fenced => member.fenced = Some(self.now),
-                other => panic!("nothing here asks for {other:?}"),
-            }
-        }
-    }
-
-    /// Finishes the writes of a member whose disk is not slow.
-    fn write(&mut self, at: NodeId) {
-        let member = self.members.get_mut(&at).expect("a member");
-        if member.slow_disk {
-            return;
-        }
-        let last = member.writes.back().copied();
-        member.writes.clear();
-        if let Some(write) = last {
-            self.step(at, Input::Persisted { write });
-        }
-    }
-
-    /// Delivers all mail; what comes from or goes to a member that is cut off is lost.
-    fn deliver(&mut self) {
-        while let Some((from, to, message)) = self.mail.pop_front() {
-            if !self.cut_off.contains(&from) && !self.cut_off.contains(&to) {
-                self.step(to, Input::Receive { from, message });
-            }
-        }
-    }
-
-    /// Lets time pass, waking members when they ask for it.
-    fn run(&mut self, span: Duration) {
-        let end = self.now + span;
-        loop {
-            self.deliver();
-            let (&at, deadline) =
-                self.members.iter().map(|(id, it)| (id, it.replica.deadline())).min_by_key(|it| it.1).expect("members");
-            if deadline > end {
-                break;
-            }
-            if deadline > self.now {
-                (self.now, self.steps) = (deadline, 0);
-            }
-            self.step(at, Input::Wake);
-        }
-        (self.now, self.steps) = (end, 0);
-    }
-
-    fn leader(&self) -> NodeId {
-        let leads = |(id, member): (&NodeId, &Member)| {
-            (member.replica.status().role == Role::Leader && !self.cut_off.contains(id)).then_some(*id)
-        };
-        self.members.iter().find_map(leads).expect("there is a leader")
-    }
-
-    fn follower(&self) -> NodeId {
-        let leader = self.leader();
-        *self.members.keys().find(|id| **id != leader && !self.cut_off.contains(id)).expect("there is a follower")
-    }
-
-    fn ask(&mut self, at: NodeId, request: Request) -> RequestId {
-        self.next = self.next.next();
-        let id = self.next;
-        self.step(at, Input::Requests(vec![(id, request)]));
-        id
-    }
-
-    fn answer(&self, at: NodeId, id: RequestId) -> Option<&Result<Response, Error>> {
-        self.members[&at].responses.get(&id)
-    }
-
     fn value(&self, at: NodeId, key: &'static str) -> Option<Blob> {
         let member = &self.members[&at];
         let request = RangeRequest::new(KeyRange::Key(key.into()));
@@ -216,21 +49,14 @@ impl Cluster {
     }
 }
 
-fn put(key: &'static str, value: &'static str) -> Request {
-    Request::Command(Command::Put(PutRequest {
-        key: key.into(),
-        value: value.into(),
-        lease: None,
-        prev_kv: false,
-        ignore_value: false,
-        ignore_lease: false,
-    }))
+fn with(count: u64, config: impl Fn(u64) -> Config) -> Cluster {
+    let mut cluster = Cluster::with(count, config, &recorded(count));
+    cluster.may_differ = true;
+    cluster
 }
 
 fn elected(count: u64) -> Cluster {
-    let mut cluster = Cluster::new(count);
-    cluster.run(5000 * MILLI);
-    cluster
+    with(count, config).elected()
 }
 
 #[test]
@@ -294,7 +120,7 @@ fn a_member_that_lost_its_leader_before_it_told_its_name_does_not_run_in_circles
         let (peer_urls, client_urls) = (vec![], vec![]);
         Config { publish: Some(Info { id: NodeId(id), name, peer_urls, client_urls, is_learner: false }), ..config(id) }
     };
-    let mut cluster = Cluster::with(3, publish);
+    let mut cluster = with(3, publish);
     cluster.cut_off = [NodeId(2), NodeId(3)].into();
     let body = raft::Body::Heartbeat { round: 1, commit: LogIndex(0) };
     let message = raft::Message { term: Term(1), incarnation: Incarnation(2), trusted: true, body };
@@ -410,15 +236,7 @@ impl Cluster {
     /// The member comes back as one whose disk was lost.
     fn rebuild(&mut self, at: NodeId, life: Incarnation) {
         let voters = self.members.keys().map(|id| (*id, Incarnation(0))).collect();
-        let recovered = Recovered {
-            identity: Identity { cluster: ClusterId(1), member: at, incarnation: life, standing: Standing::Amnesiac },
-            hard_state: HardState::default(),
-            start_index: LogIndex(0),
-            start_term: Term(0),
-            config: Configuration { voters, ..Configuration::default() },
-            entries: Vec::new(),
-            generation: Generation(0),
-        };
+        let recovered = recovered(at, life, voters, Standing::Amnesiac);
         let config = Config { session: Incarnation(life.0 + 5000), ..config(at.0) };
         let member = self.members.get_mut(&at).expect("a member");
         member.replica = Replica::new(config, recovered, LogIndex(0), &[], Arc::default(), self.now);

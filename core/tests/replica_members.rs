@@ -1,66 +1,20 @@
 //! Whole replicas with real stores whose membership changes: who may, who is answered, who is told.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+#[path = "support/replicas.rs"]
+mod support;
+
 use std::sync::Arc;
-use std::time::Duration;
 
 use quorate_core::command::{Command, Outcome};
-use quorate_core::entry::{Configuration, HardState, Identity, Recovered, Standing};
+use quorate_core::entry::Standing;
 use quorate_core::error::Error;
-use quorate_core::raft::{self, Role};
-use quorate_core::replica::{Config, Input, Output, PeerMessage, Replica, Request, Response};
-use quorate_core::request::{Alarm, AlarmKind, Member as MemberInfo, MemberChange, PutRequest};
-use quorate_core::rows::MemRows;
-use quorate_core::store::{Members, Store};
-use quorate_core::{ClusterId, Generation, Incarnation, Instant, LogIndex, NodeId, RequestId, Term, WriteId};
-
-const MILLI: Duration = Duration::from_millis(1);
-
-/// One member: its replica, its applied state, and what its disk has not finished.
-struct Member {
-    replica: Replica,
-    store: Store,
-    rows: MemRows,
-    /// Writes under way; persisted at once unless `slow_disk`.
-    writes: VecDeque<WriteId>,
-    slow_disk: bool,
-    responses: BTreeMap<RequestId, Result<Response, Error>>,
-}
-
-struct Cluster {
-    now: Instant,
-    members: BTreeMap<NodeId, Member>,
-    mail: VecDeque<(NodeId, NodeId, PeerMessage)>,
-    cut_off: BTreeSet<NodeId>,
-    /// Who was told that it is no member any more.
-    removed: BTreeSet<NodeId>,
-    next: RequestId,
-    /// Steps taken at the present instant, to notice one that never ends.
-    steps: u32,
-}
+use quorate_core::replica::{Config, Input, Request, Response};
+use quorate_core::request::{Alarm, AlarmKind, Member as MemberInfo, MemberChange};
+use quorate_core::{Incarnation, NodeId};
+use support::{Cluster, MILLI, Member, put};
 
 fn config(member: u64) -> Config {
-    Config {
-        raft: raft::Config {
-            heartbeat: 100 * MILLI,
-            election_timeout: 1000 * MILLI,
-            seed: member,
-            append_bytes_max: 1 << 20,
-            inflight_messages_max: 64,
-            inflight_bytes_max: 1 << 20,
-            catchup_entries: 1000,
-            catchup_bytes: 1 << 20,
-        },
-        session: Incarnation(1000 + member),
-        request_timeout: 7000 * MILLI,
-        read_retry: 500 * MILLI,
-        apply_lag_max: 5000,
-        held_max: 10_000,
-        lease_checkpoint: Duration::from_secs(300),
-        publish: None,
-        auto_compaction: None,
-        founders: founders(),
-    }
+    Config { publish: Some(info(member, "published")), founders: founders(), ..support::config(member) }
 }
 
 /// Records for every member a test may begin with.
@@ -73,151 +27,8 @@ fn info(id: u64, name: &str) -> MemberInfo {
     MemberInfo { id: NodeId(id), name: name.into(), peer_urls, client_urls: vec![], is_learner: false }
 }
 
-impl Member {
-    /// One without a log. Its incarnation is its ID.
-    fn new(id: NodeId, voters: &BTreeMap<NodeId, Incarnation>, standing: Standing) -> Self {
-        Self::knowing(Arc::default(), id, voters, standing)
-    }
-
-    /// One without a log that somehow knows these members.
-    fn knowing(members: Arc<Members>, id: NodeId, voters: &BTreeMap<NodeId, Incarnation>, standing: Standing) -> Self {
-        let recovered = Recovered {
-            identity: Identity { cluster: ClusterId(1), member: id, incarnation: Incarnation(id.0), standing },
-            hard_state: HardState::default(),
-            start_index: LogIndex(0),
-            start_term: Term(0),
-            config: Configuration { voters: voters.clone(), ..Configuration::default() },
-            entries: Vec::new(),
-            generation: Generation(0),
-        };
-        let config = Config { publish: Some(info(id.0, "published")), ..config(id.0) };
-        let replica = Replica::new(config, recovered, LogIndex(0), &[], members, Instant(0));
-        let rows = MemRows::default();
-        let store = Store::load(id, &rows).expect("no rows are an empty store");
-        let (writes, responses) = (VecDeque::new(), BTreeMap::new());
-        Self { replica, store, rows, writes, slow_disk: false, responses }
-    }
-}
-
-impl Cluster {
-    /// `count` members that know each other's disks.
-    fn new(count: u64) -> Self {
-        let voters: BTreeMap<NodeId, Incarnation> = (1..=count).map(|id| (NodeId(id), Incarnation(id))).collect();
-        let members = voters.keys().map(|id| (*id, Member::new(*id, &voters, Standing::Trusted))).collect();
-        let (mail, cut_off, removed) = (VecDeque::new(), BTreeSet::new(), BTreeSet::new());
-        Self { now: Instant(0), members, mail, cut_off, removed, next: RequestId(0), steps: 0 }
-    }
-
-    fn step(&mut self, at: NodeId, input: Input) {
-        self.steps += 1;
-        assert!(self.steps < 100_000, "member {at} goes on and on at {:?}", self.now);
-        let mut outputs = Vec::new();
-        self.members.get_mut(&at).expect("a member").replica.step(self.now, input, &mut outputs);
-        for output in outputs {
-            let member = self.members.get_mut(&at).expect("a member");
-            match output {
-                Output::Send { to, message } => self.mail.push_back((at, to, message)),
-                Output::Persist { write, .. } => {
-                    member.writes.push_back(write);
-                    self.write(at);
-                }
-                Output::Apply { entries } => {
-                    let batch = member.store.apply(&entries, &member.rows);
-                    member.rows.write(&batch.writes);
-                    let durable = batch.applied.index;
-                    self.step(at, Input::Applied { applied: batch.applied, durable });
-                }
-                Output::Respond { id, result } => {
-                    assert!(member.responses.insert(id, result).is_none(), "{id} was answered twice");
-                }
-                Output::Changed(_) | Output::Members(_) | Output::Parted(_) => {}
-                Output::Suspected { .. } | Output::Fenced => panic!("member {at} differs"),
-                Output::Removed => _ = self.removed.insert(at),
-                other => panic!("nothing here asks for {other:?}"),
-            }
-        }
-    }
-
-    /// Finishes the writes of a member whose disk is not slow.
-    fn write(&mut self, at: NodeId) {
-        let member = self.members.get_mut(&at).expect("a member");
-        if member.slow_disk {
-            return;
-        }
-        let last = member.writes.back().copied();
-        member.writes.clear();
-        if let Some(write) = last {
-            self.step(at, Input::Persisted { write });
-        }
-    }
-
-    /// Delivers all mail; what comes from or goes to a member that is cut off is lost.
-    fn deliver(&mut self) {
-        while let Some((from, to, message)) = self.mail.pop_front() {
-            let is_lost = self.cut_off.contains(&from) || self.cut_off.contains(&to);
-            if !is_lost && self.members.contains_key(&to) {
-                self.step(to, Input::Receive { from, message });
-            }
-        }
-    }
-
-    /// Lets time pass, waking members when they ask for it.
-    fn run(&mut self, span: Duration) {
-        let end = self.now + span;
-        loop {
-            self.deliver();
-            let (&at, deadline) =
-                self.members.iter().map(|(id, it)| (id, it.replica.deadline())).min_by_key(|it| it.1).expect("members");
-            if deadline > end {
-                break;
-            }
-            if deadline > self.now {
-                (self.now, self.steps) = (deadline, 0);
-            }
-            self.step(at, Input::Wake);
-        }
-        (self.now, self.steps) = (end, 0);
-    }
-
-    fn leader(&self) -> NodeId {
-        let leads = |(id, member): (&NodeId, &Member)| {
-            (member.replica.status().role == Role::Leader && !self.cut_off.contains(id)).then_some(*id)
-        };
-        self.members.iter().find_map(leads).expect("there is a leader")
-    }
-
-    fn follower(&self) -> NodeId {
-        let leader = self.leader();
-        *self.members.keys().find(|id| **id != leader && !self.cut_off.contains(id)).expect("there is a follower")
-    }
-
-    fn ask(&mut self, at: NodeId, request: Request) -> RequestId {
-        self.next = self.next.next();
-        let id = self.next;
-        self.step(at, Input::Requests(vec![(id, request)]));
-        id
-    }
-
-    fn answer(&self, at: NodeId, id: RequestId) -> Option<&Result<Response, Error>> {
-        self.members[&at].responses.get(&id)
-    }
-}
-
-fn put(key: &'static str, value: &'static str) -> Request {
-    Request::Command(Command::Put(PutRequest {
-        key: key.into(),
-        value: value.into(),
-        lease: None,
-        prev_kv: false,
-        ignore_value: false,
-        ignore_lease: false,
-    }))
-}
-
 fn elected(count: u64) -> Cluster {
-    let mut cluster = Cluster::new(count);
-    cluster.run(5000 * MILLI);
-    cluster
+    Cluster::with(count, config, &Arc::default()).elected()
 }
 
 fn change(change: MemberChange) -> Request {
@@ -251,7 +62,7 @@ impl Cluster {
     /// Starts a member that was added.
     fn join(&mut self, id: u64) {
         let voters = self.members.keys().map(|id| (*id, Incarnation(0))).collect();
-        let mut member = Member::new(NodeId(id), &voters, Standing::Amnesiac);
+        let mut member = Member::new(NodeId(id), config(id), Arc::default(), &voters, Standing::Amnesiac);
         member.replica.step(self.now, Input::Wake, &mut Vec::new());
         self.members.insert(NodeId(id), member);
     }

@@ -1,0 +1,239 @@
+//! Whole replicas with real stores, over a network and disks that the test controls.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_core::command::Command;
+use quorate_core::entry::{Configuration, HardState, Identity, Recovered, Standing};
+use quorate_core::error::Error;
+use quorate_core::raft::{self, Role};
+use quorate_core::replica::{Config, Input, Output, PeerMessage, Replica, Request, Response};
+use quorate_core::request::PutRequest;
+use quorate_core::rows::MemRows;
+use quorate_core::store::{Members, Store};
+use quorate_core::{ClusterId, Generation, Incarnation, Instant, LogIndex, NodeId, RequestId, Term, WriteId};
+
+pub(crate) const MILLI: Duration = Duration::from_millis(1);
+
+/// One member: its replica, its applied state, and what its disk has not finished.
+pub(crate) struct Member {
+    pub(crate) replica: Replica,
+    pub(crate) store: Store,
+    pub(crate) rows: MemRows,
+    /// Writes under way; persisted at once unless `slow_disk`.
+    pub(crate) writes: VecDeque<WriteId>,
+    pub(crate) slow_disk: bool,
+    pub(crate) responses: BTreeMap<RequestId, Result<Response, Error>>,
+    /// When it found its own state to be wrong, and when its life was over.
+    pub(crate) suspected: Option<Instant>,
+    pub(crate) fenced: Option<Instant>,
+}
+
+pub(crate) struct Cluster {
+    pub(crate) now: Instant,
+    pub(crate) members: BTreeMap<NodeId, Member>,
+    founders: BTreeSet<NodeId>,
+    pub(crate) mail: VecDeque<(NodeId, NodeId, PeerMessage)>,
+    pub(crate) cut_off: BTreeSet<NodeId>,
+    /// Who was told that it is no member any more.
+    pub(crate) removed: BTreeSet<NodeId>,
+    /// The test makes states differ.
+    pub(crate) may_differ: bool,
+    next: RequestId,
+    /// Steps taken at the present instant, to notice one that never ends.
+    steps: u32,
+}
+
+pub(crate) fn config(member: u64) -> Config {
+    Config {
+        raft: raft::Config {
+            heartbeat: 100 * MILLI,
+            election_timeout: 1000 * MILLI,
+            seed: member,
+            append_bytes_max: 1 << 20,
+            inflight_messages_max: 64,
+            inflight_bytes_max: 1 << 20,
+            catchup_entries: 1000,
+            catchup_bytes: 1 << 20,
+        },
+        session: Incarnation(1000 + member),
+        request_timeout: 7000 * MILLI,
+        read_retry: 500 * MILLI,
+        apply_lag_max: 5000,
+        held_max: 10_000,
+        lease_checkpoint: Duration::from_secs(300),
+        auto_compaction: None,
+        publish: None,
+        founders: vec![],
+    }
+}
+
+/// An empty log of a life of `member`.
+pub(crate) fn recovered(
+    member: NodeId,
+    incarnation: Incarnation,
+    voters: BTreeMap<NodeId, Incarnation>,
+    standing: Standing,
+) -> Recovered {
+    Recovered {
+        identity: Identity { cluster: ClusterId(1), member, incarnation, standing },
+        hard_state: HardState::default(),
+        start_index: LogIndex(0),
+        start_term: Term(0),
+        config: Configuration { voters, ..Configuration::default() },
+        entries: Vec::new(),
+        generation: Generation(0),
+    }
+}
+
+impl Member {
+    /// One without a log, that somehow knows these members. Its incarnation is its ID.
+    pub(crate) fn new(
+        id: NodeId,
+        config: Config,
+        members: Arc<Members>,
+        voters: &BTreeMap<NodeId, Incarnation>,
+        standing: Standing,
+    ) -> Self {
+        let recovered = recovered(id, Incarnation(id.0), voters.clone(), standing);
+        let replica = Replica::new(config, recovered, LogIndex(0), &[], members, Instant(0));
+        let rows = MemRows::default();
+        let store = Store::load(id, &rows).expect("no rows are an empty store");
+        let (writes, responses) = (VecDeque::new(), BTreeMap::new());
+        Self { replica, store, rows, writes, slow_disk: false, responses, suspected: None, fenced: None }
+    }
+}
+
+impl Cluster {
+    /// `count` members that know each other's disks.
+    pub(crate) fn with(count: u64, config: impl Fn(u64) -> Config, members: &Arc<Members>) -> Self {
+        let voters: BTreeMap<NodeId, Incarnation> = (1..=count).map(|id| (NodeId(id), Incarnation(id))).collect();
+        let member = |id: &NodeId| Member::new(*id, config(id.0), Arc::clone(members), &voters, Standing::Trusted);
+        Self {
+            now: Instant(0),
+            members: voters.keys().map(|id| (*id, member(id))).collect(),
+            founders: voters.keys().copied().collect(),
+            mail: VecDeque::new(),
+            cut_off: BTreeSet::new(),
+            removed: BTreeSet::new(),
+            may_differ: false,
+            next: RequestId(0),
+            steps: 0,
+        }
+    }
+
+    /// Lets its members elect a leader.
+    pub(crate) fn elected(mut self) -> Self {
+        self.run(5000 * MILLI);
+        self
+    }
+
+    pub(crate) fn step(&mut self, at: NodeId, input: Input) {
+        self.steps += 1;
+        assert!(self.steps < 100_000, "member {at} goes on and on at {:?}", self.now);
+        let mut outputs = Vec::new();
+        self.members.get_mut(&at).expect("a member").replica.step(self.now, input, &mut outputs);
+        for output in outputs {
+            let member = self.members.get_mut(&at).expect("a member");
+            match output {
+                Output::Send { to, message } => self.mail.push_back((at, to, message)),
+                Output::Persist { write, .. } => {
+                    member.writes.push_back(write);
+                    self.write(at);
+                }
+                Output::Apply { entries } => {
+                    let batch = member.store.apply(&entries, &member.rows);
+                    member.rows.write(&batch.writes);
+                    let durable = batch.applied.index;
+                    self.step(at, Input::Applied { applied: batch.applied, durable });
+                }
+                Output::Respond { id, result } => {
+                    assert!(member.responses.insert(id, result).is_none(), "{id} was answered twice");
+                }
+                Output::Changed(_) | Output::Members(_) | Output::Parted(_) => {}
+                Output::Removed => _ = self.removed.insert(at),
+                Output::Suspected { .. } | Output::Fenced if !self.may_differ => panic!("member {at} differs"),
+                Output::Suspected { .. } => member.suspected = Some(self.now),
+                Output::Fenced => member.fenced = Some(self.now),
+                other => panic!("nothing here asks for {other:?}"),
+            }
+        }
+    }
+
+    /// Finishes the writes of a member whose disk is not slow.
+    pub(crate) fn write(&mut self, at: NodeId) {
+        let member = self.members.get_mut(&at).expect("a member");
+        if member.slow_disk {
+            return;
+        }
+        let last = member.writes.back().copied();
+        member.writes.clear();
+        if let Some(write) = last {
+            self.step(at, Input::Persisted { write });
+        }
+    }
+
+    /// Delivers all mail. What comes from or goes to a member that is cut off is lost, and what goes to one that was added
+    /// and has not started; whoever founded the cluster is there.
+    pub(crate) fn deliver(&mut self) {
+        while let Some((from, to, message)) = self.mail.pop_front() {
+            let is_cut_off = self.cut_off.contains(&from) || self.cut_off.contains(&to);
+            if !is_cut_off && (self.founders.contains(&to) || self.members.contains_key(&to)) {
+                self.step(to, Input::Receive { from, message });
+            }
+        }
+    }
+
+    /// Lets time pass, waking members when they ask for it.
+    pub(crate) fn run(&mut self, span: Duration) {
+        let end = self.now + span;
+        loop {
+            self.deliver();
+            let (&at, deadline) =
+                self.members.iter().map(|(id, it)| (id, it.replica.deadline())).min_by_key(|it| it.1).expect("members");
+            if deadline > end {
+                break;
+            }
+            if deadline > self.now {
+                (self.now, self.steps) = (deadline, 0);
+            }
+            self.step(at, Input::Wake);
+        }
+        (self.now, self.steps) = (end, 0);
+    }
+
+    pub(crate) fn leader(&self) -> NodeId {
+        let leads = |(id, member): (&NodeId, &Member)| {
+            (member.replica.status().role == Role::Leader && !self.cut_off.contains(id)).then_some(*id)
+        };
+        self.members.iter().find_map(leads).expect("there is a leader")
+    }
+
+    pub(crate) fn follower(&self) -> NodeId {
+        let leader = self.leader();
+        *self.members.keys().find(|id| **id != leader && !self.cut_off.contains(id)).expect("there is a follower")
+    }
+
+    pub(crate) fn ask(&mut self, at: NodeId, request: Request) -> RequestId {
+        self.next = self.next.next();
+        let id = self.next;
+        self.step(at, Input::Requests(vec![(id, request)]));
+        id
+    }
+
+    pub(crate) fn answer(&self, at: NodeId, id: RequestId) -> Option<&Result<Response, Error>> {
+        self.members[&at].responses.get(&id)
+    }
+}
+
+pub(crate) fn put(key: &'static str, value: &'static str) -> Request {
+    Request::Command(Command::Put(PutRequest {
+        key: key.into(),
+        value: value.into(),
+        lease: None,
+        prev_kv: false,
+        ignore_value: false,
+        ignore_lease: false,
+    }))
+}
