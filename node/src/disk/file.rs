@@ -1,6 +1,6 @@
 //! Real files.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -16,8 +16,21 @@ use super::Disk;
 pub struct FileDisk {
     folder: PathBuf,
     /// Files written to, by name.
-    open: BTreeMap<String, File>,
+    open: BTreeMap<String, OpenFile>,
 }
+
+#[derive(Debug)]
+struct OpenFile {
+    file: File,
+    /// Reserved, but never written to from here until `reserved`.
+    written: u64,
+    reserved: u64,
+}
+
+/// The first write to reserved blocks is followed by zeros up to a multiple of this. A file system notes in its journal
+/// that blocks are written to, which makes the sync of every single append wait for that journal too: on ext4 166 us
+/// instead of 97.
+const ZEROS: usize = 1 << 20;
 
 impl FileDisk {
     /// The folder `folder`, which is created if it does not exist; then its name is durable on return.
@@ -32,12 +45,14 @@ impl FileDisk {
         Ok(Self { folder: folder.to_owned(), open: BTreeMap::new() })
     }
 
-    fn file(&mut self, name: &str) -> io::Result<&File> {
-        if !self.open.contains_key(name) {
-            let file = OpenOptions::new().read(true).write(true).open(self.folder.join(name))?;
-            self.open.insert(name.to_owned(), file);
+    fn file(&mut self, name: &str) -> io::Result<&mut OpenFile> {
+        match self.open.entry(name.to_owned()) {
+            Entry::Occupied(file) => Ok(file.into_mut()),
+            Entry::Vacant(place) => {
+                let file = OpenOptions::new().read(true).write(true).open(self.folder.join(name))?;
+                Ok(place.insert(OpenFile { file, written: 0, reserved: 0 }))
+            }
         }
-        Ok(&self.open[name])
     }
 }
 
@@ -75,20 +90,31 @@ impl Disk for FileDisk {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.open.insert(name.to_owned(), file);
+        self.open.insert(name.to_owned(), OpenFile { file, written: 0, reserved: bytes });
         Ok(())
     }
 
     fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file(name)?.write_all_at(bytes, offset)
+        static ZERO: [u8; ZEROS] = [0; ZEROS];
+        let open = self.file(name)?;
+        open.file.write_all_at(bytes, offset)?;
+        let end = offset + bytes.len() as u64;
+        if end > open.written && end < open.reserved {
+            open.written = end.next_multiple_of(ZEROS as u64).min(open.reserved);
+            // Nothing was there, so nothing is overwritten; if it fails, nothing is missing.
+            let _ = open.file.write_all_at(&ZERO[..(open.written - end) as usize], end);
+        }
+        Ok(())
     }
 
     fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()> {
-        self.file(name)?.set_len(bytes)
+        let open = self.file(name)?;
+        open.reserved = open.reserved.min(bytes);
+        open.file.set_len(bytes)
     }
 
     fn sync(&mut self, name: &str) -> io::Result<()> {
-        self.file(name)?.sync_data() // which includes the length, the one piece of metadata that matters
+        self.file(name)?.file.sync_data() // which includes the length, the one piece of metadata that matters
     }
 
     fn sync_dir(&mut self) -> io::Result<()> {
