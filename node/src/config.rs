@@ -88,7 +88,7 @@ pub struct Config {
     pub heartbeat: Duration,
     /// Silence after which a follower campaigns.
     pub election_timeout: Duration,
-    /// Applied entries between two snapshots of the state.
+    /// Applied entries after which the state is written to disk, if their volume has not caused it before.
     pub snapshot_count: u64,
     /// Entries kept in the log for slow followers.
     pub catchup_entries: u64,

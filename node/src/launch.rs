@@ -453,7 +453,7 @@ fn applier_config(config: &Config, member: NodeId, last: LogIndex) -> io::Result
         watch: watch::Config {
             progress_interval: config.progress_interval,
             stream_bytes_max: 16 << 20,
-            ring_bytes_max: 16 << 20,
+            ring_bytes_max: 8 << 20,
             history_bytes_max: 1 << 20,
             seed: random()?,
         },

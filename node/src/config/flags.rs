@@ -149,7 +149,7 @@ const FLAGS: &[Flag] = &[
     tuning("raft-write-timeout", Kind::Duration, "5s"),
     tuning("self-signed-cert-validity", Kind::Uint, "1"),
     served("snapshot-catchup-entries", Kind::Uint, "5000"),
-    served("snapshot-count", Kind::Uint, "10000"),
+    served("snapshot-count", Kind::Uint, "100000"),
     tuning("socket-reuse-address", Kind::Bool, "false"),
     tuning("socket-reuse-port", Kind::Bool, "false"),
     served("strict-reconfig-check", Kind::Bool, "true"),
@@ -183,8 +183,8 @@ pub const FLAGS_TEXT: &str = "Member:
     Human-readable name of this member.
   --data-dir '${name}.etcd'
     Directory that holds all data of this member.
-  --snapshot-count '10000'
-    Applied entries between two snapshots of the state.
+  --snapshot-count '100000'
+    Applied entries after which the state is written to disk, if their volume has not caused it before.
   --snapshot-catchup-entries '5000'
     Entries kept in the log for slow followers.
   --heartbeat-interval '100'
