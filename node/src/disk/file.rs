@@ -181,4 +181,27 @@ mod tests {
         assert!(exists(&mut open()).unwrap());
         assert!(open().list().unwrap().len() < 10);
     }
+
+    #[test]
+    fn zeros_written_ahead_are_not_to_be_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut disk = FileDisk::new(&folder.path().join("wal")).unwrap();
+        let length = 3 * ZEROS + 1000;
+        disk.create("log", length as u64).unwrap();
+        let mut expected = vec![0; length];
+        let mut end = 0;
+        for (n, bytes) in [10, 4096, ZEROS - 4106, ZEROS + 1, 1, 500, ZEROS - 1001, 400].into_iter().enumerate() {
+            let bytes = vec![n as u8 + 1; bytes];
+            disk.write_at("log", end as u64, &bytes).unwrap();
+            expected[end..end + bytes.len()].copy_from_slice(&bytes);
+            end += bytes.len();
+            assert!(disk.read("log").unwrap() == expected, "after write {n}, up to {end}");
+        }
+        disk.rename("log", "old").unwrap();
+        disk.write_at("old", 5, b"again").unwrap();
+        expected[5..10].copy_from_slice(b"again");
+        disk.truncate("old", end as u64).unwrap();
+        disk.write_at("old", end as u64, b"grows").unwrap();
+        assert!(disk.read("old").unwrap() == [&expected[..end], b"grows"].concat());
+    }
 }
