@@ -333,6 +333,36 @@ async fn operators_are_told_the_truth() {
     assert!(http_get(node.peer_port, "/health").ends_with("404 page not found\n"));
 }
 
+#[tokio::test]
+async fn tools_learn_the_api_from_the_server() {
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+    let folder = tempfile::tempdir().unwrap();
+    let node = started(&folder);
+    let mut client = ServerReflectionClient::new(node.channel().await);
+    let questions = [
+        MessageRequest::ListServices(String::new()),
+        MessageRequest::FileContainingSymbol("etcdserverpb.KV".to_owned()),
+        MessageRequest::FileContainingSymbol("etcdserverpb.Nothing".to_owned()),
+    ];
+    let requests = questions.map(|it| ServerReflectionRequest { host: String::new(), message_request: Some(it) });
+    let mut answers = client.server_reflection_info(tokio_stream::iter(requests)).await.unwrap().into_inner();
+    let mut next = async || answers.message().await.unwrap().unwrap().message_response.unwrap();
+
+    let MessageResponse::ListServicesResponse(services) = next().await else { panic!("not a list") };
+    let names: Vec<&str> = services.service.iter().map(|service| service.name.as_str()).collect();
+    for name in ["etcdserverpb.KV", "etcdserverpb.Watch", "v3lockpb.Lock", "grpc.health.v1.Health"] {
+        assert!(names.contains(&name), "{name} is not among {names:?}");
+    }
+    let MessageResponse::FileDescriptorResponse(files) = next().await else { panic!("not a file") };
+    let holds = |file: &Vec<u8>, word: &[u8]| file.windows(word.len()).any(|part| part == word);
+    assert!(files.file_descriptor_proto.iter().any(|file| holds(file, b"RangeStream")));
+    assert_eq!(answers.message().await.unwrap_err().code(), Code::NotFound);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_survives_kill_and_sigterm() {
     let folder = tempfile::tempdir().unwrap();

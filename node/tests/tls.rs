@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use process::{Node, cluster_of, free_port, http_get, run};
+use process::{Node, cluster_of, free_port, http_get, joiner_of, run};
 use quorate_api::authpb::UserAddOptions;
 use quorate_api::etcdserverpb as pb;
 use quorate_api::etcdserverpb::auth_client::AuthClient;
+use quorate_api::etcdserverpb::cluster_client::ClusterClient;
 use quorate_api::etcdserverpb::kv_client::KvClient;
 use quorate_api::quorate::peer::v1::peer_client::PeerClient;
 use quorate_tls::{Connector, Files, Trust, Versions};
@@ -186,6 +187,36 @@ fn etcdctl_works(nodes: &[Node], ours: &Authority, client: &Files) {
     for refused in [&known[..2], &["--insecure-transport=false"], &[]] {
         assert!(!call(&[refused, &["--command-timeout", "2s", "get", "tool"]].concat()).unwrap().0, "{refused:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_joins_by_mutual_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let ours = Authority::new(folder.path(), "ours");
+    let server = ours.sign("server", |_| {});
+    let more = [flags("", &server, true), flags("peer-", &server, true)].concat();
+    let mut first = cluster_of(folder.path(), 1, "https", &more).remove(0);
+    first.start();
+    first.wait_ready(1);
+    let client = ours.sign("client", |_| {});
+    put(&first, connector(&client)).await.unwrap();
+
+    let mut second = joiner_of(folder.path(), 2, "https");
+    let channel = endpoint("https", first.client_port).connect_with_connector(connector(&client)).await.unwrap();
+    let add = pb::MemberAddRequest { peer_ur_ls: vec![second.peer_url()], ..Default::default() };
+    let added = ClusterClient::new(channel).member_add(add).await.unwrap().into_inner();
+    second.joins(&added.members, added.member.unwrap().id);
+    for (flag, value) in &more {
+        second.add_flags(&[format!("{flag}={}", if value.is_empty() { "true" } else { value }).as_str()]);
+    }
+    second.start();
+    second.wait_ready(1);
+    // Now it takes both to write.
+    put(&second, connector(&client)).await.unwrap();
+    let channel = endpoint("https", second.client_port).connect_with_connector(connector(&client)).await.unwrap();
+    let range = pb::RangeRequest { key: "k".into(), ..Default::default() };
+    let found = KvClient::new(channel).range(range).await.unwrap().into_inner();
+    assert_eq!((found.count, found.kvs[0].version), (1, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -47,7 +47,7 @@ pub(crate) fn cluster_of(
     scheme: &'static str,
     more: &[(&'static str, String)],
 ) -> Vec<Node> {
-    let mut nodes: Vec<Node> = (1..=size).map(|n| unconfigured(folder, n, scheme)).collect();
+    let mut nodes: Vec<Node> = (1..=size).map(|n| joiner_of(folder, n, scheme)).collect();
     let members: Vec<String> = nodes.iter().map(|node| format!("{}={}", node.name, node.peer_url())).collect();
     for node in &mut nodes {
         node.configure(&members.join(","), "new", more);
@@ -57,10 +57,11 @@ pub(crate) fn cluster_of(
 
 /// A member that is to join a cluster as number `n`; [`Node::joins`] says which.
 pub(crate) fn joiner(folder: &Path, n: usize) -> Node {
-    unconfigured(folder, n, "http")
+    joiner_of(folder, n, "http")
 }
 
-fn unconfigured(folder: &Path, n: usize, scheme: &'static str) -> Node {
+/// The same with another scheme in all URLs.
+pub(crate) fn joiner_of(folder: &Path, n: usize, scheme: &'static str) -> Node {
     Node {
         name: format!("m{n}"),
         scheme,
