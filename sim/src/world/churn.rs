@@ -417,6 +417,15 @@ impl World {
         voters.filter_map(|member| self.machine_of(member.id)).collect()
     }
 
+    /// The members of the records. One that was removed while it was down, and knows nobody who is left, never finds out:
+    /// a watcher would wait there for ever, as it would with any store.
+    pub(super) fn recorded(&self) -> Vec<usize> {
+        if self.setup.churn.is_none() {
+            return self.members();
+        }
+        self.membership.latest().keys().filter_map(|id| self.machine_of(*id)).collect()
+    }
+
     /// In the end: whoever was asked for is there.
     pub(super) fn tidy_up(&mut self, now: Nanos) {
         if self.setup.churn.is_some() {

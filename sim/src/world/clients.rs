@@ -294,7 +294,8 @@ impl World {
 
     /// A watch client connects, asks for progress, or goes elsewhere.
     pub(super) fn whim(&mut self, now: Nanos, number: usize) {
-        let (members, begun) = (self.members(), self.finale.has_begun());
+        let begun = self.finale.has_begun();
+        let members = if begun { self.recorded() } else { self.members() };
         let newest = self.newest;
         let line = self.line_of_watcher(number);
         let client = &mut self.watchers[number];
@@ -305,7 +306,8 @@ impl World {
             self.heap.push(at, link::client(line, 2), Event::Whim { client: number });
             return;
         }
-        if client.connected && !begun && client.is_restless() {
+        let is_forgotten = begun && !members.contains(&client.member);
+        if client.connected && (is_forgotten || (!begun && client.is_restless())) {
             self.leave(now, number);
         }
         let client = &mut self.watchers[number];
