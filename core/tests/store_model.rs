@@ -206,7 +206,7 @@ impl Run {
     }
 }
 
-/// The record rows' own account of what is kept.
+/// The record rows' own account of what is kept, but for tombstones at the floor.
 trait HistoryBytes {
     fn history_bytes(&self, rows: &MemRows) -> usize;
 }
@@ -215,9 +215,11 @@ impl HistoryBytes for View {
     fn history_bytes(&self, rows: &MemRows) -> usize {
         // A value row's key ends in 12 bytes of revision after an escaped key; a record's row ends in the key itself.
         // So count records (tag 10) by what their keys and values weigh, independently of the store's own reading.
-        let records = rows.iter().filter(|(key, _)| key[0] == 0x10).count();
+        let floor = self.compacted().0.to_be_bytes();
+        let counts = |key: &[u8], row: &[u8]| key[0] == 0x10 && (row[0] & 1 != 0 || key[1..9] != floor);
+        let records = rows.iter().filter(|(key, row)| counts(key, row)).count();
         let values: usize = rows.iter().filter(|(key, _)| matches!(key[0], 0x20 | 0x21)).map(|(_, v)| v.len()).sum();
-        let keys: usize = rows.iter().filter(|(key, _)| key[0] == 0x10).map(|(_, row)| key_in_record(row)).sum();
+        let keys: usize = rows.iter().filter(|(key, row)| counts(key, row)).map(|(_, row)| key_in_record(row)).sum();
         records * 64 + values + keys
     }
 }

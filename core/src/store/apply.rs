@@ -186,8 +186,11 @@ impl Builder<'_> {
             return;
         }
         let main = self.making();
-        let removable = self.store.ledger.removable();
         let events = core::mem::take(&mut self.current);
+        for event in events.iter().filter(|event| event.deleted) {
+            self.store.ledger.tombstone(event.kv.key.len());
+        }
+        let removable = self.store.ledger.removable();
         for event in &events {
             self.record(main, event, removable);
         }
@@ -202,7 +205,6 @@ impl Builder<'_> {
         let removable = if *sub == 0 { removable } else { 0 };
         let mut put = None;
         if *deleted {
-            self.store.ledger.tombstone(kv.key.len());
             self.fold.effect(Effect::Delete).bytes(&kv.key);
         } else {
             let (digest, value_bytes) =

@@ -329,15 +329,17 @@ impl<'a> Tally<'a> {
             if let Some(previous) = versions.before(self.main, change.sub) {
                 self.ledger.supersede(change.kv.key.len(), previous.value_bytes());
             }
-            if !change.deleted {
+            if change.deleted {
+                self.ledger.tombstone(change.kv.key.len());
+            } else {
                 self.ledger.put(change.kv.key.len(), change.value_bytes as usize);
             }
         }
         let removable = self.ledger.removable();
+        if self.main <= self.survey.floor {
+            self.ledger.compact(removable);
+        }
         for (change, digest) in changes {
-            if change.deleted {
-                self.ledger.tombstone(change.kv.key.len());
-            }
             let made = self::record(&change, digest, if change.sub == 0 { removable } else { 0 });
             self.fold.u64(change.sub.into()).bytes(&made.encode());
             record(self.main, change.sub, &made);

@@ -2,8 +2,12 @@
 //!
 //! How much a compaction frees must not depend on how far a member has got with removing rows, and must not take long
 //! to find out. So each revision remembers, when it is made, what a compaction *at it* would leave nobody able to see,
-//! counted from the beginning: all puts that it or an earlier revision superseded, and all tombstones before it. Moving
+//! counted from the beginning: all puts that it or an earlier revision superseded, and all tombstones up to it. Moving
 //! the floor looks that one number up.
+//!
+//! Its own tombstones stay, for watchers that begin there, until the floor has passed them; but they are not counted. If
+//! they were, whoever deletes everything because space is exceeded and compacts at once might still have no room for the
+//! put that would make the next revision.
 
 use bincode::{Decode, Encode};
 
@@ -19,7 +23,7 @@ pub(super) struct Ledger {
     superseded: u64,
     /// Of tombstones.
     tombstones: u64,
-    /// Of records below the floor that nobody can see.
+    /// Of records below the floor that nobody can see, and of the floor's own tombstones.
     freed: u64,
 }
 
@@ -51,7 +55,8 @@ impl Ledger {
         self.superseded += cost(key, value as usize);
     }
 
-    /// Bytes that a compaction at the revision being made removes. To be asked before its [`Ledger::tombstone`]s.
+    /// Bytes that are not counted any more after a compaction at the revision being made. To be asked once all its changes
+    /// were noted.
     pub(super) fn removable(&self) -> u64 {
         self.superseded + self.tombstones
     }

@@ -96,7 +96,7 @@ pub(super) struct Record {
     pub(super) key: Blob,
     /// `None` is a tombstone.
     pub(super) put: Option<Put>,
-    /// Of a revision's first record: bytes that a compaction at this revision makes removable.
+    /// Of a revision's first record: bytes that are not counted any more after a compaction at this revision.
     pub(super) removable: u64,
 }
 

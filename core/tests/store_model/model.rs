@@ -383,7 +383,7 @@ impl Model {
         if before < self.floor { None } else { self.states[before as usize].get(&event.kv.key).cloned() }
     }
 
-    /// Key, value and 64 for each record that is kept.
+    /// Key, value and 64 for each record that is kept, but for tombstones at the floor.
     pub(crate) fn logical_bytes(&self) -> u64 {
         let mut newest_at_floor: BTreeMap<&Blob, &Event> = BTreeMap::new();
         let mut bytes = 0;
@@ -397,7 +397,6 @@ impl Model {
                 }
             }
         }
-        let kept = |event: &&&Event| !event.deleted || event.kv.mod_revision.0 == self.floor;
-        bytes + newest_at_floor.values().filter(kept).map(|event| cost(event)).sum::<u64>()
+        bytes + newest_at_floor.values().filter(|event| !event.deleted).map(|event| cost(event)).sum::<u64>()
     }
 }
