@@ -5,6 +5,7 @@ use std::fmt;
 pub mod audit;
 pub mod consensus;
 pub mod lease;
+pub mod lock;
 pub mod membership;
 pub mod reference;
 pub mod watch;

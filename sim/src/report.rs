@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::check::Violation;
 use crate::check::audit::Figures;
+use crate::check::lock;
 use crate::chronicle::Chronicle;
 use crate::heap::SECOND;
 use crate::schedule::Strike;
@@ -51,12 +52,13 @@ pub struct Totals {
     pub suspects: u64,
     pub fenced: u64,
     pub noticed_in_time: u64,
+    pub locks: lock::Figures,
 }
 
 impl Totals {
     /// Every figure and its name.
     #[must_use]
-    pub fn figures(&self) -> [(&'static str, u64); 44] {
+    pub fn figures(&self) -> [(&'static str, u64); 50] {
         [
             ("simulated seconds", self.simulated_nanos / SECOND),
             ("operations", self.operations),
@@ -102,6 +104,12 @@ impl Totals {
             ("members that found out", self.suspects),
             ("lives that were ended", self.fenced),
             ("found out in time", self.noticed_in_time),
+            ("turns of contenders", self.locks.turns),
+            ("changes of hands", self.locks.handovers),
+            ("writes behind fences", self.locks.fenced_writes),
+            ("writes fenced off", self.locks.fenced_off),
+            ("turns that were lost", self.locks.lost_turns),
+            ("leaders observed", self.locks.leaders_seen),
         ]
     }
 
@@ -157,6 +165,7 @@ impl Totals {
         self.suspects += other.suspects;
         self.fenced += other.fenced;
         self.noticed_in_time += other.noticed_in_time;
+        self.locks.add(&other.locks);
     }
 }
 

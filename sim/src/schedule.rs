@@ -271,6 +271,8 @@ pub enum Set {
     Watchers(usize),
     /// Administrators that change the membership.
     Admins(usize),
+    /// Clients that contend for a lock or for leadership.
+    Contenders(usize),
     /// See [`crate::swarm::Setup::fate`].
     Fate(u64),
     /// Clients do what the schedule says, and nothing else.
@@ -289,6 +291,7 @@ impl fmt::Display for Set {
             Self::Clients(clients) => write!(f, "set clients={clients}"),
             Self::Watchers(watchers) => write!(f, "set watchers={watchers}"),
             Self::Admins(admins) => write!(f, "set admins={admins}"),
+            Self::Contenders(contenders) => write!(f, "set contenders={contenders}"),
             Self::Fate(fate) => write!(f, "set fate={fate}"),
             Self::Script => write!(f, "set clients-follow=script"),
             Self::CatchupEntries(entries) => write!(f, "set catchup-entries={entries}"),
@@ -313,6 +316,7 @@ impl FromStr for Set {
             "clients" => Self::Clients(count()?),
             "watchers" => Self::Watchers(count()?),
             "admins" => Self::Admins(count()?),
+            "contenders" => Self::Contenders(count()?),
             "fate" => Self::Fate(number()?),
             "catchup-entries" => Self::CatchupEntries(number()?),
             "flush-batches" => Self::FlushBatches(number()?),
@@ -536,9 +540,17 @@ mod tests {
     #[test]
     fn settings_survive_being_printed_and_read() {
         let clients = [Set::ClientsFrom(0), Set::Clients(3), Set::Watchers(0), Set::Admins(2), Set::Script];
-        let sets =
-            [&clients[..], &[Set::Duration(MICRO), Set::Fate(u64::MAX), Set::CatchupEntries(1), Set::FlushBatches(2)]]
-                .concat();
+        let sets = [
+            &clients[..],
+            &[
+                Set::Contenders(3),
+                Set::Duration(MICRO),
+                Set::Fate(u64::MAX),
+                Set::CatchupEntries(1),
+                Set::FlushBatches(2),
+            ],
+        ]
+        .concat();
         let text: String = sets.iter().map(|set| format!("{set}\n")).collect();
         assert_eq!(read(&format!("# a comment\n\n{text}")), Ok(File { sets, ..File::default() }));
         assert_eq!(read("set fate=1\nset luck=2"), Err(ParseError("line 2: there is no setting luck".into())));

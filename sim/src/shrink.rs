@@ -203,6 +203,7 @@ pub fn shrink(setup: Setup, report: &Report, cpu_seconds_max: f64, tell: &mut dy
             search.drop_events();
             search.drop_clients();
             search.drop_admins();
+            search.drop_contenders();
             search.hurry();
             search.drop_watchers();
             if search.size() >= before || search.is_over() {
@@ -221,7 +222,7 @@ impl Search<'_> {
     fn size(&self) -> (usize, usize, Nanos) {
         let Setup { script, clients, watchers, duration, .. } = &self.best.setup;
         let drawing = if script.is_some() { 0 } else { clients + watchers };
-        (self.best.events(), drawing + self.best.setup.admins(), *duration)
+        (self.best.events(), drawing + self.best.setup.admins() + self.best.setup.contenders(), *duration)
     }
 
     /// Whether `candidate` breaks the same promise; if so it is the best from now on.
@@ -357,6 +358,17 @@ impl Search<'_> {
             if self.best.setup.admins() > admins {
                 let mut candidate = self.best.setup.clone();
                 candidate.churn.iter_mut().for_each(|churn| churn.admins = admins);
+                self.fails(&candidate);
+            }
+        }
+    }
+
+    /// Fewer contenders: they always draw what they do, since it depends on who is in front of them.
+    fn drop_contenders(&mut self) {
+        for contenders in [0, 1, 2, 3] {
+            if self.best.setup.contenders() > contenders {
+                let mut candidate = self.best.setup.clone();
+                candidate.contest.iter_mut().for_each(|contest| contest.contenders = contenders);
                 self.fails(&candidate);
             }
         }

@@ -40,6 +40,7 @@ pub enum Stream {
     Churn = 20,
     Regime = 40,
     Operator,
+    Contender = 60,
 }
 
 /// The stream of `seed` for a purpose and the number of a member, link or client.
@@ -132,6 +133,17 @@ pub struct Churn {
     pub learners_max: u32,
 }
 
+/// Clients that contend for a lock, or for leadership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contest {
+    /// How many.
+    pub contenders: usize,
+    /// They elect a leader, and observers look on; or they take turns with a lock.
+    pub is_election: bool,
+    /// Mean pause of a contender between two calls.
+    pub pause: Nanos,
+}
+
 /// How long things take inside a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Latencies {
@@ -157,6 +169,8 @@ pub struct Setup {
     pub members: usize,
     /// How the membership changes, if it does.
     pub churn: Option<Churn>,
+    /// Who contends for what, if anybody does.
+    pub contest: Option<Contest>,
     /// Number of clients.
     pub clients: usize,
     /// Mean pause of a client between two operations.
@@ -216,6 +230,7 @@ impl Setup {
             fate: 0,
             members,
             churn,
+            contest: draw_contest(seed, &regime),
             clients,
             think: SECOND / 200 * clients as u64,
             watchers: 3,
@@ -252,6 +267,12 @@ impl Setup {
     #[must_use]
     pub fn admins(&self) -> usize {
         self.churn.map_or(0, |churn| churn.admins)
+    }
+
+    /// Number of contenders.
+    #[must_use]
+    pub fn contenders(&self) -> usize {
+        self.contest.map_or(0, |contest| contest.contenders)
     }
 
     /// The stream for a purpose and the number of a member, link or client.
@@ -389,6 +410,9 @@ impl Setup {
             Set::Admins(admins @ 0..=8) if self.churn.is_some() || admins == 0 => {
                 self.churn.iter_mut().for_each(|churn| churn.admins = admins);
             }
+            Set::Contenders(contenders @ 0..=8) if self.contest.is_some() || contenders == 0 => {
+                self.contest.iter_mut().for_each(|contest| contest.contenders = contenders);
+            }
             Set::ClientsFrom(from) if from <= self.duration => self.clients_from = from,
             Set::Duration(duration @ SECOND..=DURATION_MAX) => self.duration = duration,
             other => return Err(format!("{other}: out of range")),
@@ -406,6 +430,7 @@ impl Setup {
                 Set::Clients(setup.clients),
                 Set::Watchers(setup.watchers),
                 Set::Admins(setup.admins()),
+                Set::Contenders(setup.contenders()),
                 Set::Fate(setup.fate),
                 Set::CatchupEntries(setup.knobs.catchup_entries),
                 Set::FlushBatches(setup.knobs.flush_batches),
@@ -418,9 +443,23 @@ impl Setup {
     /// The settings in words, as comments of a schedule.
     #[must_use]
     pub fn describe(&self) -> String {
-        let Self { seed, members, churn, clients, keys, classes, knobs, regime, latencies, network, clocks, .. } = self;
+        let Self {
+            seed,
+            members,
+            churn,
+            contest,
+            clients,
+            keys,
+            classes,
+            knobs,
+            regime,
+            latencies,
+            network,
+            clocks,
+            ..
+        } = self;
         format!(
-            "# seed {seed}: {members} members, {clients} clients, {keys} keys\n# {churn:?}\n# {classes:?}\n# {knobs:?}\n# \
+            "# seed {seed}: {members} members, {clients} clients, {keys} keys\n# {churn:?}\n# {contest:?}\n# {classes:?}\n# {knobs:?}\n# \
              {regime:?}\n# {latencies:?}\n# {network:?}\n# clocks {clocks:?}"
         )
     }
@@ -458,6 +497,18 @@ fn draw_churn(seed: u64, members: usize, regime: &Regime) -> (Option<Churn>, Vec
         learners_max: pick(rng, &[(3, 1), (1, 3)]),
     };
     (Some(churn), (members..churn.machines).map(|_| (rng.below(1_000 * SECOND), ppm(rng))).collect())
+}
+
+/// Whether clients contend. Not where users would have to let them, and nobody but they may delete their keys.
+fn draw_contest(seed: u64, regime: &Regime) -> Option<Contest> {
+    let rng = &mut stream(seed, Stream::Contender, 1_000);
+    let contest = Contest {
+        contenders: pick(rng, &[(2, 2), (3, 4), (1, 8)]),
+        is_election: rng.chance(1, 2),
+        pause: pick(rng, &[(2, 2), (2, 10), (1, 60)]) * MILLI,
+    };
+    let is_drawn = rng.chance(2, 3) && !regime.auth && regime.quota_bytes.is_none();
+    is_drawn.then_some(contest)
 }
 
 fn draw_classes(rng: &mut Rng, members: usize) -> Classes {

@@ -13,7 +13,10 @@ use crate::world::redraw::anew;
 pub mod badge;
 pub mod chore;
 pub mod client;
+pub mod contender;
+pub mod ear;
 pub mod members;
+pub mod observer;
 pub mod operator;
 pub mod watcher;
 

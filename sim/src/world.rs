@@ -13,6 +13,7 @@ use crate::call::Answer;
 use crate::check::audit::Audit;
 use crate::check::consensus::Consensus;
 use crate::check::lease::Leases;
+use crate::check::lock::Locks;
 use crate::check::membership::Membership;
 use crate::check::reference::Reference;
 use crate::check::{Verdict, Violation};
@@ -29,13 +30,16 @@ use crate::swarm::{Setup, Stream};
 use crate::trace::Trace;
 use crate::workload::badge::Badge;
 use crate::workload::client::Client;
+use crate::workload::contender::Contender;
 use crate::workload::members::Admin;
+use crate::workload::observer::Observer;
 use crate::workload::operator::Operator;
 use crate::workload::watcher::WatchClient;
 
 mod actions;
 mod churn;
 mod clients;
+mod contenders;
 mod event;
 mod finale;
 mod machine;
@@ -70,7 +74,9 @@ pub struct World {
     clients: Vec<Client>,
     watchers: Vec<WatchClient>,
     admins: Vec<Admin>,
-    /// Of clients, then watch clients, then the probe, then administrators.
+    contenders: Vec<Contender>,
+    observers: Vec<Observer>,
+    /// Of clients, then watch clients, then the probe, operators, administrators, contenders and observers.
     lines: Vec<Line>,
     /// Those who look after the cluster; their lines are behind the probe's.
     operators: Vec<Operator>,
@@ -81,6 +87,7 @@ pub struct World {
     /// States after an entry that members had who were wrong.
     wrong_states: BTreeSet<(LogIndex, u64)>,
     leases: Leases,
+    locks: Locks,
     reference: Option<Reference>,
     audit: Audit,
     membership: Membership,
@@ -152,7 +159,9 @@ impl World {
         };
         let regime = setup.regime;
         let operators = operators::draw(&setup);
-        let lines = setup.clients + setup.watchers + 1 + operators.len() + setup.admins();
+        let (contenders, observers) = (contenders::draw(&setup), contenders::draw_observers(&setup));
+        let others = operators.len() + setup.admins() + contenders.len() + observers.len();
+        let lines = setup.clients + setup.watchers + 1 + others;
         let line = |n| Line { rng: setup.stream(Stream::Client, n), up: 0, down: 0 };
         let network = Network::new(setup.machines(), setup.network, &setup.stream(Stream::Network, 0));
         let mut world = Self {
@@ -163,11 +172,14 @@ impl World {
             clients: clients::draw(&setup),
             watchers: clients::draw_watchers(&setup),
             admins: churn::draw(&setup),
+            contenders,
+            observers,
             lines: (0..lines).map(line).collect(),
             history: History::new(),
             consensus: Consensus::default(),
             wrong_states: BTreeSet::new(),
             leases: Leases::default(),
+            locks: Locks::default(),
             reference: regime.compared.then(|| Reference::new(regime.auto_compaction, regime.auth)),
             audit: Audit::new(regime.quota_bytes, regime.session_ttl),
             operators,
@@ -205,6 +217,7 @@ impl World {
         }
         self.begin_clients();
         self.begin_admins();
+        self.begin_contest();
         self.heap.push(self.setup.duration, link::NEMESIS, Event::Finale);
     }
 
@@ -255,7 +268,7 @@ impl World {
     }
 
     fn happen(&mut self, now: Nanos, event: Event) -> Verdict {
-        let Some(event) = self.stash(event) else { return Ok(()) };
+        let Some(event) = self.stash(event).and_then(|event| self.put_off(now, event)) else { return Ok(()) };
         match event {
             Event::Frame { from, to, epoch, sender, receiver, bytes } => {
                 self.deliver(now, (from, to), epoch, (sender, receiver), bytes);
@@ -289,7 +302,9 @@ impl World {
             Event::Unsubscribe { member, subscription } => {
                 self.on_stream(now, member, |process| process.unsubscribe(subscription));
             }
-            Event::WatchMessage { subscription, bytes, cost } => self.watch_message(now, subscription, bytes, cost),
+            Event::WatchMessage { subscription, bytes, cost } => {
+                self.watch_message(now, subscription, bytes, cost)?;
+            }
             Event::WatchBroken { subscription } => self.watch_broken(now, subscription),
             Event::WatchRead { subscription } => self.watch_read(now, subscription)?,
             Event::Whim { client } => self.whim(now, client),
@@ -307,6 +322,8 @@ impl World {
             Event::Dial => self.dial(now)?,
             Event::Noticed { member, epoch, since } => self.noticed(now, member, epoch, since)?,
             Event::Administer { admin } => self.administer(now, admin),
+            Event::Contend { line, plan } => self.contend(now, line, plan),
+            Event::Renew { line, lease } => self.renew(now, line, lease),
             Event::Finale => self.advance_finale(now)?,
         }
         Ok(())

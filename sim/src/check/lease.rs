@@ -76,6 +76,12 @@ impl Leases {
         self.judge(*id, life)
     }
 
+    /// Whether nobody doubts that the lease lives at `now`: not before what was promised has passed.
+    #[must_use]
+    pub fn surely_lives(&self, id: LeaseId, now: Nanos) -> bool {
+        !self.excused.contains(&id) && self.lives.get(&id).is_some_and(|life| now < life.until)
+    }
+
     fn excused_regrant(&self, id: LeaseId) -> bool {
         // IDs that clients choose are small and are granted again and again.
         id.0 < 1_000

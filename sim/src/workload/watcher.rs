@@ -176,11 +176,9 @@ impl WatchClient {
         self.watchers.extend(new);
         let mut requests = Vec::new();
         for (number, watcher) in self.watchers.iter_mut().enumerate().filter(|(_, watcher)| !watcher.finished) {
-            watcher.live = false;
-            watcher.partial.clear();
             self.on_stream.push(number);
             requests.push(pb::WatchRequest {
-                request_union: Some(pb::watch_request::RequestUnion::CreateRequest(watcher.create())),
+                request_union: Some(pb::watch_request::RequestUnion::CreateRequest(watcher.begin())),
             });
         }
         requests
@@ -323,6 +321,13 @@ impl Watcher {
         }
     }
 
+    /// A new connection: what to ask for.
+    pub fn begin(&mut self) -> pb::WatchCreateRequest {
+        self.live = false;
+        self.partial.clear();
+        self.create()
+    }
+
     /// A watcher that asks for this.
     ///
     /// # Errors
@@ -356,7 +361,11 @@ impl Watcher {
         Self { wish, told, next: None, finished: false, live: false, partial: Vec::new() }
     }
 
-    fn hear(&mut self, response: pb::WatchResponse, header: Revision) -> Result<(), String> {
+    /// It is told this.
+    ///
+    /// # Errors
+    /// The protocol was broken.
+    pub fn hear(&mut self, response: pb::WatchResponse, header: Revision) -> Result<(), String> {
         if self.finished {
             return Err(format!("a message to a canceled watcher: {response:?}"));
         }

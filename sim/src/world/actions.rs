@@ -163,6 +163,9 @@ impl World {
             if revision > view.compacted() {
                 let changes = u32::try_from(events.len()).expect("small txns");
                 self.history.saw(now, Sighting::Whole { revision, changes });
+                if !self.contenders.is_empty() {
+                    self.locks.saw(revision, events.iter().map(|event| (&event.kv, event.deleted)))?;
+                }
             }
             for event in events {
                 self.history.saw(

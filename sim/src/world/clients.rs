@@ -67,7 +67,7 @@ impl World {
     }
 
     /// When a message that the client sends now arrives.
-    fn up(&mut self, now: Nanos, line: usize) -> Nanos {
+    pub(super) fn up(&mut self, now: Nanos, line: usize) -> Nanos {
         let latency = self.setup.latencies.client;
         let state = &mut self.lines[line];
         state.up = (now + latency / 2 + tail(&mut state.rng, latency)).max(state.up + 1);
@@ -159,6 +159,9 @@ impl World {
         if let Some(admin) = self.admin_of(call.client) {
             return self.administered(now, admin, call.call, Some(answer));
         }
+        if self.party_of(call.client).is_some() {
+            return self.contender_answered(now, call, Some(answer));
+        }
         if call.client >= self.operator(0) {
             return self.operator_answered(now, call, Some(answer));
         }
@@ -213,6 +216,12 @@ impl World {
         }
         if let Some(admin) = self.admin_of(call.client) {
             if let Err(violation) = self.administered(now, admin, call.call, None) {
+                self.violation = Some(violation);
+            }
+            return;
+        }
+        if self.party_of(call.client).is_some() {
+            if let Err(violation) = self.contender_answered(now, call, None) {
                 self.violation = Some(violation);
             }
             return;
@@ -429,19 +438,20 @@ impl World {
     }
 
     pub(super) fn watch_broken(&mut self, now: Nanos, subscription: Subscription) {
-        if self.is_current(subscription) {
+        if !self.contest_stream_broke(now, subscription) && self.is_current(subscription) {
             self.trace.event(now, Kind::Client, subscription.client, 0, &[], || format!("{subscription:?} broke"));
             self.watchers[subscription.client].broken();
         }
     }
 
-    pub(super) fn watch_message(&mut self, now: Nanos, subscription: Subscription, bytes: Bytes, cost: u64) {
-        if !self.is_current(subscription) {
-            return;
+    pub(super) fn watch_message(&mut self, now: Nanos, subscription: Subscription, bytes: Bytes, cost: u64) -> Verdict {
+        if self.contest_stream_told(now, subscription, &bytes, cost)? || !self.is_current(subscription) {
+            return Ok(());
         }
         self.trace.event(now, Kind::Client, subscription.client, cost, &bytes, || format!("{subscription:?} is told"));
         self.watchers[subscription.client].arrived(bytes, cost);
         self.read_on(now, subscription);
+        Ok(())
     }
 
     fn read_on(&mut self, now: Nanos, subscription: Subscription) {

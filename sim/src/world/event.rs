@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use quorate_api::etcdserverpb as pb;
-use quorate_core::NodeId;
+use quorate_core::{LeaseId, NodeId};
 use quorate_node::applier;
 
 use super::nemesis::Relief;
@@ -127,6 +127,16 @@ pub(super) enum Event {
     /// An administrator does what comes next.
     Administer {
         admin: usize,
+    },
+    /// A contender or an observer does what comes next, if that is still its latest plan.
+    Contend {
+        line: usize,
+        plan: u64,
+    },
+    /// A contender renews its lease.
+    Renew {
+        line: usize,
+        lease: LeaseId,
     },
     Finale,
 }

@@ -64,6 +64,11 @@ impl Finale {
         self.phase != Phase::Before
     }
 
+    /// What the last read of everything saw.
+    pub(super) fn last(&self) -> Option<Revision> {
+        self.last
+    }
+
     pub(super) fn next_call(&mut self) -> u64 {
         self.calls += 1;
         self.calls
@@ -79,7 +84,7 @@ impl World {
         self.clients.len() + self.watchers.len()
     }
 
-    fn recovery(&self) -> Nanos {
+    pub(super) fn recovery(&self) -> Nanos {
         RECOVERY + 20 * self.setup.knobs.election
     }
 
@@ -94,7 +99,8 @@ impl World {
             Phase::Settling => {
                 let operators = self.operators.iter().all(|operator| operator.pending.is_none());
                 let is_idle = operators && self.admins.iter().all(|admin| admin.pending.is_none());
-                if is_idle && self.clients.iter().all(|client| client.pending.is_none()) {
+                let is_idle = is_idle && self.clients.iter().all(|client| client.pending.is_none());
+                if self.everybody_had_a_turn(now)? && is_idle {
                     self.finale.opening = Opening::new(&self.setup.regime, self.newest);
                     self.finale.phase = Phase::Opening;
                     self.finale.deadline = now + self.recovery();
@@ -242,6 +248,6 @@ impl World {
                 check::watch::check(watcher, &witness.kv, last, self.floor)?;
             }
         }
-        Ok(())
+        self.judge_contest(&witness.kv)
     }
 }

@@ -32,6 +32,8 @@ impl World {
         self.watchers.iter_mut().for_each(|client| client.redraw(sample));
         self.badges.iter_mut().for_each(|badge| badge.redraw(sample));
         self.admins.iter_mut().for_each(|admin| admin.redraw(sample));
+        self.contenders.iter_mut().for_each(|contender| contender.redraw(sample));
+        self.observers.iter_mut().for_each(|observer| observer.redraw(sample));
         self.operators.iter_mut().for_each(|operator| operator.redraw(sample));
     }
 }
