@@ -120,7 +120,7 @@ proptest! {
             prop_assert_eq!(others.range(&other_rows, &at), view.range(&rows, &at));
         }
         let floor = view.compacted();
-        let events = |store: &Store, rows: &MemRows| store.view().history(rows, floor.next(), view.revision(), 1 << 30);
+        let events = |store: &Store, rows: &MemRows| store.view().history(rows, floor, view.revision(), 1 << 30);
         prop_assert_eq!(events(&other, &other_rows), events(&store, &rows));
 
         // Once more: the same rows, whatever compaction had left of the original.
@@ -163,6 +163,10 @@ proptest! {
         prop_assert_eq!(done.floor, done.revision);
         let kvs = |store: &Store, rows: &MemRows| store.view().range(rows, &range(None)).unwrap().kvs;
         prop_assert_eq!(kvs(&other, &other_rows), kvs(&store, &rows));
+        // A watch may begin exactly at the floor, although no change was made there.
+        let events = |from| other.view().history(&other_rows, from, done.revision, 1 << 30);
+        prop_assert_eq!(events(done.floor), Ok((Vec::new(), done.revision)));
+        prop_assert!(events(Revision(done.floor.0 - 1)).is_err());
         // It can be exported and imported in its turn.
         let plan = self::plan(view.all_leases(), done.floor.0);
         prop_assert_eq!(imported(&exported(&other, &other_rows), &plan).unwrap().0.revision, done.revision);
@@ -196,6 +200,25 @@ fn what_contradicts_itself_is_refused() {
     let lease = LeaseRecord { lease: Lease { id: LeaseId(0), ttl: Ttl(5) }, remaining: None };
     let error = imported(&Changes(vec![first]), &plan(vec![lease], -1)).map(|_| ()).unwrap_err();
     assert_eq!(error.to_string(), "a lease 0 of 5 s");
+}
+
+/// What other stores' compaction leaves of the floor's own changes differs: etcd's has removed tombstones there, and a
+/// moved revision never had any. A watch from the floor gets what there is, and everything after it.
+#[test]
+fn a_watch_from_the_floor_needs_none_of_its_changes() {
+    let second = Change { sub: 1, ..put("b", 5, 5, 1, None) };
+    for (kept, at_floor) in [(vec![], 0), (vec![second], 1)] {
+        let history = [vec![put("a", 2, 2, 1, None)], kept, vec![put("a", 6, 2, 2, None), put("a", 7, 2, 3, None)]];
+        let (_, store, rows) = imported(&Changes(history.concat()), &plan(Vec::new(), 5)).unwrap();
+        let events = |from: i64, bytes| {
+            let (events, through) = store.view().history(&rows, Revision(from), Revision(7), bytes).unwrap();
+            (events.iter().map(|revision| revision.revision.0).collect::<Vec<_>>(), through.0)
+        };
+        let all = [5, 6, 7][1 - at_floor..].to_vec();
+        assert_eq!(events(5, 1 << 30), (all.clone(), 7));
+        assert_eq!(events(5, 0), (all[..1].to_vec(), all[0]), "one revision at a time");
+        assert_eq!(events(6, 1 << 30), (vec![6, 7], 7));
+    }
 }
 
 #[test]

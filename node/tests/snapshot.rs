@@ -17,6 +17,7 @@ use process::{Node, cluster, free_port};
 use quorate_api::etcdserverpb as pb;
 use quorate_api::etcdserverpb::lease_client::LeaseClient;
 use quorate_api::etcdserverpb::maintenance_client::MaintenanceClient;
+use quorate_api::etcdserverpb::watch_client::WatchClient;
 use quorate_core::store::Imported;
 use quorate_node::config::Founding;
 use quorate_node::restore::{Restore, RestoreError, restore};
@@ -138,6 +139,32 @@ async fn a_cluster_is_made_of_a_members_snapshot() {
     nodes[2].start();
     nodes[2].wait_ready(2);
     assert_eq!(put(&nodes[2], "after", b"3", 0).await, 206);
+}
+
+/// Clients watch from the revision in a header, which is the floor right after such a restore, where no change was made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_may_begin_where_a_bump_has_put_the_floor() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut nodes = cluster(folder.path(), 1);
+    started(&mut nodes, 1);
+    put(&nodes[0], "a", b"1", 0).await;
+    let file = folder.path().join("backup.db");
+    save(&nodes[0], &file).await;
+    nodes[0].kill();
+    fs::remove_dir_all(nodes[0].data_dir()).unwrap();
+    let done = restore(&Restore { bump: 1000, ..plan(&nodes[0], &file) }).unwrap();
+    assert_eq!((done.revision.0, done.floor.0), (1002, 1002));
+    nodes[0].start();
+    nodes[0].wait_ready(2);
+    let mut client = WatchClient::new(nodes[0].channel().await);
+    let create = pb::WatchCreateRequest { key: "a".into(), start_revision: 1002, ..Default::default() };
+    let create = pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) };
+    let asked = tokio_stream::StreamExt::chain(tokio_stream::once(create), tokio_stream::pending());
+    let mut responses = client.watch(asked).await.unwrap().into_inner();
+    assert!(responses.message().await.unwrap().unwrap().created);
+    assert_eq!(put(&nodes[0], "a", b"2", 0).await, 1003);
+    let event = responses.message().await.unwrap().unwrap().events.remove(0).kv.unwrap();
+    assert_eq!((event.mod_revision, event.version, &event.value[..]), (1003, 2, &b"2"[..]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
