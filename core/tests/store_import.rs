@@ -236,6 +236,10 @@ fn users_and_roles_are_imported_or_refused() {
     assert_eq!(store.view().auth().state(), auth);
     let other = Import { auth: AuthState { enabled: false, ..auth.clone() }, ..plan.clone() };
     assert_ne!(imported(&Changes(Vec::new()), &other).unwrap().0.hash, done.hash, "the hash covers it");
+    let grant = |n: u8| Permission { allows: Allows::Read, key: vec![n; 1 << 20].into(), range_end: Blob::EMPTY };
+    let large = AuthState { roles: [("r".into(), (0..4).map(grant).collect())].into(), ..auth.clone() };
+    let error = imported(&Changes(Vec::new()), &Import { auth: large, ..plan.clone() }).map(|_| ()).unwrap_err();
+    assert_eq!(error.to_string(), "role \"r\" has 4194560 bytes, more than 4194304");
     let lost = Import { auth: AuthState { roles: [].into(), ..auth }, ..plan };
     let error = imported(&Changes(Vec::new()), &lost).map(|_| ()).unwrap_err();
     assert_eq!(error.to_string(), "user \"root\" has role \"r\", which does not exist");

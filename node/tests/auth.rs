@@ -112,6 +112,38 @@ fn started(folder: &tempfile::TempDir, size: usize) -> Vec<Node> {
     nodes
 }
 
+/// A role is stored in one piece: nobody may make it so large that members cannot.
+#[tokio::test(flavor = "multi_thread")]
+async fn permissions_are_refused_before_they_are_too_large_to_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut nodes = started(&folder, 1);
+    let mut auth = AuthClient::new(nodes[0].channel().await);
+    auth.role_add(pb::AuthRoleAddRequest { name: "r".into() }).await.unwrap();
+    let grant = |key: u8, bytes| pb::AuthRoleGrantPermissionRequest {
+        name: "r".into(),
+        perm: Some(authpb::Permission { key: vec![key; bytes].into(), ..Default::default() }),
+    };
+    let too_large = (Code::InvalidArgument, "etcdserver: request is too large".to_owned());
+    assert_eq!(outcome(auth.role_grant_permission(grant(1, 1_572_900)).await), too_large, "above --max-request-bytes");
+    let long_name = pb::AuthRoleAddRequest { name: "n".repeat(1_572_900) };
+    assert_eq!(outcome(auth.role_add(long_name).await), too_large);
+    let password = "p".repeat(1_572_900);
+    let user = pb::AuthUserAddRequest { name: "u".repeat(1_572_900), password, ..Default::default() };
+    assert_eq!(outcome(auth.user_add(user).await).0, Code::ResourceExhausted, "above what gRPC takes");
+    let mut outcomes = Vec::new();
+    for n in 0..50 {
+        outcomes.push(outcome(auth.role_grant_permission(grant(n, 1_500_000)).await));
+    }
+    let taken = outcomes.iter().take_while(|outcome| outcome.0 == Code::Ok).count();
+    assert_eq!(taken, 2);
+    assert!(outcomes[taken..].iter().all(|outcome| *outcome == too_large));
+    nodes[0].kill();
+    nodes[0].start();
+    nodes[0].wait_ready(2);
+    let role = unary(nodes[0].channel().await, "", pb::AuthRoleGetRequest { role: "r".into() }).await.unwrap();
+    assert_eq!(role.perm.len(), taken);
+}
+
 /// Makes a call with a token.
 type Call = Box<dyn Fn(Channel, String) -> Pin<Box<dyn Future<Output = (Code, String)>>>>;
 

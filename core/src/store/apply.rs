@@ -1,5 +1,6 @@
 //! From entries to a batch: decode, deduplicate, execute, fold into the state hash.
 
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -28,6 +29,8 @@ pub(super) struct Builder<'a> {
     pub(super) current: Vec<Event>,
     pub(super) fold: Fold,
     pub(super) writes: Vec<RowWrite>,
+    /// Rows of users and roles as the batch leaves them: each change rewrites a whole one, which may be large.
+    pub(super) auth_rows: BTreeMap<Blob, Option<Blob>>,
     leases: Vec<LeaseChange>,
     pub(super) sessions: Vec<SessionChange>,
     pub(super) alarms_changed: bool,
@@ -45,6 +48,7 @@ pub(super) fn apply(store: &mut Store, entries: &[Entry], rows: &dyn Rows) -> Ba
         current: Vec::new(),
         fold: Fold::default(),
         writes: Vec::with_capacity(2 * entries.len() + 2),
+        auth_rows: BTreeMap::new(),
         leases: Vec::new(),
         sessions: Vec::new(),
         alarms_changed: false,
@@ -288,10 +292,6 @@ impl Builder<'_> {
         self.writes.push(rows::write(rows::lease(id), codec::encode(&row)));
     }
 
-    pub(super) fn write_row(&mut self, key: Blob, value: Option<Blob>) {
-        self.writes.push(RowWrite { key, value });
-    }
-
     fn publish(&mut self, Member { id, name, client_urls, .. }: Member) {
         if let Some(member) = Arc::make_mut(&mut self.store.view.members).publish(name, client_urls, id) {
             self.write_member(&member);
@@ -324,6 +324,8 @@ impl Builder<'_> {
 
     /// Writes where the state stands after the batch.
     fn totals(&mut self) {
+        let rows = core::mem::take(&mut self.auth_rows);
+        self.writes.extend(rows.into_iter().map(|(key, value)| RowWrite { key, value }));
         let store = &mut *self.store;
         store.dedup.take_writes(&mut self.writes);
         store.view.logical_bytes = store.ledger.kept();

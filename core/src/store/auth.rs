@@ -16,6 +16,7 @@ pub use permit::Need;
 use crate::Blob;
 use crate::auth::{Allows, AuthRevision, Permission, ROOT};
 use crate::blob::Source;
+use crate::format::codec::MESSAGE_BYTES_MAX;
 use spans::Spans;
 
 /// Users and roles. Cloning shares them.
@@ -41,6 +42,12 @@ pub struct User {
 impl User {
     fn is_root(&self) -> bool {
         self.roles.contains(ROOT)
+    }
+
+    /// What its roles add up to: more than its row has.
+    fn bytes(&self) -> usize {
+        let password = self.password.as_ref().map_or(0, String::len);
+        password + self.roles.iter().map(|role| role.len() + ITEM_BYTES).sum::<usize>()
     }
 }
 
@@ -178,6 +185,14 @@ impl Auth {
         }
         None
     }
+
+    /// What is larger than any change would have let it become.
+    pub(super) fn excess(&self) -> Option<String> {
+        let roles = self.roles.iter().map(|(name, role)| ("role", name, role_bytes(&role.permissions)));
+        let users = self.users.iter().map(|(name, user)| ("user", name, user.bytes()));
+        let (what, name, bytes) = roles.chain(users).find(|(_, _, bytes)| *bytes > CONTENT_BYTES_MAX)?;
+        Some(alloc::format!("{what} {name:?} has {bytes} bytes, more than {CONTENT_BYTES_MAX}"))
+    }
 }
 
 impl Role {
@@ -190,6 +205,19 @@ impl Role {
         self.permissions.iter().map(permission).collect()
     }
 }
+
+/// What the permissions of a role add up to: more than their row has.
+fn role_bytes(permissions: &BTreeMap<(Blob, Blob), Allows>) -> usize {
+    permissions.keys().map(|(key, range_end)| key.len() + range_end.len() + ITEM_BYTES).sum()
+}
+
+/// What an item costs beyond its name or keys.
+const ITEM_BYTES: usize = 64;
+
+/// The most that one user's roles, or one role's permissions, may add up to: each change copies, stores and hashes all of
+/// them, and a snapshot sends them in one piece. A permission may be as long as requests are by default, twice.
+const CONTENT_BYTES_MAX: usize = 4 << 20;
+const _: () = assert!(CONTENT_BYTES_MAX < MESSAGE_BYTES_MAX / 4, "a row is encoded in one piece, and a chunk holds it");
 
 /// The longest name that has a row: its key is the name and a tag.
 pub(super) const NAME_BYTES_MAX: usize = crate::rows::ROW_KEY_BYTES_MAX - 1;

@@ -156,16 +156,15 @@ fn users(auth: &AuthState, small: &mut Vec<(Blob, Blob)>) -> Result<(), ImportEr
     let mut check = Auth::default();
     let row = AuthRow { enabled: auth.enabled, revision: auth.revision };
     check.restore(row);
+    auth.roles.iter().for_each(|(name, role)| check.restore_role(name.clone(), role.clone()));
+    auth.users.iter().for_each(|(name, user)| check.restore_user(name.clone(), user.clone()));
+    if let Some(reason) = check.contradiction().or_else(|| check.excess()) {
+        return Err(ImportError(reason));
+    }
     small.push((rows::auth(), codec::encode(&row)));
-    for (name, role) in &auth.roles {
-        check.restore_role(name.clone(), role.clone());
-        small.push((rows::role(name), codec::encode(role)));
-    }
-    for (name, user) in &auth.users {
-        check.restore_user(name.clone(), user.clone());
-        small.push((rows::user(name), codec::encode(user)));
-    }
-    check.contradiction().map_or(Ok(()), |reason| Err(ImportError(reason)))
+    small.extend(auth.roles.iter().map(|(name, role)| (rows::role(name), codec::encode(role))));
+    small.extend(auth.users.iter().map(|(name, user)| (rows::user(name), codec::encode(user))));
+    Ok(())
 }
 
 /// Writes the values of all kept puts, in order of their rows.

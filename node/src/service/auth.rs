@@ -1,8 +1,11 @@
 //! Users, roles and permissions. (etcd: service Auth)
 //!
 //! Passwords are the business of whoever runs a call: [`Method::secret`] gives it one to hash, and `Authenticate`, which
-//! compares one, goes by [`challenge`] and [`open_session`].
+//! compares one, goes by [`challenge`] and [`open_session`]. It is not weighed: its hash, not itself, is replicated.
 
+use std::mem::take;
+
+use prost::Message as _;
 use quorate_api::etcdserverpb as pb;
 use quorate_core::Blob;
 use quorate_core::auth::{AuthCommand, AuthRevision};
@@ -27,7 +30,8 @@ macro_rules! change {
                 Access::Command
             }
 
-            fn start(self, _: &Settings) -> Result<(Option<Request>, ()), Status> {
+            fn start(self, settings: &Settings) -> Result<(Option<Request>, ()), Status> {
+                request::within(self.encoded_len(), settings.limits)?;
                 let $it = self;
                 Ok((Some(Request::Command(Command::Auth($command))), ()))
             }
@@ -79,10 +83,12 @@ impl Method for pb::AuthUserAddRequest {
         password.as_deref()
     }
 
-    fn start(self, _: &Settings) -> Result<(Option<Request>, Self::Rest), Status> {
+    fn start(mut self, settings: &Settings) -> Result<(Option<Request>, Self::Rest), Status> {
+        let password = take(&mut self.password);
+        request::within(self.encoded_len(), settings.limits)?;
         let no_password = self.options.is_some_and(|options| options.no_password);
         let command = AuthCommand::UserAdd { name: self.name, password: None, no_password };
-        Ok((Some(Request::Command(Command::Auth(command))), (!no_password).then_some(self.password)))
+        Ok((Some(Request::Command(Command::Auth(command))), (!no_password).then_some(password)))
     }
 
     fn finish(_: Self::Rest, answer: Option<Response>, local: &Local<'_>) -> Result<pb::AuthUserAddResponse, Status> {
@@ -105,9 +111,11 @@ impl Method for pb::AuthUserChangePasswordRequest {
         Some(password)
     }
 
-    fn start(self, _: &Settings) -> Result<(Option<Request>, String), Status> {
+    fn start(mut self, settings: &Settings) -> Result<(Option<Request>, String), Status> {
+        let password = take(&mut self.password);
+        request::within(self.encoded_len(), settings.limits)?;
         let command = AuthCommand::UserChangePassword { name: self.name, password: None };
-        Ok((Some(Request::Command(Command::Auth(command))), self.password))
+        Ok((Some(Request::Command(Command::Auth(command))), password))
     }
 
     fn finish(

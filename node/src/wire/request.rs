@@ -123,7 +123,11 @@ fn lease(id: i64) -> Option<LeaseId> {
     (id != 0).then_some(LeaseId(id))
 }
 
-fn within(encoded_len: usize, limits: Limits) -> Result<(), Error> {
+/// Whether a replicated request whose protobuf has so many bytes may be proposed.
+///
+/// # Errors
+/// [`Error::RequestTooLarge`].
+pub fn within(encoded_len: usize, limits: Limits) -> Result<(), Error> {
     let bytes = u64::try_from(encoded_len).unwrap_or(u64::MAX).saturating_add(ENVELOPE_BYTES);
     if bytes > limits.request_bytes_max { Err(Error::RequestTooLarge) } else { Ok(()) }
 }

@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::sync::Arc;
 
-use super::{Auth, AuthRow, NAME_BYTES_MAX, Role, User};
+use super::{Auth, AuthRow, CONTENT_BYTES_MAX, NAME_BYTES_MAX, Role, User};
 use crate::auth::{AuthCommand, AuthRevision, Permission, ROOT};
 use crate::command::Outcome;
 use crate::error::Error;
@@ -69,7 +69,7 @@ impl Builder<'_> {
         if password.is_none() && !no_password {
             return Err(Error::NoPasswordUser);
         }
-        self.put_user(name, User { password, no_password, ..User::default() });
+        self.put_user(name, User { password, no_password, ..User::default() })?;
         self.changed();
         Ok(())
     }
@@ -91,10 +91,10 @@ impl Builder<'_> {
         if !user.no_password {
             user.password = Some(password.ok_or(Error::NoPasswordUser)?);
         }
+        self.put_user(name.clone(), user)?;
         if !mutant::is_on(Mutant::U12) {
-            self.sessions.push(SessionChange::UserGone(name.clone()));
+            self.sessions.push(SessionChange::UserGone(name));
         }
-        self.put_user(name, user);
         self.changed();
         Ok(())
     }
@@ -105,7 +105,7 @@ impl Builder<'_> {
             return Err(Error::RoleNotFound);
         }
         if user.roles.insert(role) {
-            self.put_user(name, user);
+            self.put_user(name, user)?;
             self.changed();
         }
         Ok(())
@@ -119,7 +119,7 @@ impl Builder<'_> {
         if !user.roles.remove(role) {
             return Err(Error::RoleNotGranted);
         }
-        self.put_user(name, user);
+        self.write_user(name, user);
         self.changed();
         Ok(())
     }
@@ -129,7 +129,7 @@ impl Builder<'_> {
         if self.state().roles.contains_key(&name) {
             return Err(Error::RoleExists);
         }
-        self.put_role(name, Role::default());
+        self.write_role(name, Role::default());
         self.changed();
         Ok(())
     }
@@ -146,7 +146,7 @@ impl Builder<'_> {
         let holders: alloc::vec::Vec<_> = holders.map(|(name, user)| (name.clone(), User::clone(user))).collect();
         for (holder, mut user) in holders {
             user.roles.remove(name);
-            self.put_user(holder, user);
+            self.write_user(holder, user);
         }
         self.changed();
         Ok(())
@@ -160,7 +160,10 @@ impl Builder<'_> {
         }
         let mut permissions = self.find_role(&role)?.permissions;
         permissions.insert((key, range_end), allows);
-        self.put_role(role, Role::of(permissions));
+        if super::role_bytes(&permissions) > CONTENT_BYTES_MAX {
+            return Err(Error::RequestTooLarge);
+        }
+        self.write_role(role, Role::of(permissions));
         self.changed();
         Ok(())
     }
@@ -172,7 +175,7 @@ impl Builder<'_> {
             false => Role::of(permissions),
             true => Role { permissions, ..self.find_role(&role)? },
         };
-        self.put_role(role, changed);
+        self.write_role(role, changed);
         self.changed();
         Ok(())
     }
@@ -211,12 +214,21 @@ impl Builder<'_> {
         self.state().roles.get(name).map(|role| Role::clone(role)).ok_or(Error::RoleNotFound)
     }
 
-    fn put_user(&mut self, name: String, user: User) {
+    /// Stores a user that may have become larger.
+    fn put_user(&mut self, name: String, user: User) -> Result<(), Error> {
+        if user.bytes() > CONTENT_BYTES_MAX {
+            return Err(Error::RequestTooLarge);
+        }
+        self.write_user(name, user);
+        Ok(())
+    }
+
+    fn write_user(&mut self, name: String, user: User) {
         self.write(rows::user(&name), Some(codec::encode(&user)));
         self.change().users.insert(name, Arc::new(user));
     }
 
-    fn put_role(&mut self, name: String, role: Role) {
+    fn write_role(&mut self, name: String, role: Role) {
         self.write(rows::role(&name), Some(codec::encode(&role.row())));
         self.change().roles.insert(name, Arc::new(role));
     }
@@ -238,7 +250,7 @@ impl Builder<'_> {
         if let Some(value) = &value {
             self.fold.bytes(value);
         }
-        self.write_row(key, value);
+        self.auth_rows.insert(key, value);
     }
 }
 
