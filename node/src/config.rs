@@ -13,6 +13,7 @@ use quorate_core::{ClusterId, NodeId};
 pub use self::flags::{FLAGS_TEXT, USAGE_TEXT};
 pub use self::tls::Tls;
 use crate::auth::JwtOptions;
+use crate::files::Share;
 use crate::http::{Access, Plain, Tuning};
 use crate::service::cluster::{cluster_id, member_id};
 use crate::url::Url;
@@ -306,6 +307,7 @@ impl Config {
                 ping_interval: Some(flags.duration("grpc-keepalive-interval")).filter(|it| !it.is_zero()),
                 ping_timeout: flags.duration("grpc-keepalive-timeout"),
                 client_ping_min: Some(flags.duration("grpc-keepalive-min-time")),
+                share: Share::Clients,
             },
             client_tls,
             peer_tls,

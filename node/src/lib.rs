@@ -23,6 +23,8 @@ pub mod datadir;
 pub mod disk;
 pub mod driver;
 #[cfg(feature = "server")]
+pub mod files;
+#[cfg(feature = "server")]
 mod gateway;
 #[cfg(feature = "server")]
 pub mod grpc;

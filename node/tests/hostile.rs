@@ -342,6 +342,42 @@ async fn bytes_that_are_no_http_end_their_own_connection_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_leave_the_files_that_the_log_needs() {
+    const FILES: u32 = 172;
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = cluster(folder.path(), 1).remove(0);
+    node.limit_files(FILES);
+    node.start();
+    node.wait_ready(1);
+    let mut kv = node.kv().await;
+    // More than files, and fewer than the system lets wait to be accepted.
+    let idle: Vec<TcpStream> = (0..155).map(|_| TcpStream::connect(("127.0.0.1", node.client_port)).unwrap()).collect();
+    let until = Instant::now() + Duration::from_secs(10);
+    while !node.log().contains("too many connections") {
+        assert!(Instant::now() < until, "{} files are open: {}", node.open_files(), node.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Several segments of the log, and tables.
+    for n in 0..150 {
+        let put = pb::PutRequest { key: vec![n].into(), value: vec![n; 1 << 20].into(), ..Default::default() };
+        kv.put(put).await.unwrap();
+    }
+    let segments = std::fs::read_dir(node.data_dir().join("member/wal")).unwrap().count();
+    assert!(segments > 2, "{segments} files: the log did not need another one");
+    // Who comes now waits, and is served once others have gone.
+    let mut late = TcpStream::connect(("127.0.0.1", node.client_port)).unwrap();
+    late.write_all(b"GET /version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    late.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert!(late.read(&mut [0]).is_err(), "more connections than there are places");
+    drop(idle);
+    late.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut answer = String::new();
+    late.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    still_serves(&node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_ends_by_its_deadline_on_the_server_too() {
     let folder = tempfile::tempdir().unwrap();
     let node = started(&folder, &[]);

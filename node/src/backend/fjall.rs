@@ -29,6 +29,7 @@ use quorate_core::{Blob, Generation, LogIndex, NodeId};
 
 use super::{Backend, BackendError, Backends, Defragmentation, Filling, Verification};
 use crate::disk::file::sync_dir;
+use crate::files;
 
 const KEYSPACE: &str = "rows";
 
@@ -193,6 +194,7 @@ impl Open {
             // keeps a core busy with that. (fjall 3.1.13, worker_pool.rs)
             .worker_threads(1)
             .cache_size(options.cache_bytes)
+            .max_cached_files(Some(files::budget().tables))
             .manual_journal_persist(true)
             .open()
             .map_err(failed)?;

@@ -179,7 +179,8 @@ fn the_edge_is_tuned_by_etcds_flags() {
         (gateway, origins, hosts),
         (false, vec!["http://a".to_owned(), "http://b".to_owned()], vec!["*".to_owned()])
     );
-    let Tuning { streams_max, ping_interval, ping_timeout, client_ping_min } = config.tuning;
+    let Tuning { streams_max, ping_interval, ping_timeout, client_ping_min, share } = config.tuning;
+    assert_eq!(share, Share::Clients, "no client can take the files that others need");
     assert_eq!((streams_max, ping_interval, ping_timeout), (7, None, Duration::from_secs(20)));
     assert_eq!(client_ping_min, Some(Duration::from_secs(1)));
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);

@@ -19,11 +19,13 @@ use pin_project_lite::pin_project;
 use quorate_tls::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tracing::warn;
 
 use super::deadline;
 use super::pings::Guarded;
+use crate::files::Share;
 use crate::grpc::CommonName;
 
 /// Where a request comes from: in its extensions, beside the client's [`CommonName`].
@@ -90,12 +92,14 @@ pub struct Tuning {
     pub ping_timeout: Duration,
     /// A client that pings more often is cut off, if any. (etcd: `--grpc-keepalive-min-time`)
     pub client_ping_min: Option<Duration>,
+    /// How many connections there may be. (etcd: so many as files may be open, but for 150)
+    pub share: Share,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
         let (ping_interval, ping_timeout) = (Some(Duration::from_secs(7200)), Duration::from_secs(20));
-        Self { streams_max: u32::MAX, ping_interval, ping_timeout, client_ping_min: None }
+        Self { streams_max: u32::MAX, ping_interval, ping_timeout, client_ping_min: None, share: Share::Others }
     }
 }
 
@@ -125,8 +129,13 @@ pub async fn serve(listener: TcpListener, security: Security, tuning: Tuning, ro
     let connections = Connections { security, builder, ping_min, router: router.with_state(()) };
     let connections = Arc::new(connections);
     let local_addr = listener.local_addr().map_or_else(|_| String::new(), |address| address.to_string());
+    let places = Places { free: tuning.share.places(), local_addr: local_addr.clone() };
     let mut tasks = JoinSet::new();
     loop {
+        let place = tokio::select! {
+            place = places.take() => place,
+            Some(_) = tasks.join_next() => continue,
+        };
         let (stream, address) = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
@@ -140,11 +149,29 @@ pub async fn serve(listener: TcpListener, security: Security, tuning: Tuning, ro
         };
         let (connections, local_addr) = (Arc::clone(&connections), local_addr.clone());
         tasks.spawn(async move {
+            let _place = place;
             if let Err(error) = connections.serve(stream, address).await {
                 let (remote_addr, error) = (address.to_string(), error.to_string());
                 warn!(local_addr, remote_addr, error, "rejected connection");
             }
         });
+    }
+}
+
+/// How many more connections a listener may have.
+struct Places {
+    free: Arc<Semaphore>,
+    local_addr: String,
+}
+
+impl Places {
+    /// A place for one more connection, once there is one.
+    async fn take(&self) -> OwnedSemaphorePermit {
+        if let Ok(place) = Arc::clone(&self.free).try_acquire_owned() {
+            return place;
+        }
+        warn!(local_addr = self.local_addr, "too many connections: no more are accepted before some end");
+        Arc::clone(&self.free).acquire_owned().await.expect("never closed")
     }
 }
 

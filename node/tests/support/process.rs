@@ -19,6 +19,8 @@ pub(crate) struct Node {
     pub(crate) peer_port: u16,
     folder: PathBuf,
     flags: Vec<String>,
+    /// How many files it may have open, if less than usual.
+    files_max: Option<u32>,
     process: Option<Child>,
 }
 
@@ -69,6 +71,7 @@ pub(crate) fn joiner_of(folder: &Path, n: usize, scheme: &'static str) -> Node {
         peer_port: free_port(),
         folder: folder.to_owned(),
         flags: vec![],
+        files_max: None,
         process: None,
     }
 }
@@ -176,9 +179,27 @@ impl Node {
     /// Starts it without waiting.
     pub(crate) fn start(&mut self) {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+        let mut command = match self.files_max {
+            None => Command::new(env!("CARGO_BIN_EXE_quorate")),
+            Some(files) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_quorate")]);
+                shell
+            }
+        };
         command.args(&self.flags).stdout(Stdio::null()).stderr(log);
         self.process = Some(command.spawn().unwrap());
+    }
+
+    /// Starts will allow it `files` open ones.
+    pub(crate) fn limit_files(&mut self, files: u32) {
+        self.files_max = Some(files);
+    }
+
+    /// How many files it has open.
+    pub(crate) fn open_files(&self) -> usize {
+        let pid = self.process.as_ref().expect("started").id();
+        std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
     }
 
     /// Waits until the last start says that it serves.
