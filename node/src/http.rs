@@ -26,7 +26,7 @@ use crate::service::maintenance::{alarms, own_alarms};
 use crate::service::{CLUSTER_VERSION, ETCD_VERSION};
 
 pub use self::access::Access;
-pub use self::serve::{Origin, Security, Tuning, serve};
+pub use self::serve::{Origin, Routes, Security, Tuning, serve};
 
 /// The version of Quorate itself.
 pub const QUORATE_VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -43,13 +43,23 @@ pub struct Plain {
 }
 
 /// Everything on the client port: gRPC and plain HTTP.
-pub fn client_router<S: Rows + Send + Sync + 'static>(server: &Arc<Server<S>>, plain: &Plain) -> Router {
-    grpc::router(Arc::clone(server)).merge(plain_routes(server, plain))
+///
+/// gRPC is over HTTP/2 alone: a page in a browser can send HTTP/1.1 to any path, with any type of content, and
+/// `--host-whitelist` is what keeps it away.
+pub fn client_routes<S: Rows + Send + Sync + 'static>(server: &Arc<Server<S>>, plain: &Plain) -> Routes {
+    let routes = plain_routes(server, plain);
+    let http2 = grpc::router(Arc::clone(server)).merge(access::guard(routes.clone(), &plain.access));
+    Routes { http2, http1: access::guard(routes.fallback(not_found), &plain.access) }
+}
+
+/// gRPC alone, where plain HTTP has listeners of its own.
+pub fn grpc_routes<S: Rows + Send + Sync + 'static>(server: &Arc<Server<S>>) -> Routes {
+    Routes { http2: grpc::router(Arc::clone(server)), http1: Router::new().fallback(not_found) }
 }
 
 /// Plain HTTP alone. (etcd: `--listen-client-http-urls`)
 pub fn plain_router<S: Rows + Send + Sync + 'static>(server: &Arc<Server<S>>, plain: &Plain) -> Router {
-    plain_routes(server, plain).fallback(not_found)
+    access::guard(plain_routes(server, plain).fallback(not_found), &plain.access)
 }
 
 /// What etcd answers to paths that are not there.
@@ -63,7 +73,7 @@ fn plain_routes<S: Rows + Send + Sync + 'static>(server: &Arc<Server<S>>, plain:
         let gateway = gateway::routes(grpc::router(Arc::clone(server)), server.message_bytes_max());
         router = router.merge(gateway.layer(from_fn_with_state(Arc::clone(server), refuse_names)));
     }
-    access::guard(router, &plain.access)
+    router
 }
 
 /// Refuses users that only a certificate names: the gateway's calls are not theirs. (etcd: the same text)

@@ -150,12 +150,12 @@ pub async fn launch(config: &Config, fenced: bool) -> Result<Running, LaunchErro
         info!(address = address(&listener), "serving peer traffic");
         servers.spawn(http::serve(listener, security, Tuning::default(), peer::router(&server, &directory)));
     }
-    let (traffic, router) = match http_listeners.is_empty() {
-        true => ("grpc+http", http::client_router(&server, &config.plain)),
-        false => ("grpc", grpc::router(Arc::clone(&server))),
+    let (traffic, routes) = match http_listeners.is_empty() {
+        true => ("grpc+http", http::client_routes(&server, &config.plain)),
+        false => ("grpc", http::grpc_routes(&server)),
     };
-    let plain = ("http", http_listeners, http::plain_router(&server, &config.plain));
-    for (traffic, listeners, router) in [(traffic, client_listeners, router), plain] {
+    let plain = ("http", http_listeners, http::plain_router(&server, &config.plain).into());
+    for (traffic, listeners, routes) in [(traffic, client_listeners, routes), plain] {
         for (listener, security) in listeners {
             let address = address(&listener);
             if security.is_plain() {
@@ -163,7 +163,7 @@ pub async fn launch(config: &Config, fenced: bool) -> Result<Running, LaunchErro
             } else {
                 info!(traffic, address, "serving client traffic securely");
             }
-            servers.spawn(http::serve(listener, security, config.tuning, router.clone()));
+            servers.spawn(http::serve(listener, security, config.tuning, routes.clone()));
         }
     }
     for (listener, security) in metrics_listeners {

@@ -225,6 +225,16 @@ fn browsers_are_let_in_as_the_flags_say() {
     let stream = TcpStream::connect(("127.0.0.1", node.client_port)).unwrap();
     write!(&stream, "GET /version HTTP/1.1\r\nHost: rebound.example:2379\r\n\r\n").unwrap();
     assert_eq!(self::head(&mut BufReader::new(stream)).0, 421);
+    // A page can send whatever bytes it likes: no way round leads to gRPC.
+    for content_type in ["application/grpc", "text/plain"] {
+        let stream = TcpStream::connect(("127.0.0.1", node.client_port)).unwrap();
+        let headers = format!("Host: rebound.example:2379\r\nContent-Type: {content_type}\r\nContent-Length: 8");
+        write!(&stream, "POST /etcdserverpb.KV/Range HTTP/1.1\r\n{headers}\r\n\r\n\0\0\0\0\x03\n\x01k").unwrap();
+        assert_eq!(self::head(&mut BufReader::new(stream)).0, 421, "{content_type}");
+        let headers = format!("Content-Type: {content_type}\r\n");
+        let mut stream = send(&node, "POST /etcdserverpb.KV/Range", &headers, "\0\0\0\0\x03\n\x01k");
+        assert_eq!(self::head(&mut stream).0, 404, "{content_type}");
+    }
 
     let folder = tempfile::tempdir().unwrap();
     let node = started(&folder, &["--enable-grpc-gateway=false"]);

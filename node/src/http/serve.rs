@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::http::Version;
 use axum::response::Response;
 use axum::routing::future::RouteFuture;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -103,11 +104,26 @@ impl Default for Tuning {
     }
 }
 
-/// Serves `router` on `listener` for ever, gRPC (HTTP/2) and HTTP/1.1 alike; dropping it ends every connection.
+/// What a listener serves, by the version of HTTP that its client speaks.
+#[derive(Clone, Debug)]
+pub struct Routes {
+    /// To HTTP/2.
+    pub http2: Router,
+    /// To HTTP/1.1 and before.
+    pub http1: Router,
+}
+
+impl From<Router> for Routes {
+    fn from(router: Router) -> Self {
+        Self { http2: router.clone(), http1: router }
+    }
+}
+
+/// Serves `routes` on `listener` for ever, gRPC (HTTP/2) and HTTP/1.1 alike; dropping it ends every connection.
 ///
 /// This is hyper without tonic's server around it: tonic would answer a client's deadline itself, with another status
 /// than etcd's, while a client keeps its deadline anyway and its request ends when it hangs up.
-pub async fn serve(listener: TcpListener, security: Security, tuning: Tuning, router: Router) {
+pub async fn serve(listener: TcpListener, security: Security, tuning: Tuning, routes: impl Into<Routes>) {
     // Windows large enough that one connection with many streams, or a snapshot, is not held up by round trips.
     const STREAM_WINDOW_BYTES: u32 = 4 << 20;
     const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
@@ -126,8 +142,9 @@ pub async fn serve(listener: TcpListener, security: Security, tuning: Tuning, ro
         .keep_alive_timeout(tuning.ping_timeout);
     builder.http1().timer(TokioTimer::new());
     let ping_min = tuning.client_ping_min;
-    let connections = Connections { security, builder, ping_min, router: router.with_state(()) };
-    let connections = Arc::new(connections);
+    let Routes { http2, http1 } = routes.into();
+    let routes = Routes { http2: http2.with_state(()), http1: http1.with_state(()) };
+    let connections = Arc::new(Connections { security, builder, ping_min, routes });
     let local_addr = listener.local_addr().map_or_else(|_| String::new(), |address| address.to_string());
     let places = Places { free: tuning.share.places(), local_addr: local_addr.clone() };
     let mut tasks = JoinSet::new();
@@ -180,7 +197,7 @@ struct Connections {
     security: Security,
     builder: Builder<TokioExecutor>,
     ping_min: Option<Duration>,
-    router: Router,
+    routes: Routes,
 }
 
 impl Connections {
@@ -203,7 +220,7 @@ impl Connections {
         origin: Origin,
         name: Option<CommonName>,
     ) {
-        let service = Connection { router: self.router.clone(), origin, name };
+        let service = Connection { routes: self.routes.clone(), origin, name };
         // A broken connection is the client's to notice.
         let _ = match self.ping_min {
             Some(interval) => {
@@ -216,7 +233,7 @@ impl Connections {
 
 /// Answers one connection's requests.
 struct Connection {
-    router: Router,
+    routes: Routes,
     origin: Origin,
     /// In the client's certificate, if such names mean anything here. (etcd: `--client-cert-auth`)
     name: Option<CommonName>,
@@ -232,7 +249,8 @@ impl hyper::service::Service<hyper::Request<hyper::body::Incoming>> for Connecti
         if let Some(name) = &self.name {
             request.extensions_mut().insert(name.clone());
         }
-        let mut router = self.router.clone();
+        let is_http2 = request.version() == Version::HTTP_2;
+        let mut router = if is_http2 { self.routes.http2.clone() } else { self.routes.http1.clone() };
         match deadline::of(request.headers()) {
             None => Answer::Whenever { answer: tower_service::Service::call(&mut router, request) },
             Some(limit) => Answer::InTime { answer: Box::pin(deadline::answer(router, request.map(Body::new), limit)) },
