@@ -71,7 +71,8 @@ pub enum RestoreError {
 /// # Errors
 /// See [`RestoreError`]; then nothing is left of it.
 pub fn restore(options: &Restore) -> Result<Imported, RestoreError> {
-    let target = &options.data_dir;
+    // Without a slash at the end: the name it has until it is made stands beside it.
+    let target = &options.data_dir.components().collect::<PathBuf>();
     let is_empty = match fs::read_dir(target) {
         Ok(mut entries) => entries.next().is_none(),
         Err(error) => error.kind() == io::ErrorKind::NotFound,
