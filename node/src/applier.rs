@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quorate_core::auth::Sessions;
-use quorate_core::entry::Entry;
+use quorate_core::entry::{Entry, Payload};
 use quorate_core::mutant::{self, Mutant};
 use quorate_core::replica::{self, SnapshotId};
 use quorate_core::request::KeyValue;
@@ -36,6 +36,10 @@ pub struct Config {
     /// How much is done at once.
     pub slices: Slices,
 }
+
+/// A flush is due, too, once the commands applied since the last durable point have so many bytes: until then they stay in
+/// the log and in memory, and not all of them leave rows behind. (A put on a lease that is gone leaves none.)
+pub const FLUSH_BYTES: u64 = 64 << 20;
 
 /// How much an applier does at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,6 +174,9 @@ pub struct Applier<B: Backends> {
     hub_outputs: Vec<watch::Output>,
     /// The flush under way, if any, makes everything up to here durable.
     flushing: LogIndex,
+    /// Bytes of commands that are applied, and perhaps not durably yet, by the last entry of each batch.
+    unflushed: VecDeque<(LogIndex, u64)>,
+    unflushed_bytes: u64,
     compacting: bool,
     pictures: BTreeMap<SnapshotId, Picture<Snap<B>>>,
     filling: Option<(SnapshotId, B::Filling)>,
@@ -232,6 +239,8 @@ impl<B: Backends> Applier<B> {
             published,
             hub_outputs: Vec::new(),
             flushing,
+            unflushed: VecDeque::new(),
+            unflushed_bytes: 0,
             compacting: true,
             pictures: BTreeMap::new(),
             filling: None,
@@ -346,6 +355,9 @@ impl<B: Backends> Applier<B> {
         effects.deletes += deletes as u64;
         effects.puts += (changes - deletes) as u64;
         self.watch(now, watch::Input::Published { revision, compacted, events: batch.events }, effects);
+        let bytes = entries.iter().map(command_bytes).sum();
+        self.unflushed.push_back((batch.applied.index, bytes));
+        self.unflushed_bytes += bytes;
         self.flush()?;
         effects.driver.push(replica::Input::Applied { applied: batch.applied, durable: self.backend.durable() });
         Ok(())
@@ -359,7 +371,11 @@ impl<B: Backends> Applier<B> {
     /// Asks for a flush once enough was applied since the last durable point, one at a time.
     fn flush(&mut self) -> Result<(), BackendError> {
         let (applied, durable) = (self.applied(), self.backend.durable());
-        if durable >= self.flushing && applied.0 - durable.0 >= self.config.flush_entries {
+        while let Some((_, bytes)) = self.unflushed.pop_front_if(|(index, _)| *index <= durable) {
+            self.unflushed_bytes -= bytes;
+        }
+        let is_much = applied.0 - durable.0 >= self.config.flush_entries || self.unflushed_bytes > FLUSH_BYTES;
+        if durable >= self.flushing && is_much {
             self.flushing = applied;
             self.backend.flush()?;
         }
@@ -383,6 +399,8 @@ impl<B: Backends> Applier<B> {
         self.sessions.lock().expect("no holder panics").apply(now, &[SessionChange::AllGone]);
         assert_eq!(self.applied(), index, "a snapshot said to end at {index} ends at {}", self.applied());
         self.flushing = self.backend.durable();
+        self.unflushed.clear();
+        self.unflushed_bytes = 0;
         self.compacting = true;
         self.publish(effects);
         self.backends.retain(generation)?;
@@ -486,6 +504,13 @@ impl<B: Backends> Applier<B> {
             effects.compacted = Some(self.published.view.compacted());
         }
         Ok(())
+    }
+}
+
+fn command_bytes(entry: &Entry) -> u64 {
+    match &entry.payload {
+        Payload::Command(command) => command.len() as u64,
+        Payload::Empty | Payload::Config(_) => 0,
     }
 }
 
