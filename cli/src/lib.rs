@@ -5,7 +5,6 @@ pub mod clock;
 pub mod commands;
 pub mod failure;
 pub mod flags;
-pub mod go;
 pub mod json;
 pub mod print;
 pub mod prompt;
@@ -13,6 +12,8 @@ pub mod session;
 pub mod table;
 pub mod watcher;
 pub mod words;
+
+pub use quorate_node::go;
 
 /// The version of etcd whose behaviour this release claims.
 pub const ETCD_VERSION: &str = "3.7.1";

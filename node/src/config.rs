@@ -304,7 +304,8 @@ impl Config {
             },
             tuning: Tuning {
                 streams_max: u32::try_from(flags.uint("max-concurrent-streams")).unwrap_or(u32::MAX),
-                ping_interval: Some(flags.duration("grpc-keepalive-interval")).filter(|it| !it.is_zero()),
+                ping_interval: Some(flags.duration("grpc-keepalive-interval"))
+                    .filter(|it| !it.is_zero() && !flags.duration("grpc-keepalive-timeout").is_zero()),
                 ping_timeout: flags.duration("grpc-keepalive-timeout"),
                 client_ping_min: Some(flags.duration("grpc-keepalive-min-time")),
                 share: Share::Clients,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Refusal;
+use crate::go;
 use crate::url::Url;
 
 /// What a flag's value looks like.
@@ -487,33 +488,7 @@ fn parse_urls(text: &str) -> Result<Vec<Url>, String> {
     Ok(urls)
 }
 
-/// Go's durations without fractions: `1h30m`, `500ms`, `0`. Negative ones are refused: no flag means anything by them.
+/// Go's durations. Negative ones are refused: no flag means anything by them.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("invalid duration {text:?}");
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    let mut rest = text.strip_prefix('+').unwrap_or(text);
-    let mut total = Duration::ZERO;
-    if rest.is_empty() {
-        return Err(wrong());
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-        let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        let nanos: u64 = match &rest[..unit] {
-            "ns" => 1,
-            "us" | "µs" => 1_000,
-            "ms" => 1_000_000,
-            "s" => 1_000_000_000,
-            "m" => 60_000_000_000,
-            "h" => 3_600_000_000_000,
-            _ => return Err(wrong()),
-        };
-        rest = &rest[unit..];
-        total += Duration::from_nanos(number.checked_mul(nanos).ok_or_else(wrong)?);
-    }
-    Ok(total)
+    if text.starts_with('-') { Err(format!("negative duration {text:?}")) } else { go::parse_duration(text) }
 }

@@ -173,6 +173,8 @@ fn the_edge_is_tuned_by_etcds_flags() {
         "--grpc-keepalive-min-time=1s",
         "--max-concurrent-streams=7",
     ]);
+    let never_gone = self::config(&["--name=n", "--grpc-keepalive-timeout=0s"]).tuning;
+    assert_eq!(never_gone.ping_interval, None, "etcd pings only if it also waits for the answer");
     assert_eq!((config.listen_client_http_urls.len(), config.listen_metrics_urls.len()), (2, 0));
     let Plain { gateway, access: Access { origins, hosts } } = config.plain;
     assert_eq!(
@@ -198,8 +200,10 @@ fn durations_are_gos() {
     };
     assert_eq!(interval("1h30m"), Duration::from_secs(5400));
     assert_eq!(interval("250ms"), Duration::from_millis(250));
+    assert_eq!(interval("1.5s"), Duration::from_millis(1500));
+    assert_eq!(interval(".5h1m"), Duration::from_secs(1860));
     assert_eq!(interval("1ms"), Duration::from_millis(100), "the least there is");
-    for bad in ["", "5", "5x", "-1s", "s"] {
+    for bad in ["", "5", "5x", "-1s", "s", "1.5", "1..5s"] {
         assert_eq!(of(bad).expect_err("refused").exit_code, 2, "{bad:?}");
     }
 }

@@ -1,4 +1,5 @@
-//! How Go writes numbers, durations and quoted strings, since etcdctl's output and scripts that read it depend on it.
+//! How Go writes numbers, durations and quoted strings, since etcd's flags, etcdctl's output and scripts that read it
+//! depend on it.
 
 mod duration;
 mod quote;
