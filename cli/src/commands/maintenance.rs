@@ -3,12 +3,16 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use quorate_api::etcdserverpb::alarm_request::AlarmAction;
 use quorate_api::etcdserverpb::downgrade_request::DowngradeAction;
 use quorate_api::etcdserverpb::{
-    AlarmRequest, AlarmResponse, CompactionRequest, DowngradeRequest, MoveLeaderRequest, StatusRequest,
+    AlarmRequest, AlarmResponse, CompactionRequest, DowngradeRequest, MoveLeaderRequest, SnapshotResponse,
+    StatusRequest,
 };
+use quorate_node::disk::file::sync_dir;
+use quorate_node::snapshot::has_checksum;
 
 use crate::commands::Context;
 use crate::failure::{Failure, Result, status_text};
@@ -101,6 +105,7 @@ pub(super) async fn save(context: &Context) -> Result<()> {
     let saved = saved.and_then(|version| {
         file.sync_all().map_err(|e| e.to_string())?;
         std::fs::rename(&part, path).map_err(|e| format!("could not rename {part} to {path} ({e})"))?;
+        sync_dir(Path::new(path).parent().unwrap_or(Path::new("."))).map_err(|e| e.to_string())?;
         Ok(version)
     });
     let version = saved.map_err(|error| {
@@ -117,16 +122,63 @@ pub(super) async fn save(context: &Context) -> Result<()> {
 /// Writes the stream to `file`; gives the version of the server's storage, if it says one.
 async fn download(client: &crate::client::Client, file: &mut File) -> std::result::Result<String, String> {
     let mut stream = client.snapshot_stream().await.map_err(|s| status_text(&s))?;
-    let (mut version, mut remaining) = (String::new(), None);
+    let (mut version, mut received) = (String::new(), Received::default());
     while let Some(chunk) = stream.message().await.map_err(|s| status_text(&s))? {
         file.write_all(&chunk.blob).map_err(|e| e.to_string())?;
-        remaining = Some(chunk.remaining_bytes);
+        received.add(&chunk);
         if !chunk.version.is_empty() {
             version = chunk.version;
         }
     }
-    match remaining {
-        None => Err("the snapshot is empty".to_owned()),
-        Some(_) => Ok(version),
+    received.check().map(|()| version)
+}
+
+/// How much of a snapshot has come.
+#[derive(Default)]
+struct Received {
+    bytes: u64,
+    /// What the server has yet to send, by its latest message; the checksum does not count.
+    remaining: u64,
+}
+
+impl Received {
+    fn add(&mut self, chunk: &SnapshotResponse) {
+        self.bytes += chunk.blob.len() as u64;
+        self.remaining = chunk.remaining_bytes;
+    }
+
+    /// Refuses a stream that has ended before its time: a server that is stopped, or a proxy between, may end it well.
+    fn check(&self) -> std::result::Result<(), String> {
+        let Self { bytes, remaining } = self;
+        if *remaining > 0 {
+            return Err(format!("the snapshot ended {remaining} bytes too early"));
+        }
+        // What restores it takes it only with its checksum.
+        if !has_checksum(*bytes) {
+            return Err(format!("sha256 checksum not found [bytes: {bytes}]"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(chunks: &[(u64, usize)]) -> std::result::Result<(), String> {
+        let mut received = Received::default();
+        for &(remaining_bytes, bytes) in chunks {
+            received.add(&SnapshotResponse { remaining_bytes, blob: vec![0; bytes].into(), ..Default::default() });
+        }
+        received.check()
+    }
+
+    #[test]
+    fn a_snapshot_is_saved_only_with_its_end() {
+        let whole = [(512, 512), (0, 512), (0, 32)];
+        assert_eq!(check(&whole), Ok(()));
+        assert_eq!(check(&whole[..2]).unwrap_err(), "sha256 checksum not found [bytes: 1024]");
+        assert_eq!(check(&whole[..1]).unwrap_err(), "the snapshot ended 512 bytes too early");
+        assert_eq!(check(&[]).unwrap_err(), "sha256 checksum not found [bytes: 0]");
     }
 }
