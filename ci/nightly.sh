@@ -16,7 +16,7 @@ part ci/sim.sh "$((day * 10000))..$((day * 10000 + 4000))"
 # Every rare branch is still reached, and failures still come down to stories.
 part cargo run --release --locked -p quorate-sim --features marks -- --seeds 0..1500 --jobs "$(nproc)" --require-marks
 part cargo test --release --locked -p quorate-sim --features mutants --test shrink
-part env ETCDCTL_FULL=1 QUORATE_CI=1 ci/etcdctl.sh
+part env CHECK_PERF=1 QUORATE_CI=1 ci/etcdctl.sh
 part env KILL9_SEED="$day" ci/kill9.sh
 part env QUORATE_CI=1 ci/differential.sh "$((day * 1000))..$((day * 1000 + 100))" 5000
 part cargo test --locked -p quorate-jepsen --features mutants --test mutants

@@ -58,6 +58,11 @@ pub(crate) const LIST: &[Justified] = &[
         reason: "a range that ends before it begins needs the right to its first key; etcd may refuse it even so, as the shape of its tree of permissions happens to be",
         how: How::Avoided,
     },
+    Justified {
+        name: "streamed-sorts",
+        reason: "a range stream whose chunks are sorted by something else than keys goes on after a chunk's greatest key; etcd goes on after its last one, so it repeats keys and leaves out others",
+        how: How::Avoided,
+    },
 ];
 
 /// Applies what the list has for answers, one by one, until both sides agree.

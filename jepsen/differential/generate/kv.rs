@@ -24,6 +24,9 @@ impl Generator {
             (range.min_mod_revision, range.max_mod_revision) = (0, 0);
             (range.min_create_revision, range.max_create_revision) = (0, 0);
         }
+        if range.sort_order <= 0 && range.sort_target > 0 {
+            range.limit = range.limit.clamp(1, 10); // One chunk: see "streamed-sorts" in justified.rs.
+        }
         self.next.push_back(Op::RangeStream { member: self.member, user: self.user, range });
     }
 
