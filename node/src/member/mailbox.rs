@@ -21,10 +21,8 @@ struct Inbox<T> {
     items: Vec<T>,
     /// The receiver sleeps: only then is waking it worth a system call.
     asleep: bool,
-    /// Until when it sleeps if nothing comes; `None`: for ever.
-    until: Option<Instant>,
-    /// It is to get up although nothing came.
-    nudged: bool,
+    /// It is to get up by then although nothing came; noted while it is awake, too.
+    wake_at: Option<Instant>,
     closed: bool,
 }
 
@@ -36,7 +34,7 @@ impl<T> Clone for Mailbox<T> {
 
 impl<T> Mailbox<T> {
     pub(super) fn new() -> Self {
-        let inbox = Inbox { items: Vec::new(), asleep: false, until: None, nudged: false, closed: false };
+        let inbox = Inbox { items: Vec::new(), asleep: false, wake_at: None, closed: false };
         Self { shared: Arc::new(Shared { inbox: Mutex::new(inbox), arrived: Condvar::new() }) }
     }
 
@@ -60,12 +58,15 @@ impl<T> Mailbox<T> {
         self.wake_if(self.lock(), |inbox| !inbox.items.is_empty());
     }
 
-    /// Wakes the receiver if it sleeps beyond `deadline`, though nothing came.
+    /// Lets the receiver's wait end by `deadline`, the one it is in or the next, though nothing came.
     pub(super) fn wake_by(&self, deadline: Option<Instant>) {
         let Some(deadline) = deadline else { return };
         let mut inbox = self.lock();
-        inbox.nudged = inbox.asleep && inbox.until.is_none_or(|until| until > deadline);
-        self.wake_if(inbox, |inbox| inbox.nudged);
+        let is_earlier = inbox.wake_at.is_none_or(|at| deadline < at);
+        if is_earlier {
+            inbox.wake_at = Some(deadline);
+        }
+        self.wake_if(inbox, |_| is_earlier);
     }
 
     fn wake_if(&self, mut inbox: MutexGuard<'_, Inbox<T>>, condition: impl FnOnce(&Inbox<T>) -> bool) {
@@ -103,18 +104,17 @@ impl<T> Mailbox<T> {
     /// empty.
     pub(super) fn wait(&self, deadline: Option<Instant>) -> bool {
         let mut inbox = self.lock();
+        inbox.wake_at = [inbox.wake_at, deadline].into_iter().flatten().min();
         loop {
-            if mem::take(&mut inbox.nudged) || !inbox.items.is_empty() {
+            let left = inbox.wake_at.map(|at| at.saturating_duration_since(Instant::now()));
+            if !inbox.items.is_empty() || left.is_some_and(|left| left.is_zero()) {
+                inbox.wake_at = None;
                 return true;
             }
             if inbox.closed {
                 return false;
             }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if left.is_some_and(|left| left.is_zero()) {
-                return true;
-            }
-            (inbox.asleep, inbox.until) = (true, deadline);
+            inbox.asleep = true;
             // A day stands for "for ever": the loop goes around.
             let left = left.unwrap_or(Duration::from_secs(86_400));
             inbox = self.shared.arrived.wait_timeout(inbox, left).expect("no holder of this lock panics").0;
@@ -137,6 +137,27 @@ mod tests {
         assert_eq!(items, [1, 2]);
         items.clear();
         assert!(!mailbox.receive(&mut items, None));
+    }
+
+    /// Whoever takes a turn in the receiver's place may be done before it sleeps, or twice before it has got up.
+    #[test]
+    fn a_call_to_wake_is_not_forgotten() {
+        let mailbox = Mailbox::<u8>::new();
+        let mut items = Vec::new();
+        mailbox.wake_by(Some(Instant::now()));
+        mailbox.wake_by(Some(Instant::now() + Duration::from_secs(3600)));
+        assert!(mailbox.receive(&mut items, None), "the earlier one counts, although nobody slept");
+
+        let sleeper = std::thread::spawn({
+            let mailbox = mailbox.clone();
+            move || mailbox.wait(None)
+        });
+        while !mailbox.lock().asleep {
+            std::thread::yield_now();
+        }
+        mailbox.wake_by(Some(Instant::now()));
+        mailbox.wake_by(Some(Instant::now() + Duration::from_secs(3600)));
+        assert!(sleeper.join().unwrap());
     }
 
     #[test]
