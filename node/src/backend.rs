@@ -106,7 +106,14 @@ pub trait Filling: Send {
     fn finish(self) -> Result<(), BackendError>;
 }
 
-/// The backend cannot go on. It is text because nobody can do anything about it but read it.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct BackendError(pub String);
+/// The backend cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BackendError {
+    /// What is on disk is not what was written: it has to come from somewhere else again.
+    #[error("{0}")]
+    Damaged(String),
+    /// The system failed: no file could be opened, no memory or space was left. What is on disk may be as good as ever,
+    /// and nothing must be given up for it.
+    #[error("{0}")]
+    Failed(String),
+}

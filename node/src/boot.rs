@@ -62,16 +62,39 @@ pub struct Booted<D> {
     pub found: Found,
 }
 
-/// Whether the log says, beyond doubt, that its member was removed. `applied` is the applied index. A member that was
-/// removed by an entry which is not known to be committed may still be needed to commit it.
+/// Whether the other members of `config` can give `member` back what it has lost: a quorum of voters without it.
 #[must_use]
-pub fn is_removed(recovered: &Recovered, applied: LogIndex) -> bool {
+pub fn is_restorable(config: &Configuration, member: NodeId) -> bool {
+    let others = config.voters.keys().filter(|id| **id != member).count();
+    others >= if config.voters.contains_key(&member) { 2 } else { 1 }
+}
+
+/// Whether the others can give a member back what its sound log needs. The voters that it was told of at its command line
+/// may have gone long ago; those that a running cluster tells are those of now.
+#[must_use]
+pub fn can_forget(told: &Told, recovered: &Recovered) -> bool {
+    if told.joins { told.voters.len() >= 3 } else { is_restorable(latest(recovered), told.member) }
+}
+
+/// The last configuration in the log.
+fn latest(recovered: &Recovered) -> &Configuration {
+    latest_at(recovered).1
+}
+
+fn latest_at(recovered: &Recovered) -> (LogIndex, &Configuration) {
     let configs = recovered.entries.iter().rev().filter_map(|entry| match &entry.payload {
         Payload::Config(config) => Some((entry.index, config)),
         Payload::Empty | Payload::Command(_) => None,
     });
     let mut configs = configs.chain([(recovered.start_index, &recovered.config)]);
-    let (index, config) = configs.next().expect("the last one is always there");
+    configs.next().expect("the last one is always there")
+}
+
+/// Whether the log says, beyond doubt, that its member was removed. `applied` is the applied index. A member that was
+/// removed by an entry which is not known to be committed may still be needed to commit it.
+#[must_use]
+pub fn is_removed(recovered: &Recovered, applied: LogIndex) -> bool {
+    let (index, config) = latest_at(recovered);
     let sets = [&config.voters, &config.outgoing, &config.learners];
     index > LogIndex(0)
         && index <= applied.max(recovered.hard_state.commit)
@@ -280,6 +303,25 @@ mod tests {
         assert!(is_removed(&recovered, LogIndex(2)));
         recovered.entries.pop();
         assert!(!is_removed(&recovered, LogIndex(1)));
+    }
+
+    #[test]
+    fn what_a_cluster_of_one_has_lost_nobody_can_restore_whoever_founded_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = told(3, 1);
+        let mut recovered = start(folder.path(), 3, 1).unwrap().recovered;
+        assert!(can_forget(&told, &recovered));
+        let voters = |ids: std::ops::RangeInclusive<u64>| ids.map(|id| (NodeId(id), Incarnation(1))).collect();
+        for (index, (of, restorable)) in
+            [(1..=2, false), (1..=1, false), (1..=5, true), (2..=2, true)].into_iter().enumerate()
+        {
+            let config = Configuration { voters: voters(of.clone()), ..Configuration::default() };
+            let payload = Payload::Config(config);
+            recovered.entries.push(Entry { term: Term(1), index: LogIndex(index as u64 + 1), payload });
+            assert_eq!(can_forget(&told, &recovered), restorable, "{of:?}");
+        }
+        let asked = Told { joins: true, ..told };
+        assert!(can_forget(&asked, &recovered), "the running cluster knows better");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::applier::{self, Applier};
+use crate::applier::{self, Applier, OpenError};
 use crate::auth::{Authenticator, Jwt, Tokens};
 use crate::backend::fjall::{FjallBackend, FjallBackends, Options};
 use crate::backend::{Backend, BackendError};
@@ -64,6 +64,9 @@ pub enum LaunchError {
     /// The applied state is not to be used, and nobody can restore it.
     #[error("the applied state cannot be used: {0}")]
     State(String),
+    /// The system failed while the applied state was opened; nothing was changed.
+    #[error("the applied state cannot be opened: {0}")]
+    Backend(String),
     /// The cluster to be joined cannot be reached, or is another one than it was told.
     #[error("{0}")]
     Join(String),
@@ -80,9 +83,24 @@ pub enum LaunchError {
 
 impl From<BackendError> for LaunchError {
     fn from(error: BackendError) -> Self {
-        Self::State(error.to_string())
+        match error {
+            BackendError::Damaged(why) => Self::State(why),
+            BackendError::Failed(why) => Self::Backend(why),
+        }
     }
 }
+
+impl From<OpenError> for LaunchError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Backend(error) => error.into(),
+            OpenError::Load(error) => Self::State(error.to_string()),
+        }
+    }
+}
+
+/// Between two questions whether a member can serve.
+const READY_PAUSE: Duration = Duration::from_millis(10);
 
 /// A member that serves.
 pub struct Running {
@@ -174,10 +192,15 @@ pub async fn launch(config: &Config, fenced: bool) -> Result<Running, LaunchErro
 }
 
 impl Running {
-    /// Returns once the member has a leader and has answered a linearizable read: it can serve everything.
-    pub fn ready(&self) -> impl Future<Output = ()> + 'static {
+    /// Returns once the member has a leader and has answered a linearizable read: it can serve everything. Keeps the
+    /// member alive until then, or until it is dropped.
+    pub fn ready(&self) -> impl Future<Output = ()> + Send + 'static {
         let member = self.member.clone();
-        async move { while member.request(Request::ReadIndex).await.is_err() {} }
+        async move {
+            while member.request(Request::ReadIndex).await.is_err() {
+                tokio::time::sleep(READY_PAUSE).await; // A member whose state is wrong answers at once.
+            }
+        }
     }
 
     /// Returns once this life of the member is over, because its state is wrong: it is to be stopped and launched again,
@@ -212,6 +235,7 @@ impl Running {
     pub async fn stop(mut self, patience: Duration) {
         self.scrub.abort();
         self.member.stop(patience).await;
+        self.directory.close();
         self.servers.shutdown().await;
     }
 }
@@ -248,14 +272,17 @@ fn address(listener: &TcpListener) -> String {
 async fn scrub(server: Arc<Server<Rows>>, life: Incarnation, interval: Duration) {
     loop {
         tokio::time::sleep(interval).await;
-        let Err(damage) = server.member.verify().await else { continue };
-        error!(error = damage.to_string(), "the applied state on disk is damaged");
+        match server.member.verify().await {
+            Ok(()) => continue,
+            Err(BackendError::Failed(why)) => {
+                warn!(error = why, "the applied state on disk cannot be verified");
+                continue;
+            }
+            Err(BackendError::Damaged(damage)) => error!(error = damage, "the applied state on disk is damaged"),
+        }
         let member = server.settings.responder.member;
         loop {
-            let config = server.member.status().raft.config;
-            let others = config.voters.keys().filter(|id| **id != member).count();
-            let is_voter = config.voters.contains_key(&member);
-            let is_restorable = others >= if is_voter { 2 } else { 1 };
+            let is_restorable = boot::is_restorable(&server.member.status().raft.config, member);
             let is_another_fenced = server
                 .member
                 .published()
@@ -348,7 +375,7 @@ fn recover(
             );
         }
     }
-    let restorable = told.voters.len() >= 3;
+    let restorable = boot::can_forget(told, &booted.recovered);
     let start = booted.recovered.start_index;
     let applier = match open_state(config, data_dir, &booted) {
         Err(LaunchError::State(reason)) if restorable || start == LogIndex(0) => {
@@ -380,8 +407,7 @@ fn open_state(
     let backends = FjallBackends::new(&data_dir.kv(), Options::of(member))?;
     let recovered = &booted.recovered;
     let last = recovered.entries.last().map_or(recovered.start_index, |entry| entry.index);
-    let applier = Applier::open(applier_config(config, member, last)?, backends, booted.recovered.generation)
-        .map_err(|error| LaunchError::State(error.to_string()))?;
+    let applier = Applier::open(applier_config(config, member, last)?, backends, booted.recovered.generation)?;
     let current_rev = applier.published().view.revision().0;
     info!(current_rev, applied_index = applier.applied().0, "kvstore restored");
     Ok(applier)

@@ -9,6 +9,7 @@ use quorate_node::launch::{self, LaunchError, Running};
 use quorate_node::service::ETCD_VERSION;
 use quorate_node::{http, log};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
 use tracing::{Level, error, info, warn};
 
 /// A put allocates in one thread and frees in another; the system's allocator spends a sixth of its CPU on that.
@@ -124,7 +125,9 @@ async fn until_end(config: &Config, mut running: Running, signals: &mut Signals)
     /// A member stops within 1.5 s, whoever takes over.
     const PATIENCE_MAX: Duration = Duration::from_millis(900);
     let ready = running.ready();
-    tokio::spawn(async move {
+    // Ends with this life of the member.
+    let mut announcing = JoinSet::new();
+    announcing.spawn(async move {
         ready.await;
         info!("ready to serve client requests");
     });

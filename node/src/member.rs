@@ -294,7 +294,7 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
         let (answer, answered) = oneshot::channel();
         self.shared.front.defragmenting.lock().expect("no holder panics").push(answer);
         self.shared.applier.send(applier::Input::Defragment);
-        answered.await.unwrap_or_else(|_| Err(BackendError("the member stopped".to_owned())))
+        answered.await.unwrap_or_else(|_| Err(BackendError::Failed("the member stopped".to_owned())))
     }
 
     /// Hands leadership over, waiting for it at most `patience`, and ends the threads once all that was written is

@@ -346,7 +346,7 @@ async fn idle_connections_leave_the_files_that_the_log_needs() {
     const FILES: u32 = 172;
     let folder = tempfile::tempdir().unwrap();
     let mut node = cluster(folder.path(), 1).remove(0);
-    node.limit_files(FILES);
+    node.limit_files(Some(FILES));
     node.start();
     node.wait_ready(1);
     let mut kv = node.kv().await;

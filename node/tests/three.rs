@@ -126,3 +126,55 @@ async fn a_single_survivor_answers_only_what_needs_no_quorum() {
     assert_eq!(status.code(), tonic::Code::Unavailable);
     assert!(status.message().starts_with("etcdserver: request timed out"), "{status}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_may_not_open_its_files_forgets_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut nodes = cluster(folder.path(), 3);
+    for node in &mut nodes {
+        node.add_flags(&["--snapshot-count", "5", "--snapshot-catchup-entries", "5"]);
+        node.start();
+    }
+    nodes.iter_mut().for_each(|node| node.wait_ready(1));
+    for n in 0..40 {
+        put(&nodes[0], &format!("k{n:02}")).await.unwrap();
+    }
+    assert_eq!(count(&nodes[2]).await, 40);
+    nodes[2].terminate();
+    for files in (14..30).step_by(2) {
+        let restored = |node: &Node| node.log().matches("kvstore restored").count();
+        let before = restored(&nodes[2]);
+        nodes[2].limit_files(Some(files));
+        nodes[2].start();
+        let until = Instant::now() + Duration::from_secs(30);
+        while !nodes[2].has_ended() && restored(&nodes[2]) == before {
+            assert!(Instant::now() < until, "{}", nodes[2].log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        nodes[2].kill();
+    }
+    let log = nodes[2].log();
+    assert!(log.contains("the applied state cannot be opened"), "{log}");
+    for entry in walk(&nodes[2].data_dir()) {
+        assert!(!entry.contains("damaged"), "{entry}");
+    }
+    let before = log.matches("ready to serve client requests").count();
+    nodes[2].limit_files(None);
+    nodes[2].start();
+    nodes[2].wait_ready(before + 1);
+    assert!(!nodes[2].log().contains("recovering from the other members"));
+    assert_eq!(count(&nodes[2]).await, 40);
+}
+
+/// All paths below `folder`.
+fn walk(folder: &std::path::Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        found.push(path.display().to_string());
+        if path.is_dir() {
+            found.extend(walk(&path));
+        }
+    }
+    found
+}

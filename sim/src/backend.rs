@@ -171,7 +171,7 @@ impl Backends for SimBackends {
             }
         };
         if !lock(&rows).complete {
-            return Err(BackendError(format!("generation {generation} was never completed")));
+            return Err(BackendError::Damaged(format!("generation {generation} was never completed")));
         }
         let backend = SimBackend { rows, store: self.0.clone() };
         let index = applied(&backend.snapshot());

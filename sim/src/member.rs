@@ -245,7 +245,7 @@ impl Process {
         };
         let mut applier = open(&booted.recovered)?;
         if let Err(missing) = boot::check_applied(&booted.recovered, applier.applied()) {
-            if told.voters.len() < 3 {
+            if !boot::can_forget(&told, &booted.recovered) {
                 return Err(StartError::Boot(BootError::Damage(missing)));
             }
             booted = boot::forget(disk.clone(), options, &told, missing).map_err(StartError::Boot)?;

@@ -11,7 +11,7 @@
 //!   compaction would prefer old rows. So it is emptied, or put back, before every open.
 //! - A batch's sequence number says whether it is durable: it is, once the tables' highest is not below it.
 //!
-//! fjall waits for nobody: sealing, compaction and their syncs happen on its own two threads.
+//! fjall waits for nobody: sealing, compaction and their syncs happen on a thread of its own.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -109,7 +109,7 @@ impl Backends for FjallBackends {
             self.fill(generation)?.finish()?;
         }
         if let Ok(why) = fs::read_to_string(path.join(DAMAGED)) {
-            return Err(failed(format!("{} was found damaged: {why}", path.display())));
+            return Err(BackendError::Damaged(format!("backend: {} was found damaged: {why}", path.display())));
         }
         let open = Arc::new(Open::new(&path, self.options)?);
         self.open.retain(|(_, open)| open.strong_count() > 0);
@@ -209,9 +209,10 @@ impl Open {
     /// rotten table, the next process would fail in the same way, and is told not to use this generation.
     fn check(&self) -> Result<(), BackendError> {
         let Err(error) = self.database.persist(PersistMode::Buffer) else { return Ok(()) };
-        verify(self, Duration::ZERO).inspect_err(|damage| {
-            let _ = doom(&self.folder.path, &damage.0);
-        })?;
+        if let Err(BackendError::Damaged(damage)) = verify(self, Duration::ZERO) {
+            let _ = doom(&self.folder.path, &damage);
+            return Err(BackendError::Damaged(damage));
+        }
         Err(failed(error))
     }
 }
@@ -249,8 +250,23 @@ fn clean(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn failed(error: impl std::fmt::Display) -> BackendError {
-    BackendError(format!("backend: {error}"))
+/// What an error says of the files: a system that fails says nothing of them.
+fn failed(error: impl std::error::Error + 'static) -> BackendError {
+    let text = format!("backend: {error}");
+    if is_damage(&error) { BackendError::Damaged(text) } else { BackendError::Failed(text) }
+}
+
+fn is_damage(error: &(dyn std::error::Error + 'static)) -> bool {
+    use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+    if let Some(error) = error.downcast_ref::<io::Error>() {
+        // Files that are not there or too short, or whose content makes no sense.
+        return matches!(error.kind(), NotFound | UnexpectedEof | InvalidData);
+    }
+    let is_about_files = !matches!(
+        error.downcast_ref(),
+        Some(fjall::Error::Poisoned | fjall::Error::Locked | fjall::Error::KeyspaceDeleted)
+    );
+    is_about_files && error.source().is_none_or(is_damage)
 }
 
 /// One generation, open. See the module for how it keeps its promises.
@@ -371,7 +387,10 @@ fn verify(open: &Open, pause: Duration) -> Result<(), BackendError> {
     let version = open.keyspace.tree.current_version();
     let mut piece = vec![0; VERIFY_PIECE_BYTES];
     for table in version.iter_tables() {
-        let named = |error: io::Error| failed(format!("{}: {error}", table.path.display()));
+        let named = |error: io::Error| {
+            let text = format!("backend: {}: {error}", table.path.display());
+            if is_damage(&error) { BackendError::Damaged(text) } else { BackendError::Failed(text) }
+        };
         let mut file = File::open(table.path.as_path()).map_err(named)?;
         let mut digest = xxhash_rust::xxh3::Xxh3::new();
         loop {
@@ -383,7 +402,8 @@ fn verify(open: &Open, pause: Duration) -> Result<(), BackendError> {
             std::thread::sleep(pause);
         }
         if digest.digest128() != table.checksum().into_u128() {
-            return Err(failed(format!("{} is not what was written", table.path.display())));
+            let text = format!("backend: {} is not what was written", table.path.display());
+            return Err(BackendError::Damaged(text));
         }
     }
     Ok(())
@@ -424,7 +444,9 @@ impl Rows for FjallSnapshot {
 impl FjallSnapshot {
     /// Ends the process. What is damaged would end the next one, too: it is told not to use this generation.
     fn unreadable(&self, error: &fjall::Error) -> ! {
-        let _ = doom(&self.open.folder.path, &error.to_string());
+        if is_damage(error) {
+            let _ = doom(&self.open.folder.path, &error.to_string());
+        }
         panic!("the backend cannot be read: {error}")
     }
 }
@@ -510,6 +532,19 @@ mod tests {
             state.to_be_bytes()[0]
         };
         (0..4096).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn a_system_that_fails_says_nothing_of_the_files() {
+        use std::io::ErrorKind::{InvalidData, NotFound, StorageFull, UnexpectedEof};
+        let io = |kind: io::ErrorKind| fjall::Error::Io(kind.into());
+        let too_many_files = fjall::Error::Io(io::Error::from_raw_os_error(24));
+        for error in [io(StorageFull), too_many_files, fjall::Error::Poisoned, fjall::Error::Locked] {
+            assert!(matches!(failed(error), BackendError::Failed(_)));
+        }
+        for error in [io(NotFound), io(UnexpectedEof), io(InvalidData), fjall::Error::Unrecoverable] {
+            assert!(matches!(failed(error), BackendError::Damaged(_)));
+        }
     }
 
     /// Commits the next batch, which changes the same rows each time, and waits for it to be written out.

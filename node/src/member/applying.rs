@@ -101,7 +101,7 @@ where
             drop(spawn("quorate-verify", move || {
                 let result = job();
                 for answer in waiting {
-                    let _ = answer.send(result.as_ref().copied().map_err(|error| BackendError(error.0.clone())));
+                    let _ = answer.send(result.clone());
                 }
             }));
         }
@@ -115,7 +115,7 @@ where
                     front.disk_bytes.store(*disk_bytes, Ordering::Relaxed);
                 }
                 for answer in waiting {
-                    let _ = answer.send(result.as_ref().map(|_| ()).map_err(|error| BackendError(error.0.clone())));
+                    let _ = answer.send(result.clone().map(drop));
                 }
             }));
         }

@@ -40,6 +40,7 @@ struct State {
     peers: BTreeMap<NodeId, Peer>,
     /// Removed for ever.
     removed: BTreeSet<NodeId>,
+    is_closed: bool,
 }
 
 struct Peer {
@@ -79,7 +80,7 @@ impl Directory {
     /// Starts dialling `id` at `urls`; if it is dialled at others, only there from now on.
     pub fn connect(self: &Arc<Self>, id: NodeId, urls: &[Url]) {
         let mut state = self.state();
-        if id == self.identity.member || urls.is_empty() || state.removed.contains(&id) {
+        if state.is_closed || id == self.identity.member || urls.is_empty() || state.removed.contains(&id) {
             return;
         }
         let known = state.peers.get(&id);
@@ -106,6 +107,16 @@ impl Directory {
             dials,
         };
         state.peers.insert(id, peer);
+    }
+
+    /// Ends all streams to others, for good.
+    pub fn close(&self) {
+        let mut state = self.state();
+        state.is_closed = true;
+        for (id, peer) in std::mem::take(&mut state.peers) {
+            peer.stop();
+            self.active(id).set(0);
+        }
     }
 
     /// Takes over what the cluster has agreed on.

@@ -191,9 +191,9 @@ impl Node {
         self.process = Some(command.spawn().unwrap());
     }
 
-    /// Starts will allow it `files` open ones.
-    pub(crate) fn limit_files(&mut self, files: u32) {
-        self.files_max = Some(files);
+    /// Starts will allow it `files` open ones, or as many as are usual.
+    pub(crate) fn limit_files(&mut self, files: Option<u32>) {
+        self.files_max = files;
     }
 
     /// How many files it has open.
