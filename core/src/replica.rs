@@ -379,6 +379,7 @@ impl Replica {
         self.run_members(out);
         self.flush_proposals(out);
         self.flush_reads(out);
+        self.clear_checkpoints(out);
         self.check();
     }
 

@@ -112,6 +112,14 @@ fn proposals_gather_while_the_log_is_written() {
     assert!(ids.iter().all(|id| matches!(cluster.answer(only, *id), Some(Ok(_)))));
 }
 
+/// Grants a lease that runs out after two seconds, and goes to one millisecond before.
+fn with_a_lease_about_to_end(mut cluster: Cluster, at: NodeId, id: LeaseId) -> Cluster {
+    let granted = cluster.ask(at, Request::Command(Command::LeaseGrant(Lease { id, ttl: Ttl(2) })));
+    cluster.run(1999 * MILLI);
+    assert!(matches!(cluster.answer(at, granted), Some(Ok(_))));
+    cluster
+}
+
 #[test]
 fn a_member_that_lost_its_leader_before_it_told_its_name_does_not_run_in_circles() {
     // It did once: the time to tell it again came, there was nobody to tell, and it stayed due.
@@ -364,17 +372,18 @@ fn the_leader_compacts_by_itself_and_everyone_follows() {
     assert_eq!(cluster.members[&leader].replica.applied_index(), index, "nothing new, nothing to compact");
 }
 
+fn large_put(value: &Blob) -> Request {
+    let Request::Command(Command::Put(put)) = put("k", "") else { unreachable!() };
+    Request::Command(Command::Put(PutRequest { value: value.clone(), ..put }))
+}
+
 #[test]
 fn proposals_beyond_their_memory_are_refused_until_others_are_answered() {
     let mut cluster = elected(1);
     let only = NodeId(1);
     cluster.members.get_mut(&only).expect("it").slow_disk = true;
-    let large = |value: &Blob| {
-        let Request::Command(Command::Put(put)) = put("k", "") else { unreachable!() };
-        Request::Command(Command::Put(PutRequest { value: value.clone(), ..put }))
-    };
     let value = Blob::from(vec![7; 1 << 20]);
-    let ids: Vec<RequestId> = (0..100).map(|_| cluster.ask(only, large(&value))).collect();
+    let ids: Vec<RequestId> = (0..100).map(|_| cluster.ask(only, large_put(&value))).collect();
     let refused = |cluster: &Cluster| {
         ids.iter().filter(|id| cluster.answer(only, **id) == Some(&Err(Error::TooManyRequests))).count()
     };
@@ -384,7 +393,51 @@ fn proposals_beyond_their_memory_are_refused_until_others_are_answered() {
     cluster.run(1000 * MILLI);
     assert_eq!(refused(&cluster), 36);
     assert!(ids.iter().all(|id| cluster.answer(only, *id).is_some()));
-    let id = cluster.ask(only, large(&value));
+    let id = cluster.ask(only, large_put(&value));
     cluster.run(1000 * MILLI);
     assert!(matches!(cluster.answer(only, id), Some(Ok(_))));
+}
+
+#[test]
+fn renewals_of_a_step_clear_their_checkpoints_in_one_entry() {
+    let often = |id| Config { lease_checkpoint: Duration::from_secs(1), ..config(id) };
+    let mut cluster = with(3, often).elected();
+    let (leader, follower) = (cluster.leader(), cluster.follower());
+    for id in 1..=50 {
+        cluster.ask(leader, Request::Command(Command::LeaseGrant(Lease { id: LeaseId(id), ttl: Ttl(60) })));
+    }
+    cluster.run(1500 * MILLI);
+    for at in [leader, follower] {
+        cluster.run(1500 * MILLI);
+        let before = cluster.members[&leader].replica.raft().status().last;
+        let ids = cluster.ask_all(at, (1..=50).map(|id| Request::KeepAlive(LeaseId(id))).collect());
+        cluster.run(10 * MILLI);
+        for id in ids {
+            assert_eq!(cluster.answer(at, id), Some(&Ok(Response::KeptAlive(Some(Ttl(60))))), "asked at {at}");
+        }
+        let entries = cluster.members[&leader].replica.raft().status().last.0 - before.0;
+        assert!((1..=2).contains(&entries), "{entries} entries for renewals at {at}");
+    }
+}
+
+#[test]
+fn renewals_that_wait_for_a_revocation_are_answered_if_it_is_refused() {
+    let mut cluster = elected(1);
+    let only = NodeId(1);
+    cluster = with_a_lease_about_to_end(cluster, only, LeaseId(7));
+    let alarm = Alarm { kind: AlarmKind::Corrupt, member: NodeId(0) };
+    cluster.ask(only, Request::Command(Command::RaiseAlarm(alarm)));
+    cluster.members.get_mut(&only).expect("it").slow_disk = true;
+    cluster.run(10 * MILLI);
+    let ids = cluster.ask_all(only, vec![Request::KeepAlive(LeaseId(7)); 3]);
+    assert!(ids.iter().all(|id| cluster.answer(only, *id).is_none()), "it is being revoked");
+    cluster.members.get_mut(&only).expect("it").slow_disk = false;
+    cluster.write(only);
+    for id in ids {
+        assert_eq!(
+            cluster.answer(only, id),
+            Some(&Ok(Response::KeptAlive(Some(Ttl(2))))),
+            "nothing is changed any more"
+        );
+    }
 }

@@ -1,6 +1,6 @@
 //! Keep-alive and time-to-live: only the leader's clock knows, and only while the leader is confirmed to lead.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use super::lease_clock::{self, LeaseClock, Renewal};
@@ -16,13 +16,16 @@ use crate::{Incarnation, Instant, LeaseId, LogIndex, NodeId, RequestId, Ttl};
 const LEASES_PER_PROPOSAL: usize = 1000;
 
 /// Who waits for an answer of this leader's clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Asker {
     /// A client of this member.
     Client(RequestId),
     /// Another member.
     Peer { from: NodeId, question: u64, session: Incarnation },
 }
+
+/// Who waits, by what they wait for.
+type Askers = BTreeMap<LeaseId, BTreeSet<Asker>>;
 
 /// A client's question on its way to the leader.
 #[derive(Clone, Copy, Debug)]
@@ -42,10 +45,12 @@ pub(super) struct Leases {
     /// Answers that wait until this member has applied as much as the leader had.
     late: BTreeMap<LogIndex, Vec<(RequestId, Response)>>,
     /// Keep-alives of leases that have run out but are not revoked yet: answered once they are. (etcd)
-    expiring: BTreeMap<LeaseId, Vec<Asker>>,
+    expiring: Askers,
     /// Keep-alives of leases with a checkpoint in force: answered once it is cleared, or the next leader might count
     /// from it and expire the lease early.
-    clearing: BTreeMap<LeaseId, Vec<Asker>>,
+    clearing: Askers,
+    /// The same of this step, whose clearing is not proposed yet; empty between steps.
+    marked: Askers,
 }
 
 impl Leases {
@@ -59,6 +64,7 @@ impl Leases {
             late: BTreeMap::new(),
             expiring: BTreeMap::new(),
             clearing: BTreeMap::new(),
+            marked: BTreeMap::new(),
         }
     }
 
@@ -179,7 +185,7 @@ impl Replica {
         let answer = match question {
             LeaderQuestion::KeepAlive(id) => match self.leases.clock.renew(self.now, id) {
                 Renewal::Renewed { ttl, uncheckpoint: false } => Some(LeaderAnswer::KeptAlive(Some(ttl))),
-                Renewal::Renewed { uncheckpoint: true, .. } => return self.clear_checkpoint(id, asker, out),
+                Renewal::Renewed { uncheckpoint: true, .. } => return wait(&mut self.leases.marked, id, asker),
                 Renewal::Unknown => Some(LeaderAnswer::KeptAlive(mutant::is_on(Mutant::K02).then_some(Ttl(10)))),
                 Renewal::Expired => return wait(&mut self.leases.expiring, id, asker),
                 Renewal::NotLeading => None,
@@ -223,21 +229,36 @@ impl Replica {
         }
     }
 
-    fn clear_checkpoint(&mut self, id: LeaseId, asker: Asker, out: &mut Vec<Output>) {
-        reach!(CheckpointCleared);
-        if self.propose_here(Command::LeaseCheckpoint(alloc::vec![(id, None)]), out) {
-            return wait(&mut self.leases.clearing, id, asker);
-        }
-        match asker {
-            Asker::Client(request) => self.ask_leader_again(request, LeaderQuestion::KeepAlive(id)),
-            Asker::Peer { .. } => self.tell(asker, None, out),
+    /// Proposes to clear the checkpoints of all leases that were renewed in this step.
+    pub(super) fn clear_checkpoints(&mut self, out: &mut Vec<Output>) {
+        while !self.leases.marked.is_empty() {
+            let next = self.leases.marked.keys().nth(LEASES_PER_PROPOSAL).copied();
+            let rest = next.map(|id| self.leases.marked.split_off(&id)).unwrap_or_default();
+            let marked = core::mem::replace(&mut self.leases.marked, rest);
+            reach!(CheckpointCleared);
+            let clear = marked.keys().map(|&id| (id, None)).collect();
+            let is_proposed = self.leads() && self.propose_here(Command::LeaseCheckpoint(clear), out);
+            for (id, asker) in marked.into_iter().flat_map(|(id, askers)| askers.into_iter().map(move |it| (id, it))) {
+                match asker {
+                    asker if is_proposed => wait(&mut self.leases.clearing, id, asker),
+                    Asker::Client(request) => self.ask_leader_again(request, LeaderQuestion::KeepAlive(id)),
+                    Asker::Peer { .. } => self.tell(asker, None, out),
+                }
+            }
         }
     }
 
     pub(super) fn lease_changed(&mut self, change: &LeaseChange, out: &mut Vec<Output>) {
         self.leases.clock.change(self.now, change);
         let (askers, ttl) = match change {
-            LeaseChange::Granted(_) | LeaseChange::Checkpointed(_, Some(_)) | LeaseChange::Kept(_) => return,
+            LeaseChange::Granted(_) | LeaseChange::Checkpointed(_, Some(_)) => return,
+            LeaseChange::Kept(id) => {
+                // It lives on, and may be renewed as before.
+                for asker in self.leases.expiring.remove(id).unwrap_or_default() {
+                    self.reads.queue(Then::Lease(asker, LeaderQuestion::KeepAlive(*id)));
+                }
+                return;
+            }
             LeaseChange::Checkpointed(id, None) => {
                 (self.leases.clearing.remove(id).unwrap_or_default(), self.leases.clock.granted(*id))
             }
@@ -305,9 +326,6 @@ impl Replica {
     }
 }
 
-fn wait(waiting: &mut BTreeMap<LeaseId, Vec<Asker>>, id: LeaseId, asker: Asker) {
-    let askers = waiting.entry(id).or_default();
-    if !askers.contains(&asker) {
-        askers.push(asker);
-    }
+fn wait(waiting: &mut Askers, id: LeaseId, asker: Asker) {
+    waiting.entry(id).or_default().insert(asker);
 }

@@ -216,10 +216,21 @@ impl Cluster {
     }
 
     pub(crate) fn ask(&mut self, at: NodeId, request: Request) -> RequestId {
-        self.next = self.next.next();
-        let id = self.next;
-        self.step(at, Input::Requests(vec![(id, request)]));
-        id
+        self.ask_all(at, vec![request])[0]
+    }
+
+    /// Asks all of it in one step.
+    pub(crate) fn ask_all(&mut self, at: NodeId, requests: Vec<Request>) -> Vec<RequestId> {
+        let named: Vec<(RequestId, Request)> = requests
+            .into_iter()
+            .map(|request| {
+                self.next = self.next.next();
+                (self.next, request)
+            })
+            .collect();
+        let ids = named.iter().map(|(id, _)| *id).collect();
+        self.step(at, Input::Requests(named));
+        ids
     }
 
     pub(crate) fn answer(&self, at: NodeId, id: RequestId) -> Option<&Result<Response, Error>> {
