@@ -39,10 +39,10 @@ pub use peer::{LeaderAnswer, LeaderQuestion, PeerMessage, SnapshotChunk, Snapsho
 use compactor::Compactor;
 use fence::Fence;
 use hashes::Hashes;
-use lease::Leases;
+use lease::{Asker, Leases};
 use membership::Membership;
 use proposal::Proposals;
-use read::Reads;
+use read::{Reads, Then};
 use snapshot::{Receiver, Sender};
 use wait::Waits;
 
@@ -422,6 +422,13 @@ impl Replica {
         &self.raft
     }
 
+    /// What is in memory on behalf of clients, whether they still wait or not: bytes of commands, about, and reads. For
+    /// checkers.
+    #[must_use]
+    pub fn kept_for_clients(&self) -> (u64, usize) {
+        (self.proposals.bytes(), self.reads.len())
+    }
+
     fn leads(&self) -> bool {
         self.status.role == Role::Leader
     }
@@ -468,7 +475,7 @@ impl Replica {
             Request::CommandBy(author, Command::Members(change)) => self.change_members(id, author, change, out),
             Request::Command(command) => self.propose(id, Author::Nobody, command, out),
             Request::CommandBy(author, command) => self.propose(id, author, command, out),
-            Request::ReadIndex => self.reads.queue(read::Then::Client(id)),
+            Request::ReadIndex => self.reads.queue(Then::Client(id)),
             Request::KeepAlive(lease) => self.ask_leader(id, LeaderQuestion::KeepAlive(lease), out),
             Request::TimeToLive(lease) => self.ask_leader(id, LeaderQuestion::TimeToLive(lease), out),
             Request::Transfer(to) => self.start_transfer(id, to, out),
@@ -628,17 +635,28 @@ impl Replica {
             if transferring {
                 self.transfer = None;
             }
-            self.proposals.forget(id);
-            self.leases.forget(id);
-            self.membership.forget(id);
+            self.forget(id);
             out.push(Output::Respond { id, result: Err(error) });
         }
+        self.proposals.drop_given_up();
         self.retry_reads();
         self.run_leases(out);
         self.run_compactor(out);
         self.publish();
         self.run_fence(out);
         self.retry_snapshots(out);
+    }
+
+    /// Nobody waits for the answer to `id` any more.
+    fn forget(&mut self, id: RequestId) {
+        self.proposals.forget(id);
+        self.leases.forget(id);
+        self.membership.forget(id);
+        let (waits, leads) = (&self.waits, self.leads());
+        self.reads.forget_one(|then| match then {
+            Then::Client(id) | Then::Lease(Asker::Client(id), _) => waits.is_open(*id),
+            Then::Lease(Asker::Peer { .. }, _) => leads,
+        });
     }
 
     fn check(&self) {

@@ -113,6 +113,7 @@ impl Replica {
 
     fn refuse_waiting(&mut self, out: &mut Vec<Output>) {
         for id in self.waits.close_all() {
+            self.forget(id);
             out.push(Output::Respond { id, result: Err(Error::Stopped) });
         }
     }

@@ -41,11 +41,36 @@ pub(super) struct Reads {
     confirmed: BTreeMap<LogIndex, Vec<Then>>,
     /// Rounds handed to consensus here.
     rounds: BTreeMap<u64, Round>,
+    /// Clients given up since those reads were last looked through.
+    given_up: usize,
 }
 
 impl Reads {
     pub(super) fn queue(&mut self, then: Then) {
         self.queued.push(then);
+    }
+
+    /// Reads that wait, some of which nobody may wait for any more.
+    pub(super) fn len(&self) -> usize {
+        let outstanding = self.outstanding.as_ref().map_or(0, |(_, _, asked)| asked.len());
+        self.queued.len() + outstanding + self.confirmed.values().map(Vec::len).sum::<usize>()
+    }
+
+    /// A client was given up. Now and then, all that `is_wanted` does not confirm goes: half of what is kept, or more.
+    pub(super) fn forget_one(&mut self, is_wanted: impl Fn(&Then) -> bool) {
+        self.given_up += 1;
+        if self.given_up * 2 < self.len() {
+            return;
+        }
+        self.given_up = 0;
+        self.queued.retain(&is_wanted);
+        if let Some((_, _, asked)) = &mut self.outstanding {
+            asked.retain(&is_wanted);
+        }
+        self.confirmed.retain(|_, reads| {
+            reads.retain(&is_wanted);
+            !reads.is_empty()
+        });
     }
 
     /// Whoever was asked is no longer the one to ask.
