@@ -13,6 +13,7 @@ use quorate_core::{ClusterId, NodeId};
 pub use self::flags::{FLAGS_TEXT, USAGE_TEXT};
 pub use self::tls::Tls;
 use crate::auth::JwtOptions;
+use crate::datadir::has_log;
 use crate::files::Share;
 use crate::http::{Access, Plain, Tuning};
 use crate::service::cluster::{cluster_id, member_id};
@@ -221,7 +222,15 @@ impl Config {
             false => advertise_peer_urls.iter().map(|url| format!("{name}={url}")).collect::<Vec<_>>().join(","),
         };
         let initial_cluster = initial_members(&initial_cluster, flags.text("initial-cluster-token"))?;
-        let member = own_member(&initial_cluster, &name, &advertise_peer_urls)?;
+        let state = match flags.text("initial-cluster-state") {
+            "existing" => ClusterState::Existing,
+            _ => ClusterState::New,
+        };
+        let (member, state) = match own_member(&initial_cluster, &name, &advertise_peer_urls) {
+            // How the cluster began does not matter to a member that has a log: it may have moved since. (etcd)
+            Err(_) if has_log(&data_dir) => (NodeId(0), ClusterState::Existing),
+            own => (own?, state),
+        };
         let cluster = cluster_id(initial_cluster.iter().map(|member| member.id));
         let quota_bytes = match flags.int("quota-backend-bytes") {
             0 => Some(QUOTA_BYTES_DEFAULT),
@@ -255,10 +264,7 @@ impl Config {
             initial_cluster,
             member,
             cluster,
-            state: match flags.text("initial-cluster-state") {
-                "existing" => ClusterState::Existing,
-                _ => ClusterState::New,
-            },
+            state,
             strict_reconfig_check: flags.bool("strict-reconfig-check"),
             learners_max: u32::try_from(flags.int("max-learners").max(0)).unwrap_or(u32::MAX),
             heartbeat: Duration::from_millis(heartbeat_ms),

@@ -215,6 +215,13 @@ fn write_format(member: &Path) -> io::Result<()> {
     fs::rename(temporary, member.join("format"))
 }
 
+/// Whether the data directory at `path` holds a log, as far as one can see without taking it.
+#[must_use]
+pub fn has_log(path: &Path) -> bool {
+    let names = fs::read_dir(path.join("member/wal")).into_iter().flatten().flatten();
+    names.into_iter().any(|entry| entry.path().extension().is_some_and(|extension| extension == "wal"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -272,9 +272,11 @@ async fn who_was_not_added_cannot_join() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_member_that_moves_is_found_at_its_new_address() {
+async fn a_member_that_moves_is_found_at_its_new_address_whatever_was_said_at_first() {
     let folder = tempfile::tempdir().unwrap();
     let mut nodes = started(&folder, 3);
+    let flags = nodes[2].flags();
+    let founders = &flags[flags.iter().position(|flag| flag == "--initial-cluster").unwrap() + 1];
     let id = id_of("m3", &nodes[0]).await;
     nodes[2].kill();
     nodes[2].moves();
@@ -282,6 +284,7 @@ async fn a_member_that_moves_is_found_at_its_new_address() {
     let members = client(&nodes[0]).await.member_update(update).await.unwrap().into_inner().members;
     assert!(members.iter().any(|member| member.id == id && member.peer_ur_ls == [nodes[2].peer_url()]));
     put(&nodes[0], "k").await.unwrap();
+    nodes[2].flag("--initial-cluster", founders);
     nodes[2].start();
     nodes[2].wait_ready(2);
     nodes[0].kill();
