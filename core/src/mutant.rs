@@ -2,9 +2,9 @@
 //!
 //! Without the cargo feature `mutants` none of this exists: [`is_on`] is a constant `false`. With it, one mutant at a
 //! time is chosen by name while the program runs (`plant`). A server does not compile with it: see `node/src/lib.rs`.
-//! Each is a mechanism that once shipped somewhere (its rows: Raft R, log P, apply A, watch W, lease K, users U; Q: quotas,
-//! alarms and what compacts by itself), planted as the smallest change of ours that has it. Workloads, faults and oracles
-//! know nothing of them.
+//! Each is a mechanism that once shipped somewhere (its rows: Raft R, log P, apply A, watch W, lease K, users U; L: what
+//! locks are made of; Q: quotas, alarms and what compacts by itself), planted as the smallest change of ours that has it.
+//! Workloads, faults and oracles know nothing of them.
 //!
 //! A new one is a line in the list below, and `mutant::is_on(Mutant::X)` where it does its harm.
 
@@ -104,6 +104,9 @@ mutants! {
     K08 "leases that run out are revoked on nobody's behalf",
     K11 "a lease is renewed without asking whether this leader still leads",
     K12 "a new leader goes on counting where the lease stood when it was last heard of",
+    L01 "a deleted key still has the revision at which it was created, to compares",
+    L02 "bounds on when keys were created look at when they were written",
+    L03 "a lease that runs out leaves its keys behind",
     U02 "the operations of nested txns are not checked",
     U03 "a put gives back the previous state of what may not be read",
     U04 "a compaction is open to every user",

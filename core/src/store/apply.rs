@@ -142,6 +142,10 @@ impl Builder<'_> {
             Command::LeaseExpire(ids) => {
                 for id in ids {
                     if self.store.view.leases.contains(id) {
+                        if mutant::is_on(Mutant::L03) {
+                            let leases = &mut self.store.view.leases;
+                            leases.keys(id).iter().for_each(|key| leases.moved(key, Some(id), None));
+                        }
                         self.revoke(id);
                     }
                 }

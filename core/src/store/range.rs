@@ -8,6 +8,7 @@ use super::index::Meta;
 use super::revisions::Rev;
 use super::values::Values;
 use crate::error::Error;
+use crate::mutant::{self, Mutant};
 use crate::request::{KeyValue, RangeRequest, RangeResult, SortOrder, SortTarget};
 use crate::{Blob, Revision};
 
@@ -123,10 +124,11 @@ pub(super) fn key_value(key: Blob, rev: Rev, meta: Meta) -> KeyValue {
 fn passes(request: &RangeRequest, kv: &KeyValue) -> bool {
     let min = |bound: Revision, revision: Revision| bound.0 == 0 || bound <= revision;
     let max = |bound: Revision, revision: Revision| bound.0 == 0 || revision <= bound;
+    let created = if mutant::is_on(Mutant::L02) { kv.mod_revision } else { kv.create_revision };
     min(request.min_mod_revision, kv.mod_revision)
         && max(request.max_mod_revision, kv.mod_revision)
-        && min(request.min_create_revision, kv.create_revision)
-        && max(request.max_create_revision, kv.create_revision)
+        && min(request.min_create_revision, created)
+        && max(request.max_create_revision, created)
 }
 
 /// Ties, which etcd leaves open, stay in order of keys.

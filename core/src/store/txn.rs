@@ -122,6 +122,9 @@ impl View {
         }
         match &compare.target {
             CompareTarget::Value(_) => false,
+            CompareTarget::Create(Revision(1..)) if mutant::is_on(Mutant::L01) => {
+                self.index.iter(&compare.range).next().is_some()
+            }
             other => {
                 let nothing = Meta { create: Revision(0), version: 0, lease: None };
                 satisfies(compare.result, counters(other, Revision(0), nothing))
