@@ -128,6 +128,8 @@ pub struct Event {
     pub sub: u32,
     /// The key's revision (main, sub) before this change, if it existed: where its previous state is found.
     pub previous: Option<(Revision, u32)>,
+    /// Bytes of its value there; 0 if it did not exist.
+    pub previous_bytes: u32,
 }
 
 /// All changes of one revision, in order of `sub`; never empty.

@@ -57,7 +57,7 @@ pub struct Config {
     pub stream_bytes_max: u64,
     /// Bytes of recent events kept in memory so that catching up rarely reads the backend.
     pub ring_bytes_max: u64,
-    /// Bytes of events one history read should bring.
+    /// Bytes of events, previous states included where they are wanted, that one pass or history read should bring.
     pub history_bytes_max: u64,
     /// All of this machine's randomness: the jitter of progress.
     pub seed: u64,
@@ -152,6 +152,8 @@ pub enum Output {
         through: Revision,
         /// Stop after the revision that brings the total above this.
         bytes_max: u64,
+        /// The states before the changes count as well: they will be looked up.
+        previous: bool,
     },
 }
 
@@ -366,7 +368,7 @@ impl Response {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         let events = self.events.iter().map(|delivered| {
-            let previous = delivered.prev_kv.as_ref().map_or(0, |kv| (kv.key.len() + kv.value.len()) as u64 + 64);
+            let previous = delivered.prev_kv.as_ref().map_or(0, |_| delivered.event.previous_cost());
             ring::event_bytes(&delivered.event) + previous
         });
         128 + self.cancel_reason.len() as u64 + events.sum::<u64>()

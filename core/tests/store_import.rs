@@ -120,7 +120,7 @@ proptest! {
             prop_assert_eq!(others.range(&other_rows, &at), view.range(&rows, &at));
         }
         let floor = view.compacted();
-        let events = |store: &Store, rows: &MemRows| store.view().history(rows, floor, view.revision(), 1 << 30);
+        let events = |store: &Store, rows: &MemRows| store.view().history(rows, floor, view.revision(), 1 << 30, false);
         prop_assert_eq!(events(&other, &other_rows), events(&store, &rows));
 
         // Once more: the same rows, whatever compaction had left of the original.
@@ -164,7 +164,7 @@ proptest! {
         let kvs = |store: &Store, rows: &MemRows| store.view().range(rows, &range(None)).unwrap().kvs;
         prop_assert_eq!(kvs(&other, &other_rows), kvs(&store, &rows));
         // A watch may begin exactly at the floor, although no change was made there.
-        let events = |from| other.view().history(&other_rows, from, done.revision, 1 << 30);
+        let events = |from| other.view().history(&other_rows, from, done.revision, 1 << 30, false);
         prop_assert_eq!(events(done.floor), Ok((Vec::new(), done.revision)));
         prop_assert!(events(Revision(done.floor.0 - 1)).is_err());
         // It can be exported and imported in its turn.
@@ -211,7 +211,7 @@ fn a_watch_from_the_floor_needs_none_of_its_changes() {
         let history = [vec![put("a", 2, 2, 1, None)], kept, vec![put("a", 6, 2, 2, None), put("a", 7, 2, 3, None)]];
         let (_, store, rows) = imported(&Changes(history.concat()), &plan(Vec::new(), 5)).unwrap();
         let events = |from: i64, bytes| {
-            let (events, through) = store.view().history(&rows, Revision(from), Revision(7), bytes).unwrap();
+            let (events, through) = store.view().history(&rows, Revision(from), Revision(7), bytes, false).unwrap();
             (events.iter().map(|revision| revision.revision.0).collect::<Vec<_>>(), through.0)
         };
         let all = [5, 6, 7][1 - at_floor..].to_vec();

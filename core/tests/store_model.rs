@@ -16,7 +16,7 @@ use quorate_core::entry::{Entry, Payload};
 use quorate_core::error::Error;
 use quorate_core::format::codec;
 use quorate_core::rows::MemRows;
-use quorate_core::store::{Batch, KvHash, Store, View};
+use quorate_core::store::{Batch, Event, KvHash, Store, View};
 use quorate_core::{Incarnation, LogIndex, NodeId, Revision, Term};
 
 /// One member: its store and its backend.
@@ -260,19 +260,22 @@ fn history(Kept { view, rows, model }: &Kept, from: i64, bytes_max: u64) {
     let (from, through) = (Revision(from), Revision(model.revision()));
     if from.0 < model.floor {
         let error = Error::Compacted { oldest: Revision(model.floor) };
-        assert_eq!(view.history(rows, from, through, bytes_max), Err(error));
+        assert_eq!(view.history(rows, from, through, bytes_max, true), Err(error));
         return;
     }
     let (mut found, mut next) = (Vec::new(), from);
+    let with_previous = bytes_max % 2 == 1;
+    let weight = |event: &Event| {
+        let previous = event.previous.filter(|_| with_previous);
+        let previous = previous.map_or(0, |_| 64 + event.kv.key.len() as u64 + u64::from(event.previous_bytes));
+        64 + event.kv.key.len() as u64 + event.kv.value.len() as u64 + previous
+    };
     while next <= through {
-        let (events, last) = view.history(rows, next, through, bytes_max).unwrap();
+        let (events, last) = view.history(rows, next, through, bytes_max, with_previous).unwrap();
         assert!(last >= next, "no progress from {next}");
-        let weights = events.iter().flat_map(|revision| &revision.events);
-        let weight: usize = weights.map(|event| event.kv.key.len() + event.kv.value.len() + 64).sum();
-        let tail = events.last().map_or(0, |revision| {
-            revision.events.iter().map(|event| event.kv.key.len() + event.kv.value.len() + 64).sum::<usize>()
-        });
-        assert!((weight - tail) as u64 <= bytes_max, "went on after {bytes_max} bytes");
+        let but_the_last = events.split_last().map_or(&events[..], |(_, rest)| rest);
+        let bytes: u64 = but_the_last.iter().flat_map(|revision| &revision.events).map(weight).sum();
+        assert!(bytes <= bytes_max, "went on after {bytes} of {bytes_max} bytes");
         found.extend(events);
         next = last.next();
     }

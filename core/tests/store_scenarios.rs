@@ -72,7 +72,7 @@ impl Member {
             }
             "history" => {
                 let from = Revision(rest.parse().unwrap());
-                match view.history(&self.rows, from, Revision(i64::MAX), u64::MAX) {
+                match view.history(&self.rows, from, Revision(i64::MAX), u64::MAX, false) {
                     Ok((events, last)) => {
                         let lines: Vec<String> = events.iter().map(revision).collect();
                         format!("through {last}\n{}", lines.join("\n"))

@@ -108,21 +108,33 @@ struct World {
     streams: BTreeMap<StreamId, VecDeque<u64>>,
     opened: u64,
     watches: BTreeMap<(StreamId, WatchId), Watch>,
-    job: Option<(JobId, Revision, Revision, u64)>,
+    job: Option<(JobId, Revision, Revision, u64, bool)>,
     created: Option<(StreamId, Create)>,
+    config: Config,
+}
+
+/// What an event costs in a pass, its previous state included if that is wanted.
+fn cost(event: &Event, previous: bool) -> u64 {
+    let key = event.kv.key.len() as u64;
+    let previous = event.previous.filter(|_| previous).map_or(0, |_| 64 + key + u64::from(event.previous_bytes));
+    128 + key + event.kv.value.len() as u64 + previous
 }
 
 impl World {
     fn new(seed: u64) -> Self {
-        let config = Config {
+        Self::with(Config {
             progress_interval: PROGRESS,
             stream_bytes_max: STREAM_BYTES_MAX,
             ring_bytes_max: 900,
             history_bytes_max: 700,
             seed,
-        };
+        })
+    }
+
+    fn with(config: Config) -> Self {
         Self {
-            hub: WatchHub::new(config, Revision(1), Revision(-1)),
+            hub: WatchHub::new(config.clone(), Revision(1), Revision(-1)),
+            config,
             now: Instant(0),
             history: History::new(),
             floor_told: Revision(-1),
@@ -210,7 +222,7 @@ impl World {
                     }
                 }
             }
-            Op::Answer(share) => self.answer(share),
+            Op::Answer(share) => _ = self.answer(share),
             Op::Advance(millis) => {
                 self.now = self.now + Duration::from_millis(millis);
                 if self.hub.deadline() <= self.now {
@@ -238,24 +250,23 @@ impl World {
         self.step(Input::Published { revision: self.history.revision(), compacted: self.history.floor, events });
     }
 
-    fn answer(&mut self, share: u8) {
-        let Some((job, from, through, bytes_max)) = self.job.take() else {
-            return;
+    fn answer(&mut self, share: u8) -> Vec<Response> {
+        let Some((job, from, through, bytes_max, previous)) = self.job.take() else {
+            return Vec::new();
         };
         if from < self.history.floor {
-            self.step(Input::HistoryCompacted { job, compacted: self.history.floor });
-            return;
+            return self.step(Input::HistoryCompacted { job, compacted: self.history.floor });
         }
         let (mut events, mut last, mut bytes) = (Vec::new(), through, 0);
         for (&revision, changes) in self.history.revisions.range(from..=through) {
             events.push(RevisionEvents { revision, events: changes.clone() });
-            bytes += changes.iter().map(|event| event.kv.value.len() as u64 + 100).sum::<u64>();
+            bytes += changes.iter().map(|event| cost(event, previous)).sum::<u64>();
             if bytes > bytes_max * u64::from(share) / 255 {
                 last = revision;
                 break;
             }
         }
-        self.step(Input::History { job, through: last, events });
+        self.step(Input::History { job, through: last, events })
     }
 
     fn settle(&mut self) {
@@ -298,10 +309,10 @@ impl World {
         let mut responses = Vec::new();
         for output in out {
             match output {
-                Output::ReadHistory { job, from, through, bytes_max } => {
+                Output::ReadHistory { job, from, through, bytes_max, previous } => {
                     assert!(self.job.is_none(), "two history reads at once");
                     assert!(from <= through, "an empty history read");
-                    self.job = Some((job, from, through, bytes_max));
+                    self.job = Some((job, from, through, bytes_max, previous));
                 }
                 Output::Send(stream, response) => {
                     self.receive(stream, &response);
@@ -316,7 +327,7 @@ impl World {
         let queue = self.streams.get_mut(&stream).expect("sent to a closed stream");
         let untaken: u64 = queue.iter().sum();
         if !response.events.is_empty() {
-            assert!(untaken < STREAM_BYTES_MAX, "events sent over {untaken} bytes untaken");
+            assert!(untaken < self.config.stream_bytes_max, "events sent over {untaken} bytes untaken");
         }
         queue.push_back(response.bytes());
         if response.created {
@@ -349,6 +360,10 @@ impl World {
             let expected = watch.missing(&self.history, last);
             let got: Vec<Event> = response.events.iter().map(|delivered| (*delivered.event).clone()).collect();
             assert_eq!(got, expected, "{name:?} after {}", watch.seen);
+            // A pass is bounded, with all that is loaded for it, but for the revision that brought it there.
+            let but_the_last = got.iter().filter(|event| event.kv.mod_revision < last);
+            let bytes: u64 = but_the_last.map(|event| cost(event, watch.create.prev_kv)).sum();
+            assert!(bytes <= self.config.history_bytes_max, "a pass of {bytes} bytes and more");
             let live = response.revision == Some(last) && got[0].kv.mod_revision == last;
             assert!(live || response.revision == Some(newest), "header of {response:?} at {newest}");
             assert_eq!(response.fragment, watch.create.fragment);
@@ -423,4 +438,45 @@ fn thousands_of_watchers_share_each_read_of_history() {
     }
     world.run(Op::Settle);
     assert!(reads < 400, "{reads} history reads for 1,500 watchers"); // One each would be several per watcher.
+}
+
+/// Deletes are small, what they removed may not be: passes for those who want to see it are bounded by that.
+#[test]
+fn passes_of_deletes_are_bounded_by_what_was_deleted() {
+    for (ring_bytes_max, prev_kv) in [(1 << 20, true), (0, true), (1 << 20, false), (0, false)] {
+        let (stream_bytes_max, history_bytes_max) = (1 << 30, 20_000);
+        let config =
+            Config { progress_interval: PROGRESS, stream_bytes_max, ring_bytes_max, history_bytes_max, seed: 1 };
+        let mut world = World::with(config);
+        world.run(Op::Open);
+        let key = |n: u8| Blob::copy(&[n]);
+        let puts = (0..100).map(|n| (key(n), Some(Blob::from(vec![7; 10_000]))));
+        let puts = world.history.apply(&puts.collect::<Vec<_>>()).unwrap();
+        world.publish(vec![puts]);
+        let first = world.history.revision().next();
+        for n in 0..100 {
+            let delete = world.history.apply(&[(key(n), None)]).unwrap();
+            world.publish(vec![delete]);
+        }
+        let create = Create {
+            range: Some(KeyRange::From(Blob::EMPTY)),
+            start: Some(first),
+            id: None,
+            progress_notify: false,
+            no_put: false,
+            no_delete: false,
+            prev_kv,
+            fragment: false,
+        };
+        world.created = Some((world.stream(0), create.clone()));
+        let mut responses = world.step(Input::Create(world.stream(0), create));
+        while world.hub.counts().lagging > 0 {
+            let more = if world.job.is_some() { world.answer(255) } else { world.step(Input::Wake) };
+            responses.extend(more);
+        }
+        let events = responses.iter().map(|response| response.events.len());
+        assert_eq!(events.clone().sum::<usize>(), 100);
+        let most = events.max().unwrap();
+        if prev_kv { assert_eq!(most, 2) } else { assert!(most >= 100, "{most} deletes at once are small") }
+    }
 }

@@ -120,6 +120,7 @@ pub struct HistoryRead<S> {
     from: Revision,
     through: Revision,
     bytes_max: u64,
+    previous: bool,
     published: Arc<Published<S>>,
 }
 
@@ -481,9 +482,9 @@ impl<B: Backends> Applier<B> {
         for output in self.hub_outputs.drain(..) {
             match output {
                 watch::Output::Send(stream, response) => effects.watch.push((stream, response)),
-                watch::Output::ReadHistory { job, from, through, bytes_max } => {
+                watch::Output::ReadHistory { job, from, through, bytes_max, previous } => {
                     let published = Arc::clone(&self.published);
-                    effects.history.push(HistoryRead { job, from, through, bytes_max, published });
+                    effects.history.push(HistoryRead { job, from, through, bytes_max, previous, published });
                 }
             }
         }
@@ -524,7 +525,7 @@ impl<S: Rows> HistoryRead<S> {
     #[must_use]
     pub fn run(self) -> Input {
         let Published { view, rows, .. } = &*self.published;
-        Input::Watch(match view.history(rows, self.from, self.through, self.bytes_max) {
+        Input::Watch(match view.history(rows, self.from, self.through, self.bytes_max, self.previous) {
             Ok((events, through)) => watch::Input::History { job: self.job, through, events },
             Err(_) => watch::Input::HistoryCompacted { job: self.job, compacted: view.compacted() },
         })

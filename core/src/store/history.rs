@@ -14,12 +14,26 @@ use crate::mutant::{self, Mutant};
 use crate::request::KeyValue;
 use crate::rows::Rows;
 
-/// What an event costs beyond its key and its value.
+/// What an event costs beyond its key and its value; and its previous state, if that is to be given, too.
 const EVENT_BYTES: u64 = 64;
+
+impl Event {
+    /// `previous` is the key's revision before this change, if it existed.
+    pub(super) fn of(kv: KeyValue, deleted: bool, sub: u32, previous: Option<Rev>) -> Self {
+        let (at, bytes) = (previous.map(|rev| (rev.main(), rev.sub())), previous.map_or(0, Rev::value_bytes));
+        Self { kv, deleted, sub, previous: at, previous_bytes: bytes }
+    }
+
+    /// What the state before it costs in memory, about.
+    pub(crate) fn previous_cost(&self) -> u64 {
+        self.previous.map_or(0, |_| EVENT_BYTES + self.kv.key.len() as u64 + u64::from(self.previous_bytes))
+    }
+}
 
 impl View {
     /// The changes of `from..=through` (clipped to what exists), whole revisions, stopping after the first one that
-    /// brings the total above `bytes_max`. Also returns the last revision looked at.
+    /// brings the total above `bytes_max`, with `previous` that of the states before the changes included, which are not
+    /// read here. Also returns the last revision looked at.
     ///
     /// # Errors
     /// [`Error::Compacted`] if `from` is below the floor.
@@ -32,6 +46,7 @@ impl View {
         from: Revision,
         through: Revision,
         bytes_max: u64,
+        previous: bool,
     ) -> Result<(Vec<RevisionEvents>, Revision), Error> {
         if from < self.floor {
             return Err(Error::Compacted { oldest: self.floor });
@@ -59,9 +74,11 @@ impl View {
                 found.push(RevisionEvents { revision: main, events: Vec::new() });
             }
             bytes += EVENT_BYTES + record.key.len() as u64 + record.put.map_or(0, |put| u64::from(put.value_bytes));
+            let event = self.event(main, sub, record);
+            bytes += if previous { event.previous_cost() } else { 0 };
             let events = &mut found.last_mut().expect("pushed above").events;
             assert!(sub as usize == events.len() || main == self.floor, "a record of revision {main} is missing");
-            events.push(self.event(main, sub, record));
+            events.push(event);
             ControlFlow::Continue(())
         });
         let seen = found.last().map_or(Revision(whole.0 - 1), |events| events.revision);
@@ -90,7 +107,7 @@ impl View {
             Some(put) => key_value(key, Rev::put(main, sub, put.value_bytes as usize), put.meta),
             None => super::tombstone(key, main),
         };
-        Event { kv, deleted: put.is_none(), sub, previous: previous.map(|rev| (rev.main(), rev.sub())) }
+        Event::of(kv, put.is_none(), sub, previous)
     }
 
     /// The state of a key before `event`; `None` if it was created by it, or if compaction has removed the state.

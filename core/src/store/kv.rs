@@ -41,8 +41,7 @@ impl Builder<'_> {
         }
         self.store.view.leases.moved(key, previous.and_then(|(_, meta)| meta.lease), lease);
         let kv = KeyValue { value, ..key_value(key.clone(), rev, meta) };
-        let previous = previous.map(|(rev, _)| (rev.main(), rev.sub()));
-        self.current.push(Event { kv, deleted: false, sub, previous });
+        self.current.push(Event::of(kv, false, sub, previous.map(|(rev, _)| rev)));
         PutResult { revision: main, prev_kv }
     }
 
@@ -70,7 +69,7 @@ impl Builder<'_> {
         self.store.ledger.supersede(key.len(), rev.value_bytes());
         self.store.view.leases.moved(&key, meta.lease, None);
         let kv = super::tombstone(key, main);
-        self.current.push(Event { kv, deleted: true, sub, previous: Some((rev.main(), rev.sub())) });
+        self.current.push(Event::of(kv, true, sub, Some(rev)));
     }
 
     pub(super) fn txn(&mut self, request: &TxnRequest) -> Result<TxnResult, Error> {

@@ -54,7 +54,8 @@ impl WatchHub {
         let group = self.gather(ring_from, Revision(i64::MAX));
         if let Some(first) = group.first() {
             let from = self.watchers[first].next;
-            let (revisions, through) = self.ring.read(from, self.revision, self.config.history_bytes_max);
+            let bytes_max = self.config.history_bytes_max;
+            let (revisions, through) = self.ring.read(from, self.revision, bytes_max, self.want_previous(&group));
             self.feed(group, &revisions, through, previous, out);
         }
     }
@@ -136,8 +137,9 @@ impl WatchHub {
         // The ring has the rest, or will have lost it to the next read.
         let through = Revision(self.ring.from().0 - 1);
         self.jobs = self.jobs.next();
-        self.reading = Some(Reading { job: self.jobs, from, through, group });
-        out.push(Output::ReadHistory { job: self.jobs, from, through, bytes_max: self.config.history_bytes_max });
+        let (job, bytes_max, previous) = (self.jobs, self.config.history_bytes_max, self.want_previous(&group));
+        self.reading = Some(Reading { job, from, through, group });
+        out.push(Output::ReadHistory { job, from, through, bytes_max, previous });
     }
 
     /// Watchers that are ready with a next revision in `from..to`, lowest first. Those whose stream is full are parked.
@@ -153,6 +155,11 @@ impl WatchHub {
             }
         }
         group
+    }
+
+    /// Whether a pass for `group` also loads states before changes.
+    fn want_previous(&self, group: &[Name]) -> bool {
+        group.iter().any(|name| self.watchers[name].prev_kv)
     }
 
     fn still_reading(&self, mut group: Vec<Name>) -> Vec<Name> {

@@ -67,14 +67,23 @@ impl Ring {
         *self = Self::new(self.bytes_max, revision);
     }
 
-    /// The revisions from `from` on, stopping after the one that brings them above `bytes_max`; and the last revision
-    /// looked at, which is `end` if all were taken.
-    pub(super) fn read(&self, from: Revision, end: Revision, bytes_max: u64) -> (Vec<Arc<Shared>>, Revision) {
+    /// The revisions from `from` on, stopping after the one that brings them above `bytes_max`, with `previous` the states
+    /// before their changes included; and the last revision looked at, which is `end` if all were taken.
+    pub(super) fn read(
+        &self,
+        from: Revision,
+        end: Revision,
+        bytes_max: u64,
+        previous: bool,
+    ) -> (Vec<Arc<Shared>>, Revision) {
         assert!(from >= self.from, "the ring starts at {}, not at {from}", self.from);
         let first = self.revisions.partition_point(|shared| shared.revision < from);
         let (mut taken, mut bytes) = (Vec::new(), 0);
         for shared in self.revisions.range(first..) {
             bytes += shared.bytes();
+            if previous {
+                bytes += shared.events.iter().map(|event| event.previous_cost()).sum::<u64>();
+            }
             taken.push(Arc::clone(shared));
             if bytes > bytes_max {
                 return (taken, shared.revision);

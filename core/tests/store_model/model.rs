@@ -203,7 +203,8 @@ impl Model {
         };
         let previous = old.as_ref().map(|old| (old.mod_revision, self.sub_of(old)));
         let sub = making.events.len() as u32;
-        making.events.push(Event { kv: kv.clone(), deleted: false, sub, previous });
+        let previous_bytes = old.as_ref().map_or(0, |old| old.value.len() as u32);
+        making.events.push(Event { kv: kv.clone(), deleted: false, sub, previous, previous_bytes });
         making.map.insert(put.key.clone(), kv);
         PutResult { revision: main, prev_kv: old.filter(|_| put.prev_kv) }
     }
@@ -230,7 +231,7 @@ impl Model {
         };
         let previous = Some((old.mod_revision, self.sub_of(&old)));
         let sub = making.events.len() as u32;
-        making.events.push(Event { kv, deleted: true, sub, previous });
+        making.events.push(Event { kv, deleted: true, sub, previous, previous_bytes: old.value.len() as u32 });
     }
 
     fn sub_of(&self, kv: &KeyValue) -> u32 {
@@ -371,7 +372,7 @@ impl Model {
         let revisions = self.events.range(from..).map(|(revision, events)| {
             let mut events = events.clone();
             if *revision <= self.floor {
-                events.iter_mut().for_each(|event| event.previous = None);
+                events.iter_mut().for_each(|event| (event.previous, event.previous_bytes) = (None, 0));
             }
             RevisionEvents { revision: Revision(*revision), events }
         });

@@ -54,7 +54,9 @@ impl History {
                 (kv.create_revision, kv.version, kv.value) = (Revision(0), 0, Blob::EMPTY);
             }
             let sub = u32::try_from(events.len()).unwrap();
-            events.push(Event { kv, deleted: !put, sub, previous: old.map(|old| (old.mod_revision, 0)) });
+            let previous_bytes = old.as_ref().map_or(0, |old| u32::try_from(old.value.len()).unwrap());
+            let previous = old.map(|old| (old.mod_revision, 0));
+            events.push(Event { kv, deleted: !put, sub, previous, previous_bytes });
         }
         if events.is_empty() {
             return None;

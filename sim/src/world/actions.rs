@@ -151,7 +151,7 @@ impl World {
             return Ok(());
         }
         let (revisions, through) = view
-            .history(rows, from, revision, u64::MAX)
+            .history(rows, from, revision, u64::MAX, false)
             .map_err(|error| Violation::new("history", format!("member {member} cannot read {from}: {error}")))?;
         if through != revision {
             let text =

@@ -16,7 +16,7 @@ fn kv(key: &'static str, value: Vec<u8>) -> KeyValue {
 }
 
 fn delivered(key: &'static str, bytes: usize, prev_kv: bool) -> Delivered {
-    let event = Event { kv: kv(key, vec![1; bytes]), deleted: false, sub: 0, previous: None };
+    let event = Event { kv: kv(key, vec![1; bytes]), deleted: false, sub: 0, previous: None, previous_bytes: 0 };
     Delivered { event: Arc::new(event), prev_kv: prev_kv.then(|| Arc::new(kv(key, vec![2]))) }
 }
 
