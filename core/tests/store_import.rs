@@ -194,6 +194,9 @@ fn what_contradicts_itself_is_refused() {
     assert_eq!(refused(&[second.clone(), first.clone()], -1), "revision 3.0 follows 1.4294967295");
     assert_eq!(refused(&[first.clone(), first.clone()], 9), "revision 2.0 comes late");
     assert!(refused(&[first.clone(), put("a", 3, 2, 7, None)], -1).contains("does not follow from its state before"));
+    let endless = put("a", 3, 2, i64::MAX, None);
+    assert!(refused(&[endless.clone(), put("a", 10, 2, 1, None)], 9).contains("does not follow from its state before"));
+    assert!(refused(&[first.clone(), endless], 9).contains("does not follow from its state before"));
     assert_eq!(refused(&[first.clone(), put("", 3, 3, 1, None)], -1), "an empty key at revision 3.0");
     let lied = Change { value_bytes: 5, ..first.clone() };
     assert_eq!(refused(&[lied], -1), "the value of b\"a\" at revision 2.0 has 1 bytes");

@@ -201,7 +201,8 @@ fn restore(store: &mut Store, main: Revision, sub: u32, record: &Record, whole: 
         (Some((_, old)), Some(put)) => put.meta.create == old.create && put.meta.version == old.version + 1,
         (Some(_), None) => true,
         (None, Some(put)) if known.is_some() || whole => put.meta.create == main && put.meta.version == 1,
-        (None, Some(put)) => put.meta.version >= 1 && put.meta.create <= main,
+        // Every version is one change, so there are no more than revisions, and the next one is a number, too.
+        (None, Some(put)) => (1..=main.0).contains(&put.meta.version) && put.meta.create <= main,
         (None, None) => known.is_none() && !whole,
     };
     if !consistent {
