@@ -22,8 +22,8 @@ pub trait Backend {
     /// A snapshot keeps the versions it sees from being cleaned up, so it should not be held for minutes.
     fn snapshot(&self) -> Self::Snapshot;
 
-    /// Commits one atomic batch that takes the state to log index `applied`. Not durable on return. At most one write
-    /// per key; `writes` may be empty.
+    /// Commits one atomic batch that takes the state to log index `applied`. Not durable on return. Of several writes of
+    /// one key the last counts; `writes` may be empty.
     ///
     /// # Errors
     /// After any error the backend is unusable: the caller ends the process.

@@ -20,7 +20,8 @@ use crate::blob::Source;
 /// The first byte of everything encoded here. A build that must change the layout raises it and reads both.
 pub const VERSION: u8 = 1;
 
-/// The longest encoded value: the largest `--max-request-bytes` (64 MiB) with room for what travels with the request.
+/// The longest encoded value: the largest request (24 MiB of protobuf) takes up to two and a half times its bytes, and
+/// something travels with it.
 pub const MESSAGE_BYTES_MAX: usize = 72 << 20;
 
 /// Why bytes are not an encoded value. Bytes that a peer sent are refused; bytes of our own disk are damaged.

@@ -24,7 +24,8 @@
 //!
 //! - A good frame header anywhere after B with `synced > B` proves that B had been synced: the log is damaged.
 //! - A next segment whose `previous_end > B` proves it too, since a segment is only begun when the one before is synced
-//!   up to `previous_end`. What follows `previous_end` is never read.
+//!   up to `previous_end`. What follows `previous_end` is no part of the log, and a good frame right there is damage:
+//!   a tail is cut where a bad one begins.
 //! - Otherwise it is a torn tail: the log ends at B.
 //!
 //! **Guaranteed:** a log without damage is never called damaged, and a synced record is never lost from it. A damaged

@@ -559,6 +559,36 @@ mod tests {
         Ok(())
     }
 
+    /// A lease that is granted and revoked in one batch, or the other way round.
+    #[test]
+    fn the_last_write_of_a_row_in_a_batch_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut backends = FjallBackends::new(folder.path(), Options::default()).unwrap();
+        let write = |key: u8, value: Option<u8>| RowWrite {
+            key: Blob::copy(&[key]),
+            value: value.map(|value| Blob::copy(&[value])),
+        };
+        let batch = [write(1, Some(1)), write(2, None), write(1, None), write(2, Some(2)), write(2, Some(3))];
+        let rows = |backend: &FjallBackend| {
+            let mut rows = Vec::new();
+            backend.snapshot().scan(&[0], &[9], &mut |key, value| {
+                rows.push((key.to_vec(), value.to_vec()));
+                ControlFlow::Continue(())
+            });
+            rows
+        };
+        let mut backend = backends.open(Generation(1), &|_| LogIndex(0)).unwrap();
+        backend.commit(LogIndex(1), &batch).unwrap();
+        assert_eq!(rows(&backend), [(vec![2], vec![3])]);
+        backend.flush().unwrap();
+        while backend.durable() < LogIndex(1) {
+            std::thread::sleep(WAIT);
+        }
+        drop(backend);
+        let backend = backends.open(Generation(1), &|_| LogIndex(1)).unwrap();
+        assert_eq!(rows(&backend), [(vec![2], vec![3])]);
+    }
+
     #[test]
     fn a_rotten_table_that_fails_a_compaction_is_not_used_again() {
         let folder = tempfile::tempdir().unwrap();
