@@ -372,8 +372,9 @@ impl<B: Backends> Applier<B> {
     /// Asks for a flush once enough was applied since the last durable point, one at a time.
     fn flush(&mut self) -> Result<(), BackendError> {
         let (applied, durable) = (self.applied(), self.backend.durable());
-        while let Some((_, bytes)) = self.unflushed.pop_front_if(|(index, _)| *index <= durable) {
+        while let Some((_, bytes)) = self.unflushed.front().filter(|(index, _)| *index <= durable) {
             self.unflushed_bytes -= bytes;
+            self.unflushed.pop_front();
         }
         let is_much = applied.0 - durable.0 >= self.config.flush_entries || self.unflushed_bytes > FLUSH_BYTES;
         if durable >= self.flushing && is_much {
