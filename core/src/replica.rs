@@ -136,7 +136,7 @@ pub enum Input {
         index: LogIndex,
         /// Its leases.
         leases: Vec<LeaseRecord>,
-        /// Its state hash.
+        /// Its state hash, for checkers.
         hash: u64,
         /// Its revision.
         revision: Revision,
@@ -254,6 +254,8 @@ pub enum Output {
         /// The majority's.
         theirs: u64,
     },
+    /// The state that was wrong is replaced: this member serves again.
+    Unsuspected,
     /// This life of this member is over: it does nothing any more. It is to be started again with a new life, as if its
     /// disk had been lost.
     Fenced,
@@ -363,7 +365,7 @@ impl Replica {
             Input::Applied { applied, durable } => self.applied(applied, durable, out),
             Input::Restored { index, leases, hash: _, revision, alarms, members } => {
                 self.revision = revision;
-                self.alarms_changed(alarms);
+                self.state_replaced(alarms, out);
                 self.restored(index, &leases, &members, out);
             }
             Input::SnapshotRead { snapshot, to, index, term, rows, last } => {
@@ -576,7 +578,6 @@ impl Replica {
         assert!(index >= self.applied, "restored {index} after {}", self.applied);
         self.applied = index;
         self.leases.reset(leases);
-        self.hashes.forget_ours();
         if !mutant::is_on(Mutant::R22) {
             self.members_changed(members, out);
         }

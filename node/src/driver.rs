@@ -54,6 +54,8 @@ pub struct Effects {
     pub changed: Vec<raft::Status>,
     /// This member's state differs from the majority's: index, its own hash, the majority's. Nothing is to be read from it.
     pub suspected: Option<(quorate_core::LogIndex, u64, u64)>,
+    /// The state found wrong before was replaced; before `suspected`.
+    pub unsuspected: bool,
     /// This life of the member is over: it is to be started again with a new one.
     pub fenced: bool,
     /// The members, if they changed: frames go to these from now on.
@@ -76,6 +78,7 @@ impl Effects {
             && self.responses.is_empty()
             && self.changed.is_empty()
             && self.suspected.is_none()
+            && !self.unsuspected
             && !self.fenced
             && self.members.is_none()
             && self.parted.is_empty()
@@ -162,6 +165,7 @@ impl Effects {
             Output::Respond { id, result } => self.responses.push((id, result)),
             Output::Changed(status) => self.changed.push(status),
             Output::Suspected { index, ours, theirs } => self.suspected = Some((index, ours, theirs)),
+            Output::Unsuspected => (self.suspected, self.unsuspected) = (None, true),
             Output::Fenced => self.fenced = true,
             Output::Members(members) => self.members = Some(members),
             Output::Parted(id) => self.parted.push(id),

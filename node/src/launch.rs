@@ -571,6 +571,10 @@ impl Observer for Watcher {
         error!("{why}");
     }
 
+    fn unsuspected(&self) {
+        info!("a snapshot has replaced this member's wrong state: it is served again");
+    }
+
     // Which of the answers are of proposals is known where they are asked for.
     fn answered(&self, _: bool) {}
 

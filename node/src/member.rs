@@ -69,6 +69,8 @@ pub trait Observer: Send + Sync + 'static {
     fn answered(&self, failed: bool);
     /// This member's state is wrong.
     fn suspected(&self, why: &str);
+    /// This member's wrong state was replaced by another one's.
+    fn unsuspected(&self);
     /// A peer sent bytes that are no message.
     fn malformed(&self, from: NodeId, error: &str);
     /// The member was removed from the cluster: it has to stop, and its data is of no use any more.

@@ -461,6 +461,7 @@ impl Process {
         }
         actions.changed.append(&mut effects.changed);
         actions.suspected = effects.suspected.take();
+        self.status.suspect &= !std::mem::take(&mut effects.unsuspected);
         self.status.suspect |= actions.suspected.is_some();
         actions.fenced |= std::mem::take(&mut effects.fenced);
         actions.removed |= std::mem::take(&mut effects.removed);

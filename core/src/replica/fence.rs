@@ -8,6 +8,8 @@
 //!    life with nothing, as an amnesiac. It gets a snapshot from the leader and is readmitted; see `raft::membership`.
 //! 4. Trusted again, it clears the alarm that names its former life. If it was removed meanwhile, the leader does.
 //!
+//! A suspect whose hash the leader never heard may fall behind the log and get a snapshot: then it is none any more.
+//!
 //! Without a majority nobody knows who is right: the leader raises CORRUPT for no member in particular, and nothing is
 //! changed any more.
 
@@ -80,6 +82,15 @@ impl Replica {
         }
         self.fence.alarms = alarms;
         self.fence.verdict = self.hashes.verdict(self.member, &self.status.config);
+    }
+
+    /// The applied state is another one now, with these alarms: what was said against the one before is settled.
+    pub(super) fn state_replaced(&mut self, alarms: Vec<Alarm>, out: &mut Vec<Output>) {
+        self.hashes.forget_ours();
+        self.alarms_changed(alarms);
+        if core::mem::take(&mut self.fence.is_suspect) {
+            out.push(Output::Unsuspected);
+        }
     }
 
     /// Tells the others this member's hashes at points of comparison.

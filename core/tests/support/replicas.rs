@@ -8,11 +8,11 @@ use quorate_core::command::Command;
 use quorate_core::entry::{Configuration, HardState, Identity, Recovered, Standing};
 use quorate_core::error::Error;
 use quorate_core::raft::{self, Role};
-use quorate_core::replica::{Config, Input, Output, PeerMessage, Replica, Request, Response};
+use quorate_core::replica::{Config, Input, Output, PeerMessage, Replica, Request, Response, SnapshotId};
 use quorate_core::request::PutRequest;
-use quorate_core::rows::MemRows;
+use quorate_core::rows::{MemRows, RowWrite};
 use quorate_core::store::{Members, Store};
-use quorate_core::{ClusterId, Generation, Incarnation, Instant, LogIndex, NodeId, RequestId, Term, WriteId};
+use quorate_core::{Blob, ClusterId, Generation, Incarnation, Instant, LogIndex, NodeId, RequestId, Term, WriteId};
 
 pub(crate) const MILLI: Duration = Duration::from_millis(1);
 
@@ -25,9 +25,23 @@ pub(crate) struct Member {
     pub(crate) writes: VecDeque<WriteId>,
     pub(crate) slow_disk: bool,
     pub(crate) responses: BTreeMap<RequestId, Result<Response, Error>>,
+    /// Pictures of its state that are being read.
+    pictures: BTreeMap<SnapshotId, Picture>,
+    /// The rows of a snapshot that is being received.
+    filling: Vec<RowWrite>,
+    /// Snapshots it has installed.
+    pub(crate) restored: u32,
     /// When it found its own state to be wrong, and when its life was over.
     pub(crate) suspected: Option<Instant>,
     pub(crate) fenced: Option<Instant>,
+}
+
+/// A state at some entry.
+struct Picture {
+    index: LogIndex,
+    term: Term,
+    /// Those not yet read.
+    rows: VecDeque<(Blob, Blob)>,
 }
 
 pub(crate) struct Cluster {
@@ -36,6 +50,11 @@ pub(crate) struct Cluster {
     founders: BTreeSet<NodeId>,
     pub(crate) mail: VecDeque<(NodeId, NodeId, PeerMessage)>,
     pub(crate) cut_off: BTreeSet<NodeId>,
+    /// Whose hashes are lost on their way.
+    pub(crate) mute: BTreeSet<NodeId>,
+    /// How long snapshots' chunks are under way, and those that are.
+    pub(crate) lane_delay: Duration,
+    lane: VecDeque<(Instant, NodeId, NodeId, PeerMessage)>,
     /// Who was told that it is no member any more.
     pub(crate) removed: BTreeSet<NodeId>,
     /// The test makes states differ.
@@ -101,7 +120,55 @@ impl Member {
         let rows = MemRows::default();
         let store = Store::load(id, &rows).expect("no rows are an empty store");
         let (writes, responses) = (VecDeque::new(), BTreeMap::new());
-        Self { replica, store, rows, writes, slow_disk: false, responses, suspected: None, fenced: None }
+        Self {
+            replica,
+            store,
+            rows,
+            writes,
+            slow_disk: false,
+            responses,
+            pictures: BTreeMap::new(),
+            filling: Vec::new(),
+            restored: 0,
+            suspected: None,
+            fenced: None,
+        }
+    }
+}
+
+/// Bytes of rows in a chunk of a snapshot.
+const CHUNK_BYTES: usize = 16 << 10;
+
+impl Member {
+    /// The next chunk of a picture.
+    fn read_snapshot(&mut self, snapshot: SnapshotId, to: NodeId) -> Input {
+        let picture = self.pictures.entry(snapshot).or_insert_with(|| {
+            let (index, term) = self.store.applied();
+            let rows = self.rows.iter().map(|(key, value)| (Blob::copy(key), value.clone())).collect();
+            Picture { index, term, rows }
+        });
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        while bytes < CHUNK_BYTES
+            && let Some((key, value)) = picture.rows.pop_front()
+        {
+            bytes += key.len() + value.len();
+            rows.push((key, value));
+        }
+        let last = picture.rows.is_empty();
+        Input::SnapshotRead { snapshot, to, index: picture.index, term: picture.term, rows, last }
+    }
+
+    /// Its state is that of the snapshot it has received.
+    fn restore(&mut self, at: NodeId, index: LogIndex) -> Input {
+        self.rows = MemRows::default();
+        self.rows.write(&std::mem::take(&mut self.filling));
+        self.store = Store::load(at, &self.rows).expect("rows of a store");
+        assert_eq!(self.store.applied().0, index, "what the snapshot holds");
+        self.restored += 1;
+        let (store, view) = (&self.store, self.store.view());
+        let (hash, members) = (store.hash(), store.members());
+        let (leases, revision, alarms) = (store.leases(), view.revision(), view.alarms().collect());
+        Input::Restored { index, leases, hash, revision, alarms, members }
     }
 }
 
@@ -116,6 +183,9 @@ impl Cluster {
             founders: voters.keys().copied().collect(),
             mail: VecDeque::new(),
             cut_off: BTreeSet::new(),
+            mute: BTreeSet::new(),
+            lane_delay: Duration::ZERO,
+            lane: VecDeque::new(),
             removed: BTreeSet::new(),
             may_differ: false,
             next: RequestId(0),
@@ -137,6 +207,9 @@ impl Cluster {
         for output in outputs {
             let member = self.members.get_mut(&at).expect("a member");
             match output {
+                Output::Send { to, message } if message.is_bulk() && !self.lane_delay.is_zero() => {
+                    self.lane.push_back((self.now + self.lane_delay, at, to, message));
+                }
                 Output::Send { to, message } => self.mail.push_back((at, to, message)),
                 Output::Persist { write, .. } => {
                     member.writes.push_back(write);
@@ -155,8 +228,24 @@ impl Cluster {
                 Output::Removed => _ = self.removed.insert(at),
                 Output::Suspected { .. } | Output::Fenced if !self.may_differ => panic!("member {at} differs"),
                 Output::Suspected { .. } => member.suspected = Some(self.now),
+                Output::Unsuspected => member.suspected = None,
                 Output::Fenced => member.fenced = Some(self.now),
-                other => panic!("nothing here asks for {other:?}"),
+                Output::ReadSnapshot { snapshot, to } => {
+                    let input = member.read_snapshot(snapshot, to);
+                    self.step(at, input);
+                }
+                Output::DropSnapshot { snapshot } => _ = member.pictures.remove(&snapshot),
+                Output::WriteSnapshot { snapshot, sequence, rows, .. } => {
+                    if sequence == 0 {
+                        member.filling.clear();
+                    }
+                    member.filling.extend(rows.into_iter().map(|(key, value)| RowWrite { key, value: Some(value) }));
+                    self.step(at, Input::SnapshotWritten { snapshot, sequence, generation: Generation(1) });
+                }
+                Output::Restore { index, .. } => {
+                    let input = member.restore(at, index);
+                    self.step(at, input);
+                }
             }
         }
     }
@@ -179,7 +268,8 @@ impl Cluster {
     pub(crate) fn deliver(&mut self) {
         while let Some((from, to, message)) = self.mail.pop_front() {
             let is_cut_off = self.cut_off.contains(&from) || self.cut_off.contains(&to);
-            if !is_cut_off && (self.founders.contains(&to) || self.members.contains_key(&to)) {
+            let is_lost = matches!(message, PeerMessage::Hashes { .. }) && self.mute.contains(&from);
+            if !is_cut_off && !is_lost && (self.founders.contains(&to) || self.members.contains_key(&to)) {
                 self.step(to, Input::Receive { from, message });
             }
         }
@@ -192,6 +282,11 @@ impl Cluster {
             self.deliver();
             let (&at, deadline) =
                 self.members.iter().map(|(id, it)| (id, it.replica.deadline())).min_by_key(|it| it.1).expect("members");
+            if let Some((due, ..)) = self.lane.front().filter(|(due, ..)| *due <= deadline.min(end)) {
+                (self.now, self.steps) = (*due, 0);
+                self.mail.extend(self.lane.pop_front().map(|(_, from, to, message)| (from, to, message)));
+                continue;
+            }
             if deadline > end {
                 break;
             }

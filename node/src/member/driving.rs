@@ -141,6 +141,10 @@ impl DriverWorker {
         for (from, error) in effects.malformed.drain(..) {
             self.observer.malformed(from, &error.to_string());
         }
+        if std::mem::take(&mut effects.unsuspected) {
+            self.standing.suspect.store(false, Ordering::Relaxed);
+            self.observer.unsuspected();
+        }
         if let Some((index, ours, theirs)) = effects.suspected.take() {
             self.standing.suspect.store(true, Ordering::Relaxed);
             self.observer.suspected(&format!(

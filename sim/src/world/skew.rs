@@ -217,6 +217,8 @@ impl World {
     /// A member's state is now that of a snapshot, which somebody may have made who was wrong, even if it has recovered
     /// from an older state since.
     pub(super) fn judge_snapshot(&mut self, member: usize, index: LogIndex, hash: u64) -> Verdict {
+        // It serves again, until it finds out that this state is wrong, too.
+        self.machines[member].wrong.suspected = None;
         if !self.is_known_wrong(index, hash) {
             self.machines[member].wrong.since = None;
             return self.consensus.restored(member, index, hash);
