@@ -31,7 +31,8 @@ pub struct Config {
     pub inflight_bytes_max: u64,
     /// Entries kept behind the applied index for followers that lag, before they need a snapshot.
     pub catchup_entries: u64,
-    /// Bytes of entries kept in memory behind the applied index at most.
+    /// Bytes of entries kept in memory behind the applied index, beside what waits to be durable in the applied state and
+    /// what a follower that is receiving a snapshot will need.
     pub catchup_bytes: u64,
 }
 
@@ -85,6 +86,13 @@ pub enum Input {
         config: Configuration,
         /// Where the rows are.
         generation: Generation,
+    },
+    /// The snapshot lane to `to` carried so much more, and `to` has stored it.
+    SnapshotCarried {
+        /// The follower.
+        to: NodeId,
+        /// Bytes of rows.
+        bytes: u64,
     },
     /// The snapshot lane to `to` ended: the follower now has `index`, or nothing if `None`.
     SnapshotSent {
@@ -420,6 +428,7 @@ impl Raft {
             Input::Persisted { write } => self.persisted(write, out),
             Input::Applied { index, durable } => self.applied(index, durable),
             Input::Install { index, term, config, generation } => self.install((index, term), config, generation, out),
+            Input::SnapshotCarried { to, bytes } => self.snapshot_carried(to, bytes),
             Input::SnapshotSent { to, index } => self.snapshot_sent(to, index),
             Input::Wake => {}
         }

@@ -111,6 +111,10 @@ enum Op {
         to: u64,
         index: Option<u64>,
     },
+    SnapshotCarried {
+        to: u64,
+        bytes: u64,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -126,6 +130,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => proptest::option::of(0..5u64).prop_map(|to| Op::Transfer { to }),
         1 => (index(), term(), config()).prop_map(|(index, term, config)| Op::Install { index, term, config }),
         1 => (0..5u64, proptest::option::of(0..9u64)).prop_map(|(to, index)| Op::SnapshotSent { to, index }),
+        1 => (0..5u64, any::<u64>()).prop_map(|(to, bytes)| Op::SnapshotCarried { to, bytes }),
     ]
 }
 
@@ -181,6 +186,7 @@ fn run(standing: Standing, voters: u64, ops: Vec<Op>) {
             Op::Transfer { to } => Input::Transfer { to: to.map(NodeId) },
             Op::Install { index, term, config } => Input::Install { index, term, config, generation: Generation(1) },
             Op::SnapshotSent { to, index } => Input::SnapshotSent { to: NodeId(to), index: index.map(LogIndex) },
+            Op::SnapshotCarried { to, bytes } => Input::SnapshotCarried { to: NodeId(to), bytes },
         };
         raft.step(now, input, &mut out);
         raft.check_deep();

@@ -5,6 +5,7 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use quorate_core::command::Command;
 use quorate_core::error::Error;
@@ -35,6 +36,64 @@ fn large_put(number: usize) -> Request {
     let Request::Command(Command::Put(put)) = put("", "") else { unreachable!() };
     let (key, value) = (Blob::from(format!("{number:08}").into_bytes()), Blob::from(vec![7; 2 << 10]));
     Request::Command(Command::Put(PutRequest { key, value, ..put }))
+}
+
+#[test]
+fn a_snapshot_arrives_while_clients_write_more_than_the_log_keeps() {
+    // It did not once: the log was cut above the picture, and the transfer began again with a newer one, for ever.
+    let mut cluster = elected();
+    let (leader, lagging) = (cluster.leader(), cluster.follower());
+    cluster.cut_off.insert(lagging);
+    for number in 0..500 {
+        cluster.ask(leader, large_put(number));
+    }
+    cluster.run(1000 * MILLI);
+    cluster.cut_off.clear();
+    // 160 KiB a second of a MiB, while 100 KiB a second are written. For two seconds, nothing arrives.
+    cluster.lane_delay = 100 * MILLI;
+    for number in 500..1030 {
+        match number {
+            600 => _ = cluster.cut_off.insert(lagging),
+            700 => cluster.cut_off.clear(),
+            _ => {}
+        }
+        cluster.ask(leader, large_put(number));
+        cluster.run(20 * MILLI);
+    }
+    assert_eq!(cluster.members[&lagging].restored, 1, "within ten seconds: it did not begin again");
+    cluster.run(2000 * MILLI);
+    let applied = |id: NodeId| cluster.members[&id].replica.applied_index();
+    assert_eq!(applied(lagging), applied(leader), "and the log goes on from there");
+    assert_eq!(cluster.members[&lagging].restored, 1);
+    cluster.ask(leader, put("one", "more"));
+    cluster.run(1000 * MILLI);
+    assert!(log(&cluster, leader) < 20, "what was kept for the follower is not kept any more");
+}
+
+/// How many entries a member's log has.
+fn log(cluster: &Cluster, id: NodeId) -> u64 {
+    let raft = cluster.members[&id].replica.raft();
+    raft.status().last.0 - raft.start().0
+}
+
+#[test]
+fn the_log_does_not_grow_without_bounds_for_a_follower_that_takes_nothing() {
+    let mut cluster = elected();
+    let (leader, lagging) = (cluster.leader(), cluster.follower());
+    cluster.cut_off.insert(lagging);
+    for number in 0..500 {
+        cluster.ask(leader, large_put(number));
+    }
+    cluster.run(1000 * MILLI);
+    cluster.cut_off.clear();
+    cluster.lane_delay = Duration::from_secs(3600);
+    for number in 500..1500 {
+        cluster.ask(leader, large_put(number));
+        cluster.run(20 * MILLI);
+        let kept = log(&cluster, leader);
+        assert!(kept <= 4 * 8 + 2, "{kept} entries of 2 KiB, with a budget of 4 times 16 KiB");
+    }
+    assert_eq!(cluster.members[&lagging].restored, 0);
 }
 
 #[test]

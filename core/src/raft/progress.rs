@@ -50,6 +50,8 @@ pub(super) struct Progress {
     pub(super) lane: bool,
     /// Log entries after this index are kept, to be sent after the snapshot.
     pub(super) kept: Option<LogIndex>,
+    /// Bytes that the snapshot lane has carried since it was last opened.
+    pub(super) carried: u64,
     /// No other life than the configured one was heard of.
     is_configured: bool,
     /// Lives that are known to have ended, see [`Progress::hear`].
@@ -80,6 +82,7 @@ impl Progress {
             is_heard: false,
             lane: false,
             kept: None,
+            carried: 0,
             is_configured: true,
             dead: BTreeSet::new(),
             earlier: BTreeSet::new(),
@@ -112,9 +115,9 @@ impl Progress {
             if self.is_configured { &mut dead } else { &mut earlier }.insert(self.incarnation);
             earlier.remove(&incarnation);
             reach!(NewLifeHeard);
-            let (lane, kept, first_round) = (self.lane, self.kept, round + 1);
+            let (lane, kept, carried, first_round) = (self.lane, self.kept, self.carried, round + 1);
             let new = Self::new(incarnation, next, now);
-            *self = Self { is_configured: false, dead, earlier, lane, kept, first_round, ..new };
+            *self = Self { is_configured: false, dead, earlier, lane, kept, carried, first_round, ..new };
             if lane {
                 reach!(SnapshotLaneBusy);
                 self.pace = Pace::Snapshot;
@@ -204,7 +207,11 @@ impl Progress {
         self.clear_inflight();
         self.pace = Pace::Snapshot;
         self.kept = Some(self.kept.map_or(applied, |kept| kept.max(applied)));
-        !core::mem::replace(&mut self.lane, true)
+        let is_opened = !core::mem::replace(&mut self.lane, true);
+        if is_opened {
+            self.carried = 0;
+        }
+        is_opened
     }
 
     /// The snapshot lane ended, having installed a snapshot up to `index` or nothing.

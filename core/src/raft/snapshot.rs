@@ -9,8 +9,11 @@ use crate::entry::{Configuration, Record, Standing};
 use crate::mutant::{self, Mutant};
 use crate::{Generation, LogIndex, NodeId, Term};
 
-/// So many times [`super::Config::catchup_bytes`] are kept at most for a follower that is receiving a snapshot.
+/// So many times [`super::Config::catchup_bytes`] are kept at most for a follower that is receiving a snapshot...
 const KEPT_CATCHUPS_MAX: u64 = 4;
+/// ...and so many times what it was sent by now. Without that, a large state would never arrive while clients write; one
+/// that arrives at less than half the pace at which the log grows would be of no use.
+const KEPT_CARRIED_MAX: u64 = 2;
 
 impl Raft {
     /// [`super::Input::Applied`]
@@ -25,11 +28,14 @@ impl Raft {
         }
         self.log.set_applied(index);
         let config = &self.config;
-        // What follows a snapshot being sent is kept, unless its receiver is gone or memory runs short.
-        let is_alive = |progress: &&Progress| self.now < progress.heard + config.election_timeout;
-        let is_affordable = self.log.applied_bytes() <= config.catchup_bytes.saturating_mul(KEPT_CATCHUPS_MAX);
-        let peers = self.leader.iter().flat_map(|leader| leader.peers.values()).filter(|_| is_affordable);
-        let limit = peers.filter(is_alive).filter_map(|progress| progress.kept).fold(durable, LogIndex::min);
+        // What follows a snapshot being sent is kept, unless its receiver is gone or memory runs short. A lane ends by
+        // itself when nothing goes on in it, and until then a follower that pauses for a moment need not start over.
+        let is_alive = |it: &Progress| it.lane || self.now < it.heard + config.election_timeout;
+        let catchups = config.catchup_bytes.saturating_mul(KEPT_CATCHUPS_MAX);
+        let most = |it: &Progress| catchups.saturating_add(it.carried.saturating_mul(KEPT_CARRIED_MAX));
+        let peers = self.leader.iter().flat_map(|leader| leader.peers.values());
+        let served = peers.filter(|it| is_alive(it) && self.log.applied_bytes() <= most(it));
+        let limit = served.filter_map(|progress| progress.kept).fold(durable, LogIndex::min);
         reach!(LogKeptForSnapshot if limit < durable);
         let Some(point) = self.log.compaction_point(config.catchup_entries, config.catchup_bytes, limit) else {
             return;
@@ -75,6 +81,13 @@ impl Raft {
         }
         if let Some(leader) = self.leader_id.filter(|id| *id != self.id()) {
             self.acknowledge(leader, self.commit, out); // What is committed is the leader's too.
+        }
+    }
+
+    /// [`super::Input::SnapshotCarried`]
+    pub(super) fn snapshot_carried(&mut self, to: NodeId, bytes: u64) {
+        if let Some(progress) = self.leader.as_mut().and_then(|leader| leader.peers.get_mut(&to)) {
+            progress.carried = progress.carried.saturating_add(bytes);
         }
     }
 

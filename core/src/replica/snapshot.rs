@@ -129,9 +129,11 @@ impl Replica {
             sender.resends = 0;
             return;
         }
-        sender.chunk = None;
+        let chunk = sender.chunk.take().expect("it was just acknowledged");
         sender.sequence += 1;
         out.push(Output::ReadSnapshot { snapshot, to: from });
+        let bytes = chunk.rows.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();
+        self.consensus(raft::Input::SnapshotCarried { to: from, bytes }, out);
     }
 
     pub(super) fn retry_snapshots(&mut self, out: &mut Vec<Output>) {
