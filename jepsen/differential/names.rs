@@ -2,6 +2,7 @@
 //! matched by type; everything else is compared as it is.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use quorate_api::etcdserverpb::{self as pb, request_op, response_op};
 use quorate_api::mvccpb;
@@ -23,12 +24,14 @@ pub(crate) struct Names {
     /// Each user's last token.
     tokens: BTreeMap<String, String>,
     term: u64,
+    /// When the script began, or before.
+    began: Option<Instant>,
 }
 
 impl Names {
     /// The names of a cluster whose members listen there, as yet unknown.
     pub(crate) fn of(hosts: Vec<(String, String)>) -> Self {
-        Self { hosts, ..Self::default() }
+        Self { hosts, began: Some(Instant::now()), ..Self::default() }
     }
 
     /// The lease that this server calls by another name than the script.
@@ -100,10 +103,7 @@ impl Names {
             Reply::LeaseTimeToLive(left) => {
                 self.lease(&mut left.id);
                 left.keys.sort_unstable(); // etcd leaves their order open
-                let remaining = left.granted_ttl - left.ttl;
-                if left.granted_ttl > 0 && (0..=SECONDS_MAX).contains(&remaining) {
-                    left.ttl = left.granted_ttl;
-                }
+                self.remaining(left);
             }
             Reply::LeaseLeases(list) => {
                 for lease in &mut list.leases {
@@ -121,6 +121,16 @@ impl Names {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Rounds what remains of a lease up to all of it, unless more is missing than can have passed.
+    fn remaining(&self, left: &mut pb::LeaseTimeToLiveResponse) {
+        let age = self.began.map_or(0, |began| began.elapsed().as_secs());
+        // Servers give whole seconds, rounded down.
+        let passed_max = i64::try_from(age).unwrap_or(i64::MAX).saturating_add(1);
+        if left.granted_ttl > 0 && (0..=passed_max).contains(&(left.granted_ttl - left.ttl)) {
+            left.ttl = left.granted_ttl;
         }
     }
 
@@ -196,5 +206,21 @@ impl Names {
     }
 }
 
-/// Remaining time is compared to so many seconds, which is how long a script runs at most.
-const SECONDS_MAX: i64 = 600;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_time_that_has_passed_may_be_missing_of_a_lease() {
+        let names = Names::of(Vec::new());
+        let masked = |granted_ttl, ttl| {
+            let mut left = pb::LeaseTimeToLiveResponse { granted_ttl, ttl, ..Default::default() };
+            names.remaining(&mut left);
+            left.ttl
+        };
+        assert_eq!((masked(900, 900), masked(900, 899)), (900, 900));
+        assert_eq!(masked(900, 500), 500, "400 seconds in no time");
+        assert_eq!(masked(900, 901), 901, "more than was granted");
+        assert_eq!(masked(0, -1), -1, "no such lease");
+    }
+}

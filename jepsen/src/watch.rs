@@ -169,6 +169,10 @@ impl<'k> Watcher<'k> {
         if !response.events.is_empty() {
             return self.wrong("created with events");
         }
+        // Else it would be excused from everything up to there.
+        if response.revision > self.truth.revision() {
+            return self.wrong(&format!("created at {}, which does not exist", response.revision));
+        }
         self.next = Some(self.request.start.unwrap_or(Revision(response.revision.0 + 1)));
         Ok(())
     }
@@ -179,6 +183,8 @@ impl<'k> Watcher<'k> {
             return self.wrong("canceled amid the parts of a response");
         }
         match (response.compact_revision, self.next) {
+            // Nobody asks for the end of a watcher that is judged here.
+            (None, _) => self.wrong("canceled for no reason"),
             (Some(floor), _) if floor > self.compacted => {
                 self.wrong(&format!("canceled since {floor} was compacted, which it was not"))
             }

@@ -131,6 +131,14 @@ fn spoil(world: &mut World, request: &Request, responses: &[Response], way: &str
             spoilt.remove(0);
         }
         "goes on after cancel" => spoilt.insert(i, Response { canceled: true, ..Response::default() }),
+        "canceled for no reason" => {
+            spoilt.truncate(i);
+            spoilt.push(Response { canceled: true, ..Response::default() });
+        }
+        "created in the future" => {
+            spoilt.truncate(1);
+            spoilt[0].revision.0 = request.start.is_none().then(|| world.model.revision().0 + 1)?;
+        }
         "compacted falsely" => {
             spoilt.truncate(i);
             let compact_revision = Some(Revision(1_000_000));
@@ -162,6 +170,8 @@ fn spoilt_watchers_are_seen() {
         "future header",
         "never created",
         "goes on after cancel",
+        "canceled for no reason",
+        "created in the future",
         "compacted falsely",
     ];
     for way in ways {
@@ -197,6 +207,8 @@ fn only_compaction_excuses_a_cancel_or_a_missing_previous_state() {
     assert!(told(cancel(9)).is_ok());
     assert!(told(cancel(2)).is_err(), "revision 2 is readable when compacted at 2");
     assert!(told(cancel(10)).is_err(), "nothing was compacted at 10");
+    let after = [created.clone(), cancel(9), Response { revision: Revision(20), ..Response::default() }];
+    assert!(check(world.model.kv(), Revision(9), &request, &after, None).is_err(), "it goes on after its end");
 
     let mut events = Vec::new();
     for revision in 2..=20 {
