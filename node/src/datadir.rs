@@ -4,7 +4,6 @@
 //! <data-dir>/member/format           text: "quorate data directory, format 1" and a line "features:" with their names
 //! <data-dir>/member/wal/             the write-ahead log, see quorate_core::format::wal
 //! <data-dir>/member/kv/<generation>/ applied state, see backend::fjall
-//! <data-dir>/member/snap/            snapshots on their way in
 //! <data-dir>/member/removed          only there if the member was removed from its cluster: nothing starts from here again
 //! ```
 //!
@@ -15,8 +14,6 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use quorate_core::entry::Identity;
-use quorate_core::{ClusterId, NodeId};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
@@ -77,22 +74,6 @@ pub enum DataDirError {
     /// etcd wrote it.
     #[error("{0} is a data directory of etcd: move over by restoring a snapshot of it into a new one")]
     Etcd(PathBuf),
-    /// It belongs to another cluster.
-    #[error("data directory belongs to cluster {found:x}, not to cluster {expected:x}")]
-    OtherCluster {
-        /// What the log says.
-        found: u64,
-        /// What the flags say.
-        expected: u64,
-    },
-    /// It belongs to another member.
-    #[error("data directory belongs to member {found:x}, not to member {expected:x}")]
-    OtherMember {
-        /// What the log says.
-        found: u64,
-        /// What the flags say.
-        expected: u64,
-    },
 }
 
 impl DataDir {
@@ -155,26 +136,6 @@ impl DataDir {
     pub fn kv(&self) -> PathBuf {
         self.member.join("kv")
     }
-
-    /// Where snapshots are kept while they arrive.
-    #[must_use]
-    pub fn snap(&self) -> PathBuf {
-        self.member.join("snap")
-    }
-}
-
-/// Checks that the log which says `found` is the one of `member` in `cluster`.
-///
-/// # Errors
-/// It is another's.
-pub fn check_identity(found: &Identity, cluster: ClusterId, member: NodeId) -> Result<(), DataDirError> {
-    if found.cluster != cluster {
-        return Err(DataDirError::OtherCluster { found: found.cluster.0, expected: cluster.0 });
-    }
-    if found.member != member {
-        return Err(DataDirError::OtherMember { found: found.member.0, expected: member.0 });
-    }
-    Ok(())
 }
 
 fn check_format(text: &str, member: &Path) -> Result<(), DataDirError> {
@@ -258,18 +219,5 @@ mod tests {
             let foreign = open(name, file, "?");
             assert!(foreign.contains("not a quorate data directory"), "{foreign}");
         }
-    }
-
-    #[test]
-    fn a_log_of_another_cluster_or_member_is_refused() {
-        let found = Identity {
-            cluster: ClusterId(1),
-            member: NodeId(2),
-            incarnation: quorate_core::Incarnation(3),
-            standing: quorate_core::entry::Standing::Trusted,
-        };
-        assert!(check_identity(&found, ClusterId(1), NodeId(2)).is_ok());
-        assert!(matches!(check_identity(&found, ClusterId(9), NodeId(2)), Err(DataDirError::OtherCluster { .. })));
-        assert!(matches!(check_identity(&found, ClusterId(1), NodeId(9)), Err(DataDirError::OtherMember { .. })));
     }
 }

@@ -6,8 +6,7 @@ use std::str::FromStr;
 
 /// Whether the transport is encrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs)]
-pub enum Scheme {
+enum Scheme {
     Http,
     Https,
 }
@@ -22,12 +21,6 @@ pub struct Url {
 }
 
 impl Url {
-    /// Its scheme.
-    #[must_use]
-    pub fn scheme(&self) -> Scheme {
-        self.scheme
-    }
-
     /// Whether connections to it are encrypted.
     #[must_use]
     pub fn is_secure(&self) -> bool {
