@@ -16,6 +16,7 @@ use quorate_api::etcdserverpb::{
 };
 use quorate_api::mvccpb::event::EventType;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::failure::{Failure, Result, status_text};
@@ -36,10 +37,17 @@ impl Session {
     /// # Errors
     /// The lease could not be created.
     pub async fn open(client: Arc<Client>, ttl: i64) -> Result<Session> {
+        let asked = Instant::now();
         let granted = client.lease_grant(LeaseGrantRequest { ttl, id: 0 }).await?;
         let (sender, lost) = watch::channel(false);
-        tokio::spawn(keep_alive(client.clone(), granted.id, granted.ttl, sender));
-        Ok(Session { client, lease: granted.id, lost })
+        let (keeper, lease) = (Arc::clone(&client), granted.id);
+        let renew = move || {
+            let client = Arc::clone(&keeper);
+            async move { client.keep_alive_once(lease).await.map(|response| response.ttl > 0) }
+        };
+        let ttl = Duration::from_secs(u64::try_from(granted.ttl).unwrap_or(0));
+        tokio::spawn(async move { keep_alive(renew, ttl, asked, sender).await });
+        Ok(Session { client, lease, lost })
     }
 
     /// Returns when the lease is gone.
@@ -58,19 +66,28 @@ impl Session {
     }
 }
 
-async fn keep_alive(client: Arc<Client>, id: i64, ttl: i64, lost: watch::Sender<bool>) {
-    let ttl = Duration::from_secs(u64::try_from(ttl).unwrap_or(0));
-    let mut renewed = tokio::time::Instant::now();
+/// Renews a lease of `ttl`, asked for at `renewed`, until it is lost or nobody cares.
+///
+/// `renew` says whether the lease was still there. The server counts its time from when it was asked, which is no earlier
+/// than when we sent that; so by our own clock a lease is over `ttl` after we last sent something that was answered.
+async fn keep_alive<E, F: Future<Output = std::result::Result<bool, E>>>(
+    renew: impl Fn() -> F,
+    ttl: Duration,
+    mut renewed: Instant,
+    lost: watch::Sender<bool>,
+) {
     loop {
-        tokio::time::sleep(ttl / 3).await;
+        let sent = (Instant::now() + ttl / 3).min(renewed + ttl);
+        tokio::time::sleep_until(sent).await;
         if lost.is_closed() {
             return;
         }
-        match client.keep_alive_once(id).await {
-            Ok(response) if response.ttl > 0 => renewed = tokio::time::Instant::now(),
-            // An answer that the lease is gone is final; no answer is, once the lease must have run out.
-            Err(_) if renewed.elapsed() < ttl => {}
-            _ => {
+        let sent = Instant::now();
+        match tokio::time::timeout_at(renewed + ttl, renew()).await {
+            Ok(Ok(true)) => renewed = sent,
+            Ok(Err(_)) if Instant::now() < renewed + ttl => {}
+            // It is gone, or must be: somebody else may have the lock.
+            Ok(_) | Err(_) => {
                 let _ = lost.send(true);
                 return;
             }
@@ -187,4 +204,46 @@ fn absent(key: &Bytes) -> Compare {
 
 fn op(request: Request) -> RequestOp {
     RequestOp { request: Some(request) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_millis(600);
+
+    /// How long a lease of [`TTL`] is taken for ours, if each renewal is answered by `answer`, later.
+    async fn held<F: Future<Output = std::result::Result<bool, ()>>>(answer: impl Fn() -> F) -> Duration {
+        let (sender, lost) = watch::channel(false);
+        let began = Instant::now();
+        tokio::time::timeout(20 * TTL, keep_alive(answer, TTL, began, sender)).await.expect("it is lost some time");
+        assert!(*lost.borrow());
+        began.elapsed()
+    }
+
+    #[tokio::test]
+    async fn a_lease_is_lost_when_its_time_is_over_whatever_the_server_does() {
+        let silent = held(std::future::pending).await;
+        assert!((TTL..2 * TTL).contains(&silent), "{silent:?}");
+        let refusing = held(|| std::future::ready(Err(()))).await;
+        assert!((TTL..2 * TTL).contains(&refusing), "{refusing:?}");
+        let gone = held(|| std::future::ready(Ok(false))).await;
+        assert!(gone < TTL, "{gone:?}");
+    }
+
+    #[tokio::test]
+    async fn a_lease_is_ours_from_when_its_renewal_was_sent() {
+        let sent = std::sync::Mutex::new(None);
+        let once = held(|| {
+            let is_first = sent.lock().unwrap().replace(Instant::now()).is_none();
+            async move {
+                // The answer to the first takes a while; the others get none.
+                tokio::time::sleep(TTL / 3).await;
+                if is_first { Ok(true) } else { std::future::pending().await }
+            }
+        });
+        let held = once.await;
+        // Sent after a third, answered after two; it is over a whole one after it was sent.
+        assert!((TTL + TTL / 3..TTL * 5 / 3).contains(&held), "{held:?}");
+    }
 }
