@@ -251,3 +251,19 @@ fn users_and_roles() {
     show(&mut out, "role get, nothing", &Role { name: "r1".into(), response: AuthRoleGetResponse::default() });
     compare("auth.txt", &out);
 }
+
+#[test]
+fn what_is_no_text_is_refused_instead_of_altered() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let odd = std::ffi::OsStr::from_bytes(b"\xff");
+    let run = |args: &[&std::ffi::OsStr], variable: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_quoratectl"));
+        let output = command.args(args).env(variable, odd).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(run(&["version".as_ref()], "LS_COLORS").0, Some(0));
+    let (code, text) = run(&["put".as_ref(), "k".as_ref(), odd], "LS_COLORS");
+    assert!(code == Some(128) && text.starts_with(r#"Error: argument 3 is not UTF-8: "\xFF""#), "{text}");
+    let (code, text) = run(&["version".as_ref()], "ETCDCTL_USER");
+    assert!(code == Some(128) && text.starts_with("Error: ETCDCTL_USER is not UTF-8"), "{text}");
+}

@@ -27,6 +27,8 @@ pub mod files;
 #[cfg(feature = "server")]
 mod gateway;
 #[cfg(feature = "server")]
+pub mod given;
+#[cfg(feature = "server")]
 pub mod go;
 #[cfg(feature = "server")]
 pub mod grpc;

@@ -1,13 +1,12 @@
 //! The server binary: etcd's command line around [`quorate_node::launch`].
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use quorate_node::config::{Config, FLAGS_TEXT, Invocation, LogFormat, Refusal, USAGE_TEXT};
 use quorate_node::launch::{self, LaunchError, Running};
 use quorate_node::service::ETCD_VERSION;
-use quorate_node::{http, log};
+use quorate_node::{given, http, log};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tracing::{Level, error, info, warn};
@@ -17,8 +16,15 @@ use tracing::{Level, error, info, warn};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let env: BTreeMap<String, String> = std::env::vars().collect();
+    let args = given::words(std::env::args_os().skip(1));
+    let env = given::variables(std::env::vars_os(), "ETCD_");
+    let (args, env) = match (args, env) {
+        (Ok(args), Ok(env)) => (args, env),
+        (Err(error), _) | (_, Err(error)) => {
+            eprintln!("{error}");
+            return ExitCode::from(2);
+        }
+    };
     match Invocation::parse(&args, &env) {
         Ok(Invocation::Serve(config)) => serve(&config),
         Ok(Invocation::Version) => {
