@@ -23,7 +23,11 @@ pub(super) const RESTORE_FLAGS: &[Flag] = &[
     Flag::string("wal-dir", "", "not supported"),
 ];
 
-/// `snapshot restore`. Says nothing if all is well.
+/// etcd writes its database every 100 ms; what it has acknowledged since is in its log alone, which is not read here.
+const FOLDER_WARNING: &str = "Warning: of a data directory only the database is read, not the log. If its etcd was killed or \
+crashed, the last writes it acknowledged are missing: start it once more, and stop it or take a snapshot of it.";
+
+/// `snapshot restore`. Says nothing if all is well, but that a data directory may lack something.
 pub(super) fn restore(context: &Context) -> Result<()> {
     let file = PathBuf::from(context.one_word("snapshot restore requires exactly one argument")?);
     let args = &context.args;
@@ -49,6 +53,9 @@ pub(super) fn restore(context: &Context) -> Result<()> {
     );
     let founding = founding.map_err(|refusal| error(&refusal))?;
     let skip_hash_check = args.bool("skip-hash-check");
+    if file.is_dir() {
+        eprintln!("{FOLDER_WARNING}");
+    }
     let done = make(&Restore { file, data_dir, skip_hash_check, bump, founding }).map_err(|refusal| error(&refusal))?;
     if done.detached > 0 {
         eprintln!("{} keys named a lease that does not exist; they are kept without one", done.detached);
