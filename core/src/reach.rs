@@ -86,6 +86,7 @@ marks! {
     SnapshotAbandoned "a snapshot is given up after many pieces got lost",
     ChunkRepeated "a piece of a snapshot arrives again",
     SnapshotOvertaken "a piece of a snapshot arrives after the log did",
+    SnapshotCutShort "nothing more comes of a snapshot being received",
     SnapshotOvertakenWhileWritten "the log arrives while the last piece of its snapshot is written",
     SnapshotReplaced "a snapshot begins before the one under way is complete",
     ReadAskedAgain "a read round is not answered in time and asked afresh",
@@ -119,7 +120,7 @@ marks! {
 }
 
 /// Marks that only long campaigns reach: they are shown, and not demanded of a night.
-pub const RARE: &[Mark] = &[Mark::BornWithoutAll, Mark::SnapshotOvertakenWhileWritten];
+pub const RARE: &[Mark] = &[Mark::BornWithoutAll, Mark::SnapshotCutShort, Mark::SnapshotOvertakenWhileWritten];
 
 #[cfg(feature = "marks")]
 static COUNTS: [core::sync::atomic::AtomicU64; Mark::ALL.len()] =

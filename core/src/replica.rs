@@ -229,6 +229,11 @@ pub enum Output {
         /// All rows are there: make them durable before answering.
         last: bool,
     },
+    /// Nothing more comes of a snapshot being received, or it is not needed: what is stored of it may go.
+    AbandonSnapshot {
+        /// The snapshot.
+        snapshot: SnapshotId,
+    },
     /// Answer a client.
     Respond {
         /// The request.
@@ -400,6 +405,7 @@ impl Replica {
             self.compactor.deadline(),
             self.fence_deadline(),
             self.senders.values().map(Sender::deadline).min().unwrap_or(Instant::FAR),
+            self.receiver.as_ref().map_or(Instant::FAR, Receiver::deadline),
         ]
         .into_iter()
         .min()
@@ -503,8 +509,7 @@ impl Replica {
                 raft::Output::Persist { write, records } => out.push(Output::Persist { write, records }),
                 raft::Output::Commit { entries } => out.push(Output::Apply { entries }),
                 raft::Output::Restore { index, generation } => out.push(Output::Restore { index, generation }),
-                // The next snapshot to be received starts the folder afresh.
-                raft::Output::Unneeded { generation: _ } => self.receiver = None,
+                raft::Output::Unneeded { .. } => self.abandon_snapshot(out),
                 raft::Output::ReadReady { read, index } => self.read_ready(read, index, out),
                 raft::Output::ReadLost { read } => self.read_lost(read, out),
                 raft::Output::Rejected { commands } => {

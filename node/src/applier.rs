@@ -90,6 +90,8 @@ pub enum Input {
         /// All rows are there.
         last: bool,
     },
+    /// See [`replica::Output::AbandonSnapshot`].
+    AbandonSnapshot(SnapshotId),
     /// For the watchers.
     Watch(watch::Input),
     /// Give space on disk back. (etcd: Defragment)
@@ -320,6 +322,7 @@ impl<B: Backends> Applier<B> {
                 Input::WriteSnapshot { snapshot, sequence, rows, last } => {
                     self.write_snapshot(snapshot, sequence, &rows, last, effects)?;
                 }
+                Input::AbandonSnapshot(snapshot) => self.abandon_snapshot(snapshot)?,
                 Input::Watch(input) => self.watch(now, input, effects),
                 Input::Verify => effects.verify = Some(self.backend.verify()),
                 Input::Defragment => effects.defragment = Some(self.backend.defragment()?),
@@ -476,6 +479,15 @@ impl<B: Backends> Applier<B> {
         }
         effects.driver.push(replica::Input::SnapshotWritten { snapshot, sequence, generation });
         Ok(())
+    }
+
+    /// Removes what was received of a snapshot, unless another one is being received by now: that begins by removing it.
+    fn abandon_snapshot(&mut self, snapshot: SnapshotId) -> Result<(), BackendError> {
+        if self.filling.as_ref().is_some_and(|(id, _)| *id != snapshot) {
+            return Ok(());
+        }
+        self.filling = None;
+        self.backends.retain(self.generation)
     }
 
     fn watch(&mut self, now: Instant, input: watch::Input, effects: &mut Effects<Snap<B>>) {

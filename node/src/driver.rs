@@ -162,6 +162,7 @@ impl Effects {
             Output::WriteSnapshot { snapshot, sequence, rows, last } => {
                 self.applier.push(applier::Input::WriteSnapshot { snapshot, sequence, rows, last });
             }
+            Output::AbandonSnapshot { snapshot } => self.applier.push(applier::Input::AbandonSnapshot(snapshot)),
             Output::Respond { id, result } => self.responses.push((id, result)),
             Output::Changed(status) => self.changed.push(status),
             Output::Suspected { index, ours, theirs } => self.suspected = Some((index, ours, theirs)),

@@ -1,4 +1,4 @@
-//! The applier over real files: when it makes durable what it applied.
+//! The applier over real files: when it makes durable what it applied, and what it leaves of a snapshot that is given up.
 #![cfg(feature = "server")]
 
 use std::collections::VecDeque;
@@ -8,8 +8,9 @@ use quorate_core::auth::Author;
 use quorate_core::command::{Command, Envelope, Origin};
 use quorate_core::entry::{Entry, Payload};
 use quorate_core::format::codec;
+use quorate_core::replica::{self, SnapshotId};
 use quorate_core::request::{Compare, CompareResult, CompareTarget, KeyRange, PutRequest, RequestOp, TxnRequest};
-use quorate_core::{Generation, Incarnation, LogIndex, NodeId, Term, watch};
+use quorate_core::{Blob, Generation, Incarnation, LogIndex, NodeId, Term, watch};
 use quorate_node::applier::{Applier, Config, Effects, FLUSH_BYTES, Input, Slices};
 use quorate_node::backend::Backend as _;
 use quorate_node::backend::fjall::{FjallBackends, Options};
@@ -80,4 +81,46 @@ fn commands_that_write_no_rows_are_durable_after_a_bounded_number_of_bytes() {
         let behind = index.0 - applier.backend().durable().0;
         assert!(behind <= 3, "{behind} commands are left out");
     }
+}
+
+#[test]
+fn nothing_is_left_of_a_snapshot_that_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let backends =
+        FjallBackends::new(folder.path(), Options { memtable_bytes: 8 << 20, cache_bytes: 1 << 20 }).unwrap();
+    let mut applier = Applier::open(config(), backends, Generation(1)).unwrap();
+    let mut turn = |input| {
+        let mut effects = Effects::default();
+        applier.turn(quorate_core::Instant(1), &mut VecDeque::from([input]), &mut effects).unwrap();
+        let written = |input: &replica::Input| matches!(input, replica::Input::SnapshotWritten { .. });
+        effects.driver.iter().filter(|input| written(input)).count()
+    };
+    let folders = || {
+        let names = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    let id = |number| SnapshotId { member: NodeId(2), session: Incarnation(1), number };
+    let chunk = |number, sequence: u64, last| Input::WriteSnapshot {
+        snapshot: id(number),
+        sequence,
+        rows: vec![(Blob::copy(&[1, u8::try_from(sequence).unwrap()]), "row".into())],
+        last,
+    };
+    // In the middle.
+    assert_eq!(turn(chunk(1, 0, false)), 1);
+    assert_eq!(folders(), ["1", "2.filling"]);
+    turn(Input::AbandonSnapshot(id(1)));
+    assert_eq!(folders(), ["1"]);
+    // All of it was stored.
+    assert_eq!(turn(chunk(2, 0, false)) + turn(chunk(2, 1, true)), 2);
+    assert_eq!(folders(), ["1", "2"]);
+    turn(Input::AbandonSnapshot(id(2)));
+    assert_eq!(folders(), ["1"]);
+    // Late, when the next one has begun: that goes on.
+    assert_eq!(turn(chunk(3, 0, false)), 1);
+    turn(Input::AbandonSnapshot(id(2)));
+    assert_eq!(turn(chunk(3, 1, true)), 1);
+    assert_eq!(folders(), ["1", "2"]);
 }

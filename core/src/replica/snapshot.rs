@@ -14,6 +14,10 @@ const RESEND: Duration = Duration::from_secs(1);
 /// A follower that acknowledged nothing for so many repetitions is given up; consensus asks anew when it is heard of.
 const RESENDS_MAX: u32 = 15;
 
+/// A snapshot whose next chunk does not come for so long is given up by whoever receives it, later than by its sender.
+const RECEIVE_PATIENCE: Duration = Duration::from_secs(30);
+const _: () = assert!(RECEIVE_PATIENCE.as_secs() > RESEND.as_secs() * RESENDS_MAX as u64, "a sender gives up first");
+
 /// A snapshot on its way to one follower.
 #[derive(Debug)]
 pub(super) struct Sender {
@@ -48,6 +52,15 @@ pub(super) struct Receiver {
     storing: Option<bool>,
     /// All is stored and handed to consensus.
     complete: bool,
+    /// When the sender was last heard of, or the last chunk stored.
+    heard: Instant,
+}
+
+impl Receiver {
+    pub(super) fn deadline(&self) -> Instant {
+        let waits = self.storing.is_none() && !self.complete;
+        if waits { self.heard + RECEIVE_PATIENCE } else { Instant::FAR }
+    }
 }
 
 impl Replica {
@@ -157,6 +170,17 @@ impl Replica {
         for to in lost {
             self.give_up(to, out);
         }
+        if self.receiver.as_ref().is_some_and(|receiver| self.now >= receiver.deadline()) {
+            reach!(SnapshotCutShort);
+            self.abandon_snapshot(out);
+        }
+    }
+
+    /// What was received, if anything, leads nowhere.
+    pub(super) fn abandon_snapshot(&mut self, out: &mut Vec<Output>) {
+        if let Some(receiver) = self.receiver.take() {
+            out.push(Output::AbandonSnapshot { snapshot: receiver.id });
+        }
     }
 
     /// A chunk arrived from a leader.
@@ -169,7 +193,7 @@ impl Replica {
             let installed = Some(self.raft.status().commit);
             let message = PeerMessage::SnapshotAck { snapshot: chunk.snapshot, sequence: chunk.sequence, installed };
             if self.receiver.as_ref().is_some_and(|receiver| receiver.id == chunk.snapshot && !receiver.complete) {
-                self.receiver = None;
+                self.abandon_snapshot(out);
             }
             return out.push(Output::Send { to: from, message });
         }
@@ -189,9 +213,11 @@ impl Replica {
                 stored: 0,
                 storing: None,
                 complete: false,
+                heard: self.now,
             });
         }
         let Some(receiver) = &mut self.receiver else { return };
+        receiver.heard = self.now;
         if receiver.storing.is_some() || receiver.complete {
             return;
         }
@@ -222,6 +248,7 @@ impl Replica {
         assert_eq!(sequence, receiver.stored, "chunk {sequence} was stored after {}", receiver.stored);
         let last = receiver.storing.take().expect("a stored chunk was being stored");
         receiver.stored += 1;
+        receiver.heard = self.now;
         let (to, index) = (receiver.from, receiver.index);
         let message = PeerMessage::SnapshotAck { snapshot, sequence, installed: None };
         out.push(Output::Send { to, message });
@@ -231,8 +258,7 @@ impl Replica {
         if self.raft.status().commit >= index {
             reach!(SnapshotOvertakenWhileWritten);
             // The log arrived by itself meanwhile; the leader hears of it when it repeats the last chunk.
-            self.receiver = None;
-            return;
+            return self.abandon_snapshot(out);
         }
         receiver.complete = true;
         let (term, config) = (receiver.index_term, receiver.config.clone());

@@ -242,6 +242,7 @@ impl Cluster {
                     member.filling.extend(rows.into_iter().map(|(key, value)| RowWrite { key, value: Some(value) }));
                     self.step(at, Input::SnapshotWritten { snapshot, sequence, generation: Generation(1) });
                 }
+                Output::AbandonSnapshot { .. } => member.filling.clear(),
                 Output::Restore { index, .. } => {
                     let input = member.restore(at, index);
                     self.step(at, input);
