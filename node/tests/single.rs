@@ -279,11 +279,71 @@ async fn locks_and_elections_queue_up() {
     let waiting = tokio::spawn(async move { second.campaign(campaign(2, "two")).await });
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(!waiting.is_finished(), "there is a leader");
-    election.resign(ResignRequest { leader: Some(leader) }).await.unwrap();
-    waiting.await.unwrap().unwrap();
+    let resigned = election.resign(ResignRequest { leader: Some(leader) }).await.unwrap().into_inner();
+    let won = waiting.await.unwrap().unwrap().into_inner();
+    // Whoever waited is told when it got into the queue. (etcd)
+    let won_at = won.leader.as_ref().unwrap().rev;
+    assert_eq!(won.header.as_ref().unwrap().revision, won_at);
+    assert!(won_at < resigned.header.unwrap().revision);
     assert_eq!(&observed.message().await.unwrap().unwrap().kv.unwrap().value[..], b"two");
     let nobody = election.leader(LeaderRequest { name: "other".into() }).await;
     assert_eq!(refusal(nobody), (Code::Unknown, "election: no leader".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_held_stays_held_when_it_is_asked_for_again_in_vain() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = started(&folder);
+    let mut lease = LeaseClient::new(node.channel().await);
+    for id in [1, 2] {
+        lease.lease_grant(pb::LeaseGrantRequest { ttl: 60, id }).await.unwrap();
+    }
+    let mut lock = LockClient::new(node.channel().await);
+    let mut election = ElectionClient::new(node.channel().await);
+    let again = |lease| LockRequest { name: "l".into(), lease };
+    let held = lock.lock(again(1)).await.unwrap().into_inner();
+    let campaign = |value: Vec<u8>| CampaignRequest { name: "e".into(), lease: 1, value: value.into() };
+    let won = election.campaign(campaign(b"a".to_vec())).await.unwrap().into_inner().leader.unwrap();
+
+    let too_large = election.campaign(campaign(vec![7; 1_600_000])).await;
+    assert_eq!(refusal(too_large), (Code::Unknown, "etcdserver: request is too large".to_owned()));
+    let mut maintenance = MaintenanceClient::new(node.channel().await);
+    let no_space = |action: pb::alarm_request::AlarmAction| {
+        let alarm = pb::AlarmType::Nospace.into();
+        pb::AlarmRequest { action: action.into(), member_id: held.header.as_ref().unwrap().member_id, alarm }
+    };
+    maintenance.alarm(no_space(pb::alarm_request::AlarmAction::Activate)).await.unwrap();
+    let full = (Code::Unknown, "etcdserver: mvcc: database space exceeded".to_owned());
+    assert_eq!(refusal(lock.lock(again(1)).await), full);
+    maintenance.alarm(no_space(pb::alarm_request::AlarmAction::Deactivate)).await.unwrap();
+
+    tokio::time::sleep(Duration::from_millis(300)).await; // Nothing is undone behind their backs either.
+    let mut kv = node.kv().await;
+    let found = kv.range(pb::RangeRequest { key: held.key.clone(), ..Default::default() }).await.unwrap().into_inner();
+    assert_eq!(found.kvs.len(), 1, "the lock is lost");
+    let leader = election.leader(LeaderRequest { name: "e".into() }).await.unwrap().into_inner().kv.unwrap();
+    assert_eq!((&leader.value[..], leader.create_revision), (&b"a"[..], won.rev));
+    // Who has it, has it at once; with another value, that is proclaimed.
+    let header = lock.lock(again(1)).await.unwrap().into_inner().header.unwrap();
+    assert_eq!(header.revision, found.header.unwrap().revision);
+    assert_eq!(election.campaign(campaign(b"b".to_vec())).await.unwrap().into_inner().leader, Some(won));
+    let leader = election.leader(LeaderRequest { name: "e".into() }).await.unwrap().into_inner().kv.unwrap();
+    assert_eq!(&leader.value[..], b"b");
+
+    // Who stops waiting leaves the queue, and so does nobody else.
+    let waiting = tokio::time::timeout(Duration::from_millis(300), lock.lock(again(2))).await;
+    assert!(waiting.is_err(), "the lock is held");
+    let queue = pb::RangeRequest { key: "l/".into(), range_end: "l0".into(), ..Default::default() };
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let keys = kv.range(queue.clone()).await.unwrap().into_inner().kvs;
+        assert_eq!(keys[0].key, held.key);
+        if keys.len() == 1 {
+            break;
+        }
+        assert!(std::time::Instant::now() < until, "{keys:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -85,13 +85,8 @@ impl<S: Rows + Send + Sync + 'static> Election for Elections<S> {
         self.0.check_leader(request.metadata())?;
         let caller = Caller::from(&request);
         let leader = request.into_inner().leader.ok_or_else(leader_missing)?;
-        let delete = pb::DeleteRangeRequest { key: leader.key.clone(), ..Default::default() };
-        let txn = pb::TxnRequest {
-            compare: vec![created_at(leader.key, leader.rev)],
-            success: vec![op(pb::request_op::Request::RequestDeleteRange(delete))],
-            failure: vec![],
-        };
-        let header = self.0.call(&caller, txn).await.map_err(on_behalf)?.header;
+        let resign = session::remove(leader.key, leader.rev);
+        let header = self.0.call(&caller, resign).await.map_err(on_behalf)?.header;
         Ok(Response::new(ResignResponse { header }))
     }
 }
@@ -106,20 +101,15 @@ async fn campaign<S: Rows + Send + Sync + 'static>(
     request: CampaignRequest,
 ) -> Result<CampaignResponse, Status> {
     let CampaignRequest { name, lease, value } = request;
-    let place = Place::take(server, caller, &name, lease, value.clone()).await?;
-    let leader = |place: &Place<S>| LeaderKey {
-        name: name.clone(),
-        key: place.key.clone(),
-        rev: place.revision,
-        lease: place.lease,
-    };
+    let mut place = Place::take(server, caller, &name, lease, value.clone()).await?;
+    let leader = LeaderKey { name, key: place.key.clone(), rev: place.revision, lease: place.lease };
     if place.found.as_ref().is_some_and(|found| found.value != value) {
-        proclaim(server, caller, &leader(&place), value).await?;
+        proclaim(server, caller, &leader, value).await?;
     }
-    let header = place.wait().await?;
-    let leader = leader(&place);
+    place.wait().await?;
+    let header = place.header.take();
     place.keep();
-    Ok(CampaignResponse { header: Some(header), leader: Some(leader) })
+    Ok(CampaignResponse { header, leader: Some(leader) })
 }
 
 /// Publishes `value` if `leader` still is the key that was created when it says.

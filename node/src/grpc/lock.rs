@@ -44,12 +44,17 @@ async fn lock<S: Rows + Send + Sync + 'static>(
     caller: &Caller,
     request: LockRequest,
 ) -> Result<LockResponse, Status> {
-    let place = Place::take(server, caller, &request.name, request.lease, Bytes::new()).await?;
-    let header = place.wait().await?;
-    // The lease may have run out meanwhile.
-    if place.read().await?.is_none_or(|kv| kv.create_revision != place.revision) {
-        return Err(Status::new(Code::Unknown, "mutex: session is expired"));
+    let mut place = Place::take(server, caller, &request.name, request.lease, Bytes::new()).await?;
+    if !place.is_first {
+        place.wait().await?;
+        // The lease may have run out meanwhile.
+        let (is_there, header) = place.is_there().await?;
+        if !is_there {
+            return Err(Status::new(Code::Unknown, "mutex: session is expired"));
+        }
+        place.header = header;
     }
-    let (key, ..) = place.keep();
-    Ok(LockResponse { header: Some(header), key })
+    let response = LockResponse { header: place.header.take(), key: place.key.clone() };
+    place.keep();
+    Ok(response)
 }

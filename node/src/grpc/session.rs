@@ -17,7 +17,7 @@ use crate::status::{Code, Status};
 /// Seconds a lease lives that nobody asked for by name.
 const LEASE_TTL: i64 = 60;
 
-/// A key in the queue of `name`. Unless it is [kept](Place::keep), dropping it removes the key.
+/// A key in the queue of `name`. Unless it is [kept](Place::keep), dropping it leaves the queue: the key is removed.
 pub(super) struct Place<S: Rows + Send + Sync + 'static> {
     server: Arc<Server<S>>,
     caller: Caller,
@@ -28,11 +28,18 @@ pub(super) struct Place<S: Rows + Send + Sync + 'static> {
     pub(super) revision: i64,
     /// The value found there, if the key had been created before.
     pub(super) found: Option<KeyValue>,
+    /// Of the answer that said so.
+    pub(super) header: Option<pb::ResponseHeader>,
+    /// Whether nobody was ahead then.
+    pub(super) is_first: bool,
     kept: bool,
 }
 
 impl<S: Rows + Send + Sync + 'static> Place<S> {
     /// Creates the key `<name>/<lease in hex>`, or finds it; grants a lease if `lease` is 0.
+    ///
+    /// Of a refusal nothing is left to undo, and if the outcome is unknown, nothing is undone: the key may have been there
+    /// before, and its owner may hold what it stands for. The lease removes it in the end. (etcd)
     pub(super) async fn take(
         server: &Arc<Server<S>>,
         caller: &Caller,
@@ -48,56 +55,52 @@ impl<S: Rows + Send + Sync + 'static> Place<S> {
         let key = Bytes::from([&prefix[..], hex(lease).as_bytes()].concat());
         let put = pb::PutRequest { key: key.clone(), value, lease, ..Default::default() };
         let get = pb::RangeRequest { key: key.clone(), ..Default::default() };
-        let absent = created_at(key.clone(), 0);
-        let (server, caller) = (Arc::clone(server), caller.clone());
-        let mut place = Self { server, caller, prefix, key, lease, revision: 0, found: None, kept: false };
+        let first = || op(pb::request_op::Request::RequestRange(oldest(&prefix)));
         let txn = pb::TxnRequest {
-            compare: vec![absent],
-            success: vec![op(pb::request_op::Request::RequestPut(put))],
-            failure: vec![op(pb::request_op::Request::RequestRange(get))],
+            compare: vec![created_at(key.clone(), 0)],
+            success: vec![op(pb::request_op::Request::RequestPut(put)), first()],
+            failure: vec![op(pb::request_op::Request::RequestRange(get)), first()],
         };
-        let reply = match place.server.call(&place.caller, txn).await {
-            Ok(reply) => reply,
-            Err(status) => {
-                // Refused or unknown: if it took effect after all, the key goes when `place` is dropped.
-                place.kept = matches!(status.code, Code::NotFound | Code::PermissionDenied);
-                return Err(status);
-            }
-        };
-        place.revision = reply.header.as_ref().map_or(0, |header| header.revision);
-        if let Some(pb::ResponseOp { response: Some(pb::response_op::Response::ResponseRange(range)) }) =
-            reply.responses.into_iter().next()
-        {
-            place.found = range.kvs.into_iter().next();
-            place.revision = place.found.as_ref().map_or(place.revision, |kv| kv.create_revision);
-        }
-        Ok(place)
+        let reply = server.call(caller, txn).await?;
+        let mut ranges = reply.responses.into_iter().filter_map(|op| match op.response {
+            Some(pb::response_op::Response::ResponseRange(range)) => Some(range.kvs.into_iter().next()),
+            _ => None,
+        });
+        let found = if reply.succeeded { None } else { ranges.next().flatten() };
+        let now = reply.header.as_ref().map_or(0, |header| header.revision);
+        let revision = found.as_ref().map_or(now, |kv| kv.create_revision);
+        let is_first = ranges.next().flatten().is_none_or(|kv| kv.create_revision == revision);
+        let (server, caller, header) = (Arc::clone(server), caller.clone(), reply.header);
+        Ok(Self { server, caller, prefix, key, lease, revision, found, header, is_first, kept: false })
     }
 
-    /// Waits until no older key is left under the prefix; the header of the read that saw it.
-    pub(super) async fn wait(&self) -> Result<pb::ResponseHeader, Status> {
+    /// Waits until no older key is left under the prefix.
+    pub(super) async fn wait(&self) -> Result<(), Status> {
+        if self.is_first {
+            return Ok(());
+        }
         loop {
             let mut older = oldest(&self.prefix);
             older.sort_order = pb::range_request::SortOrder::Descend.into();
             older.max_create_revision = self.revision - 1;
             let reply = self.server.call(&self.caller, older).await?;
-            let header = reply.header.unwrap_or_default();
-            let Some(ahead) = reply.kvs.into_iter().next() else { return Ok(header) };
+            let Some(ahead) = reply.kvs.into_iter().next() else { return Ok(()) };
             let range = KeyRange::Key(Blob(ahead.key));
-            next_event(&self.server, range, header.revision + 1, true).await?;
+            let now = reply.header.map_or(0, |header| header.revision);
+            next_event(&self.server, range, now + 1, true).await?;
         }
     }
 
-    /// The key as it is now.
-    pub(super) async fn read(&self) -> Result<Option<KeyValue>, Status> {
+    /// Whether the key is still there as it was found or created; and the header of the read that says so.
+    pub(super) async fn is_there(&self) -> Result<(bool, Option<pb::ResponseHeader>), Status> {
         let get = pb::RangeRequest { key: self.key.clone(), ..Default::default() };
-        Ok(self.server.call(&self.caller, get).await?.kvs.into_iter().next())
+        let reply = self.server.call(&self.caller, get).await?;
+        Ok((reply.kvs.iter().any(|kv| kv.create_revision == self.revision), reply.header))
     }
 
     /// The place is won: the key stays.
-    pub(super) fn keep(mut self) -> (Bytes, i64, i64) {
+    pub(super) fn keep(mut self) {
         self.kept = true;
-        (self.key.clone(), self.revision, self.lease)
     }
 }
 
@@ -106,10 +109,11 @@ impl<S: Rows + Send + Sync + 'static> Drop for Place<S> {
         if self.kept {
             return;
         }
-        let (server, caller, key) = (Arc::clone(&self.server), self.caller.clone(), self.key.clone());
+        let (server, caller) = (Arc::clone(&self.server), self.caller.clone());
+        let leave = remove(self.key.clone(), self.revision);
         tokio::spawn(async move {
             // If this fails the lease removes the key.
-            let _ = server.call(&caller, pb::DeleteRangeRequest { key, ..Default::default() }).await;
+            let _ = server.call(&caller, leave).await;
         });
     }
 }
@@ -158,6 +162,16 @@ pub(super) fn created_at(key: Bytes, revision: i64) -> pb::Compare {
         key,
         target_union: Some(pb::compare::TargetUnion::CreateRevision(revision)),
         ..Default::default()
+    }
+}
+
+/// Removes `key` if it still is the one that was created at `revision`.
+pub(super) fn remove(key: Bytes, revision: i64) -> pb::TxnRequest {
+    let delete = pb::DeleteRangeRequest { key: key.clone(), ..Default::default() };
+    pb::TxnRequest {
+        compare: vec![created_at(key, revision)],
+        success: vec![op(pb::request_op::Request::RequestDeleteRange(delete))],
+        failure: vec![],
     }
 }
 
