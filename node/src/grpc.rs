@@ -1,6 +1,7 @@
 //! The client port's gRPC: every call of `service` behind its path, over tonic.
 
 mod election;
+mod front;
 mod gate;
 mod health;
 mod lock;
@@ -14,7 +15,7 @@ mod watch;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use prometheus::IntGauge;
 use quorate_api::etcdserverpb as pb;
 use quorate_core::auth::Author;
@@ -22,7 +23,6 @@ use quorate_core::error::Error;
 use quorate_core::raft;
 use quorate_core::replica::{Request, Response};
 use quorate_core::rows::Rows;
-use tonic::metadata::MetadataMap;
 
 pub use self::gate::{Caller, CommonName};
 use crate::applier::Published;
@@ -148,12 +148,17 @@ pub fn router<S: Rows + Send + Sync + 'static>(server: Arc<Server<S>>) -> Router
     router = unary::route::<pb::AuthRoleDeleteRequest, S>(router, &server);
     router = unary::route::<pb::AuthRoleGrantPermissionRequest, S>(router, &server);
     router = unary::route::<pb::AuthRoleRevokePermissionRequest, S>(router, &server);
-    router = stream::routes(router, &server);
-    router = watch::route(router, &server);
-    router = lock::routes(router, &server);
-    router = election::routes(router, &server);
-    router = reflection::routes(router);
-    health::routes(router).fallback(unknown)
+    router = router.merge(front::guarded(others(&server), &server));
+    reflection::routes(router).fallback(unknown)
+}
+
+/// Every route that is not one request and its reply, or is one of a service on top of such calls.
+fn others<S: Rows + Send + Sync + 'static>(server: &Arc<Server<S>>) -> Router {
+    let mut router = stream::routes(Router::new(), server);
+    router = watch::route(router, server);
+    router = lock::routes(router, server);
+    router = election::routes(router, server);
+    health::routes(router, server)
 }
 
 impl<S: Rows + Send + Sync + 'static> Server<S> {
@@ -215,7 +220,7 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
         self.member.defragment().await.map_err(|error| Status::new(Code::Unknown, error.to_string()))
     }
 
-    async fn ask(&self, request: Request) -> Result<Response, Status> {
+    pub(crate) async fn ask(&self, request: Request) -> Result<Response, Status> {
         let is_proposal = matches!(request, Request::Command(_) | Request::CommandBy(..));
         let is_read = matches!(request, Request::ReadIndex);
         // A client that hangs up drops the future in the middle: the gauge must come down all the same.
@@ -236,11 +241,20 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
     }
 
     /// Refuses a call that wants a leader when there is none. (etcd: metadata `hasleader`)
-    fn check_leader(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        if wants_leader(metadata) && self.member.status().raft.leader.is_none() {
-            return Err(Error::NoLeader.into());
+    fn check_leader(&self, headers: &HeaderMap) -> Result<(), Error> {
+        if wants_leader(headers) && self.member.status().raft.leader.is_none() {
+            return Err(Error::NoLeader);
         }
         Ok(())
+    }
+
+    /// Returns why a stream must end now, whatever it is about: the member's state is known to be wrong, or there is no
+    /// leader and the call wants one.
+    async fn interrupted(&self, wants_leader: bool) -> Error {
+        tokio::select! {
+            () = self.member.suspected() => Error::Stopped,
+            () = self.leader_lost(wants_leader) => Error::NoLeader,
+        }
     }
 
     /// Returns once there was no leader for three election timeouts; never, unless the call wants one.
@@ -278,8 +292,8 @@ impl Drop for Pending<'_> {
     }
 }
 
-fn wants_leader(metadata: &MetadataMap) -> bool {
-    metadata.get("hasleader").is_some_and(|value| value.as_bytes() == b"true")
+fn wants_leader(headers: &HeaderMap) -> bool {
+    headers.get("hasleader").is_some_and(|value| value.as_bytes() == b"true")
 }
 
 /// Answers a path that no call has, in the caller's own protocol.

@@ -17,6 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use quorate_api::etcdserverpb as pb;
 use quorate_core::error::Error;
+use quorate_core::replica::Request::ReadIndex;
 use quorate_core::rows::Rows;
 
 use crate::gateway;
@@ -149,7 +150,11 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
 
     /// Reads one key, through a quorum or only here. The text of what went wrong.
     async fn probe(&self, serializable: bool) -> Result<(), String> {
-        let range = pb::RangeRequest { key: "health".into(), limit: 1, serializable, ..Default::default() };
+        if !serializable {
+            // Apart from the read, since a learner can do this as well, although it does so for no client. (etcd)
+            self.ask(ReadIndex).await.map_err(|status| status.message)?;
+        }
+        let range = pb::RangeRequest { key: "health".into(), limit: 1, serializable: true, ..Default::default() };
         match self.call(&Caller::default(), range).await {
             Ok(_) => Ok(()),
             // It could be read, were it somebody else who asks. (etcd)

@@ -113,6 +113,8 @@ struct Shared<S> {
     front: Arc<Front<S>>,
     epoch: std::time::Instant,
     status: tokio::sync::watch::Receiver<raft::Status>,
+    /// The state is wrong: nothing is to be read from it.
+    suspect: tokio::sync::watch::Receiver<bool>,
     /// This life of the member is over.
     fenced: tokio::sync::watch::Receiver<bool>,
     next_stream: AtomicU64,
@@ -146,6 +148,7 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
         let observer: Arc<dyn Observer> = observer;
         let (to_log, to_applier, history) = (Mailbox::new(), Mailbox::new(), Mailbox::new());
         let front = Arc::new(Front::new(&applier));
+        let (suspected, suspect) = tokio::sync::watch::channel(false);
         let (fence, fenced) = tokio::sync::watch::channel(false);
         let driver = DriverWorker::new(
             Driver::new(replica),
@@ -154,7 +157,7 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
             Arc::clone(&observer),
             to_log.clone(),
             to_applier.clone(),
-            Standing { status: status_changed, suspect: Arc::clone(&front.suspect), over: fence },
+            Standing { status: status_changed, suspect: suspected, over: fence },
         );
         let applying = ApplyStage {
             applier,
@@ -172,6 +175,7 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
             front,
             epoch,
             status,
+            suspect,
             fenced,
             next_stream: AtomicU64::new(1),
             carrier: Mutex::new(()),
@@ -232,19 +236,19 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
             raft: self.shared.status.borrow().clone(),
             applied: self.published().applied,
             disk_bytes: self.shared.front.disk_bytes.load(Ordering::Relaxed),
-            suspect: self.shared.front.suspect.load(Ordering::Relaxed),
+            suspect: *self.shared.suspect.borrow(),
         }
     }
 
     /// Returns once this life of the member is over: it is to be started again as if its disk had been lost. Never, if
     /// the member stops before.
     pub fn fenced(&self) -> impl Future<Output = ()> + Send + 'static {
-        let mut fenced = self.shared.fenced.clone();
-        async move {
-            if fenced.wait_for(|fenced| *fenced).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
+        turns_true(self.shared.fenced.clone())
+    }
+
+    /// Returns once the member's state is known to be wrong: nobody is served from then on.
+    pub fn suspected(&self) -> impl Future<Output = ()> + Send + 'static {
+        turns_true(self.shared.suspect.clone())
     }
 
     /// Reads everything that is on disk, slowly, and compares it with what was written.
@@ -409,6 +413,13 @@ impl<S> Shared<S> {
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
     std::thread::Builder::new().name(name.into()).spawn(body).expect("the system starts a thread")
+}
+
+/// Returns once `flag` is set; never, if whoever would set it is gone.
+async fn turns_true(mut flag: tokio::sync::watch::Receiver<bool>) {
+    if flag.wait_for(|flag| *flag).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// A member's clock and the system's.

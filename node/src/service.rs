@@ -142,8 +142,13 @@ pub trait Method: prost::Message + Default + 'static {
     /// The full name, as in the path of the HTTP/2 request.
     const PATH: &'static str;
 
-    /// Whether a learner answers it.
-    const FOR_LEARNERS: bool = false;
+    /// Whether every member answers it, even a learner, and even one whose state is known to be wrong.
+    const FROM_ANYONE: bool = false;
+
+    /// Whether a learner answers it too.
+    fn is_for_learners(&self) -> bool {
+        Self::FROM_ANYONE
+    }
 
     /// What a caller must be allowed. There is no default: no call can forget to say.
     fn access(rest: &Self::Rest) -> Access<'_>;
@@ -196,19 +201,29 @@ pub enum Access<'a> {
     State(Need<'a>),
 }
 
-/// Refuses what a learner does not serve, and everything if the state is known to be wrong; call before [`Method::start`].
+/// Refuses every call if the state is known to be wrong, and on a learner all but those that `is_for_learners`; comes
+/// before anything else.
 ///
 /// # Errors
-/// [`Error::NotSupportedForLearner`], [`Error::Stopped`].
-pub fn admit<M: Method>(local: &Local<'_>) -> Result<(), Status> {
-    if local.status.suspect && M::PATH != pb::StatusRequest::PATH {
-        // Others serve: a client had better turn to them.
-        return Err(Error::Stopped.into());
-    }
-    if local.is_learner() && !M::FOR_LEARNERS {
-        return Err(Error::NotSupportedForLearner.into());
+/// [`Error::Stopped`], [`Error::NotSupportedForLearner`].
+pub fn admit(is_for_learners: bool, local: &Local<'_>) -> Result<(), Error> {
+    trust(local)?;
+    if local.is_learner() && !is_for_learners {
+        return Err(Error::NotSupportedForLearner);
     }
     Ok(())
+}
+
+/// Refuses everything once the state is known to be wrong: others serve, and a client had better turn to them.
+///
+/// # Errors
+/// [`Error::Stopped`].
+pub fn trust(local: &Local<'_>) -> Result<(), Error> {
+    if local.status.suspect { Err(Error::Stopped) } else { Ok(()) }
+}
+
+fn admit_call<M: Method>(request: &M, local: &Local<'_>) -> Result<(), Error> {
+    if M::FROM_ANYONE { Ok(()) } else { admit(request.is_for_learners(), local) }
 }
 
 /// A call between its two halves.
@@ -224,7 +239,7 @@ pub struct Begun<M: Method> {
 /// that stops everybody.
 #[must_use]
 pub fn is_beyond_quota<M: Method>(request: &M, local: &Local<'_>) -> bool {
-    admit::<M>(local).is_ok() && local.is_beyond_quota(request.cost())
+    admit_call(request, local).is_ok() && local.is_beyond_quota(request.cost())
 }
 
 /// The first half of a call: [`admit`], the quota, [`Method::start`].
@@ -234,7 +249,7 @@ pub fn is_beyond_quota<M: Method>(request: &M, local: &Local<'_>) -> bool {
 /// # Errors
 /// The status to answer at once.
 pub fn begin<M: Method>(request: M, local: &Local<'_>) -> Result<Begun<M>, Status> {
-    admit::<M>(local)?;
+    admit_call(&request, local)?;
     if local.is_beyond_quota(request.cost()) {
         if mutant::is_on(Mutant::Q02) {
             let (ask, _) = request.start(local.settings)?;
@@ -259,7 +274,8 @@ impl<M: Method> Begun<M> {
     }
 
     /// The second half of a call, with consensus' answer if it was asked, on behalf of `author`, who is refused what it
-    /// may not have. Of a call whose access is its command's any author will do: that was decided already.
+    /// may not have. Of a call whose access is its command's any author will do: that was decided already. A state that
+    /// has been found wrong meanwhile answers nothing.
     ///
     /// # Errors
     /// etcd's status for a request that cannot be answered.
@@ -270,6 +286,9 @@ impl<M: Method> Begun<M> {
         local: &Local<'_>,
     ) -> Result<M::Reply, Status> {
         let (rest, answer) = (rest?, answer.transpose()?);
+        if !M::FROM_ANYONE {
+            trust(local)?;
+        }
         if let Access::State(need) = M::access(&rest) {
             local.view.check(author, &need)?;
         }
@@ -295,3 +314,6 @@ pub fn permit(author: &Author, ask: Option<&Request>, access: Access<'_>, view: 
 fn mismatch(answer: Option<&Response>) -> ! {
     panic!("consensus answered {answer:?} to another question")
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,11 +13,21 @@ use std::time::{Duration, Instant};
 
 use process::{Node, cluster, http_get};
 use quorate_api::etcdserverpb as pb;
+use quorate_api::etcdserverpb::auth_client::AuthClient;
+use quorate_api::etcdserverpb::lease_client::LeaseClient;
 use quorate_api::etcdserverpb::maintenance_client::MaintenanceClient;
+use quorate_api::etcdserverpb::watch_client::WatchClient;
+use quorate_api::grpc::health::v1::health_client::HealthClient;
+use quorate_api::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
+use quorate_api::v3electionpb::election_client::ElectionClient;
+use quorate_api::v3electionpb::{LeaderRequest, LeaderResponse};
 use quorate_core::rows::{RowWrite, Rows as _};
 use quorate_core::{Blob, Generation, store};
 use quorate_node::backend::fjall::{FjallBackends, Options};
 use quorate_node::backend::{Backend as _, Backends as _};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
 
 fn started(folder: &tempfile::TempDir, flags: &[(&str, &str)]) -> Vec<Node> {
     let mut nodes = cluster(folder.path(), 3);
@@ -137,9 +147,82 @@ async fn a_member_that_decides_differently_is_fenced_and_rebuilt() {
         success: vec![op("then")],
         failure: vec![op("else")],
     };
+    let streams = Streams::open(&nodes[2]).await;
+    let range = nodes[2].kv().await;
+    let mut maintenance = MaintenanceClient::new(nodes[2].channel().await);
+    // It hears of the others' hashes when they can do nothing about it, and so stays alone with what it knows.
+    nodes[2].pause();
     assert!(nodes[0].kv().await.txn(txn).await.unwrap().into_inner().succeeded);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    nodes[..2].iter().for_each(Node::pause);
+    nodes[2].resume();
+    wait_for("it does not find out", &nodes[2], async || nodes[2].log().contains("is not served any more")).await;
+    streams.all_end().await;
+    let mut all = range.clone();
+    let serializable = pb::RangeRequest { key: "k".into(), serializable: true, ..Default::default() };
+    is_silent("Range", all.range(serializable.clone()).await);
+    is_silent("RangeStream", all.range_stream(serializable).await);
+    is_silent("Snapshot", maintenance.snapshot(pb::SnapshotRequest {}).await);
+    is_silent("Health", HealthClient::new(nodes[2].channel().await).check(HealthCheckRequest::default()).await);
+    is_silent("Watch", Streams::watch(&nodes[2]).await);
+    let login = pb::AuthenticateRequest { name: "root".into(), password: "p".into() };
+    is_silent("Authenticate", AuthClient::new(nodes[2].channel().await).authenticate(login).await);
+    maintenance.status(pb::StatusRequest {}).await.unwrap();
+    nodes[..2].iter().for_each(Node::resume);
     returns(&mut nodes, 2).await;
     assert!(nodes[2].log().contains("this member's state is wrong and is not served any more"));
+}
+
+fn is_silent<T>(what: &str, result: Result<T, Status>) {
+    let status = result.map(drop).expect_err(what);
+    assert_eq!((status.code(), status.message()), (Code::Unavailable, "etcdserver: server stopped"), "{what}");
+}
+
+/// One open stream of every kind, of a client that asks nothing any more.
+struct Streams {
+    watch: Streaming<pb::WatchResponse>,
+    keep_alive: Streaming<pb::LeaseKeepAliveResponse>,
+    health: Streaming<HealthCheckResponse>,
+    observe: Streaming<LeaderResponse>,
+    /// Client's sides that stay open.
+    _open: [Box<dyn std::any::Any>; 2],
+}
+
+impl Streams {
+    async fn open(node: &Node) -> Self {
+        let (asks, requests) = mpsc::channel::<pb::LeaseKeepAliveRequest>(1);
+        let mut leases = LeaseClient::new(node.channel().await);
+        let keep_alive = leases.lease_keep_alive(ReceiverStream::new(requests)).await.unwrap().into_inner();
+        let mut health = HealthClient::new(node.channel().await);
+        let mut health = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+        assert!(health.message().await.unwrap().is_some());
+        let mut elections = ElectionClient::new(node.channel().await);
+        let observe = elections.observe(LeaderRequest { name: "nobody".into() }).await.unwrap().into_inner();
+        let (watches, mut watch) = Self::watch(node).await.unwrap();
+        assert!(watch.message().await.unwrap().unwrap().created);
+        Self { watch, keep_alive, health, observe, _open: [Box::new(asks), Box::new(watches)] }
+    }
+
+    async fn watch(node: &Node) -> Result<(mpsc::Sender<pb::WatchRequest>, Streaming<pb::WatchResponse>), Status> {
+        let (sender, requests) = mpsc::channel(1);
+        let create = pb::WatchCreateRequest { key: "nothing".into(), ..Default::default() };
+        let create = pb::watch_request::RequestUnion::CreateRequest(create);
+        sender.send(pb::WatchRequest { request_union: Some(create) }).await.unwrap();
+        let watch = WatchClient::new(node.channel().await).watch(ReceiverStream::new(requests)).await?;
+        Ok((sender, watch.into_inner()))
+    }
+
+    /// The member ends them by itself, all of them.
+    async fn all_end(mut self) {
+        async fn end<T>(what: &str, stream: &mut Streaming<T>) -> Status {
+            let next = tokio::time::timeout(Duration::from_secs(5), stream.message()).await;
+            next.unwrap_or_else(|_| panic!("{what} goes on")).map(drop).expect_err(what)
+        }
+        is_silent("Watch", Err::<(), _>(end("Watch", &mut self.watch).await));
+        is_silent("LeaseKeepAlive", Err::<(), _>(end("LeaseKeepAlive", &mut self.keep_alive).await));
+        is_silent("Health.Watch", Err::<(), _>(end("Health.Watch", &mut self.health).await));
+        is_silent("Observe", Err::<(), _>(end("Observe", &mut self.observe).await));
+    }
 }
 
 /// The largest file below `folder`.

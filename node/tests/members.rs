@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use process::{Node, cluster, joiner};
 use quorate_api::etcdserverpb as pb;
 use quorate_api::etcdserverpb::cluster_client::ClusterClient;
+use quorate_node::grpc::METHODS;
+use quorate_node::service::Method as _;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -235,6 +237,31 @@ async fn a_learner_answers_little_and_votes_once_it_is_promoted() {
     let unsupported = text(Code::FailedPrecondition, "rpc not supported for learner");
     assert_eq!(refused(linearizable.map(|it| it.map(drop))), unsupported);
     assert_eq!(refused(put(&learner, "x").await.map(tonic::Response::new)), unsupported);
+    // It says so to everything else, and before anything else; but it lives, as far as its own probes go.
+    let answered = [pb::StatusRequest::PATH, "/etcdserverpb.Maintenance/Snapshot"];
+    let more = [
+        "/v3lockpb.Lock/Lock",
+        "/v3lockpb.Lock/Unlock",
+        "/v3electionpb.Election/Campaign",
+        "/v3electionpb.Election/Proclaim",
+        "/v3electionpb.Election/Leader",
+        "/v3electionpb.Election/Observe",
+        "/v3electionpb.Election/Resign",
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+    ];
+    for path in METHODS.iter().map(|(path, _)| *path).chain(more) {
+        let answer = empty(&learner, path).await;
+        if answered.contains(&path) {
+            answer.expect(path);
+        } else {
+            assert_eq!(refused(answer.map(tonic::Response::new)), unsupported, "{path}");
+        }
+    }
+    assert!(process::http_get(learner.client_port, "/health").contains(r#""health":"true""#));
+    let ready = process::http_get(learner.client_port, "/readyz?verbose");
+    assert!(ready.contains("[-]non_learner failed: not supported for learner"), "{ready}");
+    assert!(ready.contains("[+]linearizable_read ok"), "{ready}");
 
     let until = Instant::now() + Duration::from_secs(30);
     let promoted = loop {
@@ -250,6 +277,17 @@ async fn a_learner_answers_little_and_votes_once_it_is_promoted() {
     assert_eq!(refused(voting.map(|it| it.map(drop))), no_learner);
     nodes[0].kill();
     eventually_put(&learner, "x").await;
+}
+
+/// Sends an empty message to `path` and takes the first answer, whatever it says.
+async fn empty(node: &Node, path: &'static str) -> Result<(), Status> {
+    let mut client = tonic::client::Grpc::new(node.channel().await);
+    client.ready().await.unwrap();
+    let codec = tonic_prost::ProstCodec::<(), ()>::default();
+    let path = axum::http::uri::PathAndQuery::from_static(path);
+    let mut answers = client.streaming(tonic::Request::new(tokio_stream::iter([()])), path, codec).await?.into_inner();
+    let first = tokio::time::timeout(Duration::from_secs(5), answers.message()).await;
+    first.expect("an answer comes").map(drop)
 }
 
 fn kv(channel: Channel) -> quorate_api::etcdserverpb::kv_client::KvClient<Channel> {

@@ -125,7 +125,7 @@ pub fn start(rpc: Rpc, request: Bytes, local: &Local<'_>) -> Result<(Option<Requ
         Rpc::MemberUpdate => begin::<pb::MemberUpdateRequest>(request, local),
         Rpc::MemberPromote => begin::<pb::MemberPromoteRequest>(request, local),
         Rpc::LeaseKeepAlive => {
-            let (ask, renewal) = KeepAlive::start(&decode(request)?, local);
+            let (ask, renewal) = KeepAlive::start(&decode(request)?, local)?;
             Ok((Some(ask), Box::new(renewal)))
         }
         Rpc::Authenticate => panic!("a login is no call of two halves"),
@@ -206,7 +206,7 @@ impl Stage for KeepAlive {
     }
 
     fn finish(self: Box<Self>, answer: Option<Response>, _: &Author, local: &Local<'_>) -> Result<Bytes, Status> {
-        Ok(Self::finish(*self, answer.expect("a keep-alive always asks"), local).encode_to_vec().into())
+        Ok(Self::finish(*self, answer.expect("a keep-alive always asks"), local)?.encode_to_vec().into())
     }
 }
 

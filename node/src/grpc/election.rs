@@ -11,7 +11,6 @@ use quorate_api::v3electionpb::{
     ResignRequest, ResignResponse,
 };
 use quorate_core::Blob;
-use quorate_core::error::Error;
 use quorate_core::request::KeyRange;
 use quorate_core::rows::Rows;
 use tokio::sync::mpsc;
@@ -36,13 +35,11 @@ struct Elections<S>(Arc<Server<S>>);
 #[tonic::async_trait]
 impl<S: Rows + Send + Sync + 'static> Election for Elections<S> {
     async fn campaign(&self, request: Request<CampaignRequest>) -> Result<Response<CampaignResponse>, tonic::Status> {
-        self.0.check_leader(request.metadata())?;
         let caller = Caller::from(&request);
         Ok(Response::new(campaign(&self.0, &caller, request.into_inner()).await.map_err(on_behalf)?))
     }
 
     async fn proclaim(&self, request: Request<ProclaimRequest>) -> Result<Response<ProclaimResponse>, tonic::Status> {
-        self.0.check_leader(request.metadata())?;
         let caller = Caller::from(&request);
         let ProclaimRequest { leader, value } = request.into_inner();
         let header = proclaim(&self.0, &caller, &leader.ok_or_else(leader_missing)?, value).await.map_err(on_behalf)?;
@@ -50,7 +47,6 @@ impl<S: Rows + Send + Sync + 'static> Election for Elections<S> {
     }
 
     async fn leader(&self, request: Request<LeaderRequest>) -> Result<Response<LeaderResponse>, tonic::Status> {
-        self.0.check_leader(request.metadata())?;
         let caller = Caller::from(&request);
         let reply =
             self.0.call(&caller, session::oldest(&prefix(&request.into_inner().name))).await.map_err(on_behalf)?;
@@ -63,26 +59,25 @@ impl<S: Rows + Send + Sync + 'static> Election for Elections<S> {
     type ObserveStream = ReceiverStream<Result<LeaderResponse, tonic::Status>>;
 
     async fn observe(&self, request: Request<LeaderRequest>) -> Result<Response<Self::ObserveStream>, tonic::Status> {
-        self.0.check_leader(request.metadata())?;
-        let wanted = wants_leader(request.metadata());
+        let wanted = wants_leader(request.metadata().as_ref());
         let (server, caller) = (Arc::clone(&self.0), Caller::from(&request));
         let prefix = prefix(&request.into_inner().name);
         let (sender, replies) = mpsc::channel(1);
         tokio::spawn(async move {
             let end = tokio::select! {
-                end = observe(&server, &caller, &prefix, &sender) => end,
-                () = server.leader_lost(wanted) => Err(Error::NoLeader.into()),
+                biased;
+                why = server.interrupted(wanted) => Err(why.into()),
+                end = observe(&server, &caller, &prefix, &sender) => end.map_err(on_behalf),
                 () = sender.closed() => return,
             };
             if let Err(status) = end {
-                let _ = sender.send(Err(on_behalf(status).into())).await; // The client may have gone.
+                let _ = sender.send(Err(status.into())).await; // The client may have gone.
             }
         });
         Ok(Response::new(ReceiverStream::new(replies)))
     }
 
     async fn resign(&self, request: Request<ResignRequest>) -> Result<Response<ResignResponse>, tonic::Status> {
-        self.0.check_leader(request.metadata())?;
         let caller = Caller::from(&request);
         let leader = request.into_inner().leader.ok_or_else(leader_missing)?;
         let resign = session::remove(leader.key, leader.rev);

@@ -140,6 +140,7 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
     /// # Errors
     /// etcd's status.
     pub async fn authenticate(&self, request: pb::AuthenticateRequest) -> Result<pb::AuthenticateResponse, Status> {
+        service::admit(false, &self.picture().local(&self.settings))?;
         let pb::AuthenticateRequest { name, password } = request;
         let mut login = Login::new(name.clone());
         let token = loop {

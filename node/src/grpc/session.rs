@@ -87,7 +87,10 @@ impl<S: Rows + Send + Sync + 'static> Place<S> {
             let Some(ahead) = reply.kvs.into_iter().next() else { return Ok(()) };
             let range = KeyRange::Key(Blob(ahead.key));
             let now = reply.header.map_or(0, |header| header.revision);
-            next_event(&self.server, range, now + 1, true).await?;
+            tokio::select! {
+                () = self.server.member.suspected() => return Err(Error::Stopped.into()),
+                event = next_event(&self.server, range, now + 1, true) => event?,
+            }
         }
     }
 

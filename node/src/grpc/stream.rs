@@ -10,7 +10,6 @@ use axum::response::IntoResponse as _;
 use axum::routing::post;
 use prost::Message as _;
 use quorate_api::etcdserverpb as pb;
-use quorate_core::error::Error;
 use quorate_core::rows::Rows;
 use quorate_core::store::Need;
 use tokio::sync::mpsc;
@@ -83,13 +82,13 @@ impl<S: Rows + Send + Sync + 'static> StreamingService<pb::LeaseKeepAliveRequest
         Box::pin(async move {
             let counters = server.metrics.call(KEEP_ALIVE);
             counters.started();
-            server.check_leader(request.metadata())?;
-            let (wanted, caller) = (wants_leader(request.metadata()), Caller::from(&request));
+            let (wanted, caller) = (wants_leader(request.metadata().as_ref()), Caller::from(&request));
             let (sender, replies) = mpsc::channel(REPLIES_AHEAD);
             tokio::spawn(async move {
                 let end = tokio::select! {
+                    biased;
+                    why = server.interrupted(wanted) => Err(why.into()),
                     end = server.keep_alive(&caller, request.into_inner(), &sender, &counters) => end,
-                    () = server.leader_lost(wanted) => Err(Error::NoLeader.into()),
                 };
                 counters.handled(end.as_ref().map_or_else(|status| status.code, |()| Code::Ok));
                 if let Err(status) = end {
@@ -113,9 +112,7 @@ impl<S: Rows + Send + Sync + 'static> ServerStreamingService<pb::RangeRequest> f
         Box::pin(async move {
             let counters = server.metrics.call(RANGE_STREAM);
             counters.started();
-            server.check_leader(request.metadata())?;
-            let caller = Caller::from(&request);
-            let wanted = wants_leader(request.metadata());
+            let (wanted, caller) = (wants_leader(request.metadata().as_ref()), Caller::from(&request));
             let (ask, range) = RangeStream::start(request.into_inner(), &server.settings)?;
             if let Some(ask) = ask {
                 server.ask(ask).await?;
@@ -124,8 +121,9 @@ impl<S: Rows + Send + Sync + 'static> ServerStreamingService<pb::RangeRequest> f
             let (sender, replies) = mpsc::channel(REPLIES_AHEAD);
             tokio::spawn(async move {
                 let end = tokio::select! {
-                    end = server.range_stream(range, &sender, &counters) => end,
-                    () = server.leader_lost(wanted) => Err(Error::NoLeader.into()),
+                    biased;
+                    why = server.interrupted(wanted) => Err(why.into()),
+                    end = server.range_stream(&caller, range, &sender, &counters) => end,
                 };
                 counters.handled(end.as_ref().map_or_else(|status| status.code, |()| Code::Ok));
                 if let Err(status) = end {
@@ -149,12 +147,19 @@ impl<S: Rows + Send + Sync + 'static> ServerStreamingService<pb::SnapshotRequest
         Box::pin(async move {
             let counters = server.metrics.call(SNAPSHOT);
             counters.started();
-            server.check_leader(request.metadata())?;
-            server.permit(&Caller::from(&request), Access::State(Need::Root)).await?;
+            let (wanted, caller) = (wants_leader(request.metadata().as_ref()), Caller::from(&request));
+            server.permit(&caller, Access::State(Need::Root)).await?;
             let (sender, replies) = mpsc::channel(REPLIES_AHEAD);
             tokio::spawn(async move {
-                server.snapshot(&sender, &counters).await;
-                counters.handled(Code::Ok);
+                let end = tokio::select! {
+                    biased;
+                    why = server.interrupted(wanted) => Err(why.into()),
+                    end = server.snapshot(&caller, &sender, &counters) => end,
+                };
+                counters.handled(end.as_ref().map_or_else(|status| status.code, |()| Code::Ok));
+                if let Err(status) = end {
+                    let _ = sender.send(Err(status.into())).await; // The client may have gone.
+                }
             });
             Ok(tonic::Response::new(ReceiverStream::new(replies)))
         })
@@ -163,15 +168,23 @@ impl<S: Rows + Send + Sync + 'static> ServerStreamingService<pb::SnapshotRequest
 
 impl<S: Rows + Send + Sync + 'static> Server<S> {
     /// Sends this member's state as a file, for as long as the client takes it.
-    async fn snapshot(&self, replies: &mpsc::Sender<Result<pb::SnapshotResponse, tonic::Status>>, counters: &Call) {
-        let super::Picture { status, published } = self.picture();
-        let mut stream = tokio::task::block_in_place(|| SnapshotStream::new(published, &status));
+    async fn snapshot(
+        &self,
+        caller: &Caller,
+        replies: &mpsc::Sender<Result<pb::SnapshotResponse, tonic::Status>>,
+        counters: &Call,
+    ) -> Result<(), Status> {
+        let picture = self.picture();
+        let author = self.author(caller, &picture)?;
+        let super::Picture { status, published } = picture;
+        let mut stream = tokio::task::block_in_place(|| SnapshotStream::new(&author, published, &status))?;
         while let Some(reply) = tokio::task::block_in_place(|| stream.next_message()) {
             counters.sent(reply.encoded_len());
             if replies.send(Ok(reply)).await.is_err() {
-                return;
+                break;
             }
         }
+        Ok(())
     }
 
     /// Answers keep-alives in the order they come, until the client ends the stream.
@@ -189,10 +202,10 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
                 Err(end) => return refused(&end).map_or(Ok(()), Err),
             };
             counters.received(request.encoded_len());
-            let (ask, renewal) = KeepAlive::start(&request, &self.picture().local(&self.settings));
+            let (ask, renewal) = KeepAlive::start(&request, &self.picture().local(&self.settings))?;
             let answer = self.pass(caller, Some(ask), renewal.access(), None).await?;
             let reply =
-                renewal.finish(answer.expect("a keep-alive always asks"), &self.picture().local(&self.settings));
+                renewal.finish(answer.expect("a keep-alive always asks"), &self.picture().local(&self.settings))?;
             counters.sent(reply.encoded_len());
             if replies.send(Ok(reply)).await.is_err() {
                 return Ok(());
@@ -202,18 +215,21 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
 
     async fn range_stream(
         &self,
+        caller: &Caller,
         mut range: RangeStream,
         replies: &mpsc::Sender<Result<pb::RangeStreamResponse, tonic::Status>>,
         counters: &Call,
     ) -> Result<(), Status> {
+        let mut picture = self.picture();
+        let author = self.author(caller, &picture)?;
         loop {
-            let picture = self.picture();
-            let next = tokio::task::block_in_place(|| range.next(&picture.local(&self.settings)))?;
+            let next = tokio::task::block_in_place(|| range.next(&author, &picture.local(&self.settings)))?;
             let Some(reply) = next else { return Ok(()) };
             counters.sent(reply.encoded_len());
             if replies.send(Ok(reply)).await.is_err() {
                 return Ok(());
             }
+            picture = self.picture();
         }
     }
 }

@@ -80,12 +80,12 @@ where
         let (server, counters, handler) = (Arc::clone(&self.server), Arc::clone(&self.counters), self.handler);
         Box::pin(async move {
             let caller = Caller::from(&request);
-            let leader = server.check_leader(request.metadata());
+            let leader = server.check_leader(request.metadata().as_ref());
             let request = request.into_inner();
             counters.received(request.encoded_len());
             let result = match leader {
                 Ok(()) => handler(server, caller, request).await,
-                Err(status) => Err(status),
+                Err(error) => Err(error.into()),
             };
             match result {
                 Ok(reply) => {

@@ -58,17 +58,14 @@ impl<S: Rows + Send + Sync + 'static> StreamingService<pb::WatchRequest> for Wat
         Box::pin(async move {
             let counters = server.metrics.call(WATCH);
             counters.started();
-            server.check_leader(request.metadata())?;
-            if server.picture().local(&server.settings).is_learner() {
-                return Err(Status::from(Error::NotSupportedForLearner).into());
-            }
-            let (wanted, caller) = (wants_leader(request.metadata()), Caller::from(&request));
+            let (wanted, caller) = (wants_leader(request.metadata().as_ref()), Caller::from(&request));
             let (sender, replies) = mpsc::channel(REPLIES_AHEAD);
             tokio::spawn(async move {
                 server.metrics.watch_streams.inc();
                 let end = tokio::select! {
+                    biased;
+                    why = server.interrupted(wanted) => why.into(),
                     end = server.watch(&caller, request.into_inner(), &sender, &counters) => end,
-                    () = server.leader_lost(wanted) => Error::NoLeader.into(),
                 };
                 server.metrics.watch_streams.dec();
                 counters.handled(end.code);

@@ -1,7 +1,7 @@
 //! The applier's turn, and what readers and watchers see of it.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Instant;
 
@@ -24,8 +24,6 @@ pub(super) struct Front<S> {
     pub(super) streams: Mutex<HashMap<StreamId, mpsc::UnboundedSender<watch::Response>>>,
     /// The floor below which nothing is left on disk either.
     pub(super) compacted: tokio::sync::watch::Sender<Revision>,
-    /// The member's state is wrong: nothing is to be read from it.
-    pub(super) suspect: Arc<AtomicBool>,
     /// Those who wait for the next verification.
     pub(super) verifying: Mutex<Vec<oneshot::Sender<Result<(), BackendError>>>>,
     /// Those who wait for the next defragmentation.
@@ -43,7 +41,6 @@ impl<S> Front<S> {
             disk_bytes: AtomicU64::new(applier.backend().disk_bytes()),
             streams: Mutex::new(HashMap::new()),
             compacted: tokio::sync::watch::Sender::new(Revision(-1)),
-            suspect: Arc::default(),
             verifying: Mutex::default(),
             defragmenting: Mutex::default(),
         }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use quorate_core::error::Error;
 use quorate_core::replica::{self, Request, Response};
@@ -27,7 +26,7 @@ pub(super) struct Standing {
     /// What consensus says of itself.
     pub(super) status: tokio::sync::watch::Sender<raft::Status>,
     /// Its state is wrong: nothing is to be read from it.
-    pub(super) suspect: Arc<AtomicBool>,
+    pub(super) suspect: tokio::sync::watch::Sender<bool>,
     /// This life of the member is over.
     pub(super) over: tokio::sync::watch::Sender<bool>,
 }
@@ -119,6 +118,10 @@ impl DriverWorker {
             self.applier.leave(effects.applier.drain(..));
             due.applier = true;
         }
+        let is_wrong = effects.suspected.is_some() || effects.fenced;
+        if is_wrong || effects.unsuspected {
+            self.standing.suspect.send_replace(is_wrong); // Before anybody is answered.
+        }
         for (id, result) in effects.responses.drain(..) {
             self.observer.answered(result.is_err());
             if let Some(answer) = self.waiting.remove(&id) {
@@ -142,18 +145,15 @@ impl DriverWorker {
             self.observer.malformed(from, &error.to_string());
         }
         if std::mem::take(&mut effects.unsuspected) {
-            self.standing.suspect.store(false, Ordering::Relaxed);
             self.observer.unsuspected();
         }
         if let Some((index, ours, theirs)) = effects.suspected.take() {
-            self.standing.suspect.store(true, Ordering::Relaxed);
             self.observer.suspected(&format!(
                 "the applied state at index {index} has hash {ours:016x}, but a majority of members has {theirs:016x}: \
                  this member's state is wrong and is not served any more"
             ));
         }
         if std::mem::take(&mut effects.fenced) {
-            self.standing.suspect.store(true, Ordering::Relaxed);
             self.standing.over.send_replace(true);
         }
         due

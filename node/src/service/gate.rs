@@ -11,7 +11,7 @@ use quorate_core::mutant::{self, Mutant};
 use quorate_core::replica::{Request, Response};
 use quorate_core::{Instant, LogIndex};
 
-use super::{Local, auth, mismatch};
+use super::{Local, admit, auth, mismatch};
 use crate::applier::Published;
 use crate::status::Status;
 
@@ -185,11 +185,9 @@ impl Login {
     /// The hash that the password must match, as of a state that a read index has just confirmed.
     ///
     /// # Errors
-    /// Those of [`auth::challenge`]; a learner opens no sessions.
+    /// Those of [`auth::challenge`] and of [`admit`].
     pub fn challenge(&mut self, local: &Local<'_>) -> Result<String, Error> {
-        if local.is_learner() {
-            return Err(Error::NotSupportedForLearner);
-        }
+        admit(false, local)?;
         let auth::Challenge { hash, revision } = auth::challenge(&self.name, local)?;
         self.revision = revision;
         Ok(hash)

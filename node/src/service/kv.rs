@@ -2,12 +2,13 @@
 
 use quorate_api::etcdserverpb as pb;
 use quorate_core::Revision;
+use quorate_core::auth::Author;
 use quorate_core::command::{Command, Outcome};
 use quorate_core::replica::{Request, Response};
 use quorate_core::request::{KeyRange, RangeRequest, RequestOp, TxnRequest};
 use quorate_core::store::Need;
 
-use super::{Access, Local, Method, Settings, mismatch};
+use super::{Access, Local, Method, Settings, mismatch, trust};
 use crate::status::{Code, Status};
 use crate::wire::{request, response};
 
@@ -15,7 +16,10 @@ impl Method for pb::RangeRequest {
     type Reply = pb::RangeResponse;
     type Rest = RangeRequest;
     const PATH: &'static str = "/etcdserverpb.KV/Range";
-    const FOR_LEARNERS: bool = true;
+
+    fn is_for_learners(&self) -> bool {
+        self.serializable
+    }
 
     fn is_long(range: &RangeRequest) -> bool {
         is_long(range)
@@ -31,9 +35,6 @@ impl Method for pb::RangeRequest {
     }
 
     fn finish(range: RangeRequest, _: Option<Response>, local: &Local<'_>) -> Result<pb::RangeResponse, Status> {
-        if local.is_learner() && !range.serializable {
-            return Err(quorate_core::error::Error::NotSupportedForLearner.into());
-        }
         let result = local.view.range(local.rows, &range)?;
         Ok(response::range(local.header(result.revision), result))
     }
@@ -243,14 +244,19 @@ impl RangeStream {
         Access::State(Need::Read(&self.request.range))
     }
 
-    /// The next message, or `None` after the last one. Header, `more` and `count` are in the last one only.
+    /// The next message, or `None` after the last one. Header, `more` and `count` are in the last one only. The first one
+    /// decides for all of them which revision is read, and whether `author` may.
     ///
     /// # Errors
     /// As `KV.Range`; compaction may overtake a slow reader.
-    pub fn next(&mut self, local: &Local<'_>) -> Result<Option<pb::RangeStreamResponse>, Status> {
+    pub fn next(&mut self, author: &Author, local: &Local<'_>) -> Result<Option<pb::RangeStreamResponse>, Status> {
         use prost::Message as _;
         if self.finished {
             return Ok(None);
+        }
+        trust(local)?;
+        if self.now.is_none() {
+            local.view.check(author, &Need::Read(&self.request.range))?;
         }
         let left = self.request.limit.saturating_sub(self.sent);
         let mut page = self.request.clone();

@@ -2,11 +2,12 @@
 
 use quorate_api::etcdserverpb as pb;
 use quorate_core::command::{Command, Outcome};
+use quorate_core::error::Error;
 use quorate_core::replica::{Request, Response};
 use quorate_core::store::Need;
 use quorate_core::{LeaseId, Revision};
 
-use super::{Access, Local, Method, Settings, mismatch};
+use super::{Access, Local, Method, Settings, admit, mismatch, trust};
 use crate::status::Status;
 use crate::wire::{request, response};
 
@@ -124,10 +125,13 @@ pub struct KeepAlive {
 
 impl KeepAlive {
     /// What to ask of consensus.
-    #[must_use]
-    pub fn start(request: &pb::LeaseKeepAliveRequest, local: &Local<'_>) -> (Request, Self) {
+    ///
+    /// # Errors
+    /// Those of [`admit`].
+    pub fn start(request: &pb::LeaseKeepAliveRequest, local: &Local<'_>) -> Result<(Request, Self), Error> {
+        admit(false, local)?;
         let id = LeaseId(request.id);
-        (Request::KeepAlive(id), Self { id, revision: local.view.revision() })
+        Ok((Request::KeepAlive(id), Self { id, revision: local.view.revision() }))
     }
 
     /// What the caller must be allowed.
@@ -138,12 +142,15 @@ impl KeepAlive {
 
     /// The reply. A lease that does not exist is answered by a TTL of 0; the stream goes on.
     ///
+    /// # Errors
+    /// Those of [`trust`].
+    ///
     /// # Panics
     /// If `answer` is not one to a keep-alive.
-    #[must_use]
-    pub fn finish(self, answer: Response, local: &Local<'_>) -> pb::LeaseKeepAliveResponse {
+    pub fn finish(self, answer: Response, local: &Local<'_>) -> Result<pb::LeaseKeepAliveResponse, Error> {
+        trust(local)?;
         let Response::KeptAlive(ttl) = answer else { mismatch(Some(&answer)) };
         let header = Some(local.header(self.revision));
-        pb::LeaseKeepAliveResponse { header, id: self.id.0, ttl: ttl.map_or(0, |ttl| ttl.0) }
+        Ok(pb::LeaseKeepAliveResponse { header, id: self.id.0, ttl: ttl.map_or(0, |ttl| ttl.0) })
     }
 }

@@ -15,7 +15,7 @@ impl Method for pb::StatusRequest {
     type Reply = pb::StatusResponse;
     type Rest = ();
     const PATH: &'static str = "/etcdserverpb.Maintenance/Status";
-    const FOR_LEARNERS: bool = true;
+    const FROM_ANYONE: bool = true;
 
     fn access((): &()) -> Access<'_> {
         Access::State(Need::AnyUser)

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_api::etcdserverpb as pb;
 use quorate_core::Blob;
+use quorate_core::auth::Author;
+use quorate_core::error::Error;
 use quorate_core::rows::Rows;
+use quorate_core::store::Need;
 
 use super::{CLUSTER_VERSION, MemberStatus};
 use crate::applier::Published;
@@ -38,13 +41,19 @@ impl<S: Rows> Rows for Pinned<S> {
 }
 
 impl<S: Rows> SnapshotStream<S> {
-    /// Of the state that was published with `published`, by a member of this status. Takes a while.
-    #[must_use]
-    pub fn new(published: Arc<Published<S>>, status: &MemberStatus) -> Self {
+    /// Of the state that was published with `published`, by a member of this status, for `author`. Takes a while.
+    ///
+    /// # Errors
+    /// In that state, the author is not root; or it is known to be wrong.
+    pub fn new(author: &Author, published: Arc<Published<S>>, status: &MemberStatus) -> Result<Self, Error> {
+        if status.suspect {
+            return Err(Error::Stopped);
+        }
+        published.view.check(author, &Need::Root)?;
         let voters = status.raft.config.voters.keys().copied().collect();
         let standing = Standing { applied: published.applied, term: status.raft.term, voters };
         let export = Export::new(published.view.clone(), Pinned(published), &standing);
-        Self { remaining: export.bytes(), export, rest: Bytes::new() }
+        Ok(Self { remaining: export.bytes(), export, rest: Bytes::new() })
     }
 
     /// The next message: the file, then its checksum alone; `None` at the end. May take a while.

@@ -229,6 +229,21 @@ impl Node {
         }
     }
 
+    /// Stops its time, SIGSTOP.
+    pub(crate) fn pause(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    /// Lets its time go on, SIGCONT.
+    pub(crate) fn resume(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(self.process.as_ref().expect("started"));
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
     /// SIGTERM; the exit code and how long it took.
     pub(crate) fn terminate(&mut self) -> (Option<i32>, Duration) {
         let mut process = self.process.take().expect("started");
