@@ -5,7 +5,7 @@ use quorate_core::Revision;
 use quorate_core::auth::Author;
 use quorate_core::command::{Command, Outcome};
 use quorate_core::replica::{Request, Response};
-use quorate_core::request::{KeyRange, RangeRequest, RequestOp, TxnRequest};
+use quorate_core::request::{KeyRange, RangeRequest, RequestOp, SortOrder, SortTarget, TxnRequest};
 use quorate_core::store::Need;
 
 use super::{Access, Local, Method, Settings, mismatch, trust};
@@ -186,8 +186,16 @@ fn txn_cost(txn: &pb::TxnRequest) -> u64 {
 /// Reads of more than this many keys get out of other requests' way.
 const LONG_READ_KEYS: u64 = 100;
 
+/// Whether more keys than [`LONG_READ_KEYS`] may have to be looked at. A small limit bounds that only if what is answered
+/// are the first keys there are now: an order or a filter needs all of them, and the past has to be counted.
 fn is_long(range: &RangeRequest) -> bool {
-    !matches!(range.range, KeyRange::Key(_)) && (range.limit == 0 || range.limit > LONG_READ_KEYS)
+    if matches!(range.range, KeyRange::Key(_)) {
+        return false;
+    }
+    let bounds = [range.min_mod_revision, range.max_mod_revision, range.min_create_revision, range.max_create_revision];
+    let is_bounded = range.limit != 0 && range.limit <= LONG_READ_KEYS;
+    let reads_all = range.sort_order != SortOrder::None || bounds != [Revision(0); 4] || range.revision.is_some();
+    !is_bounded || reads_all
 }
 
 /// One `KV.RangeStream` call: pages through a range at one revision. (etcd 3.7)
@@ -215,7 +223,6 @@ impl RangeStream {
     /// # Errors
     /// etcd's status for a request it would refuse.
     pub fn start(request: pb::RangeRequest, settings: &Settings) -> Result<(Option<Request>, Self), Status> {
-        use quorate_core::request::{SortOrder, SortTarget};
         // A negative limit is none, and is less than that of any chunk. (etcd)
         let chunk = if request.limit < 0 { 0 } else { Self::FIRST_CHUNK };
         let request = request::range(request)?;
@@ -301,6 +308,40 @@ impl RangeStream {
         match &mut self.request.range {
             KeyRange::Key(_) => self.finished = true,
             KeyRange::Bounded { start: from, .. } | KeyRange::From(from) => *from = start.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_long_of(request: pb::RangeRequest) -> bool {
+        is_long(&request::range(request).unwrap())
+    }
+
+    #[test]
+    fn a_read_is_long_if_many_keys_may_have_to_be_looked_at() {
+        let first = pb::RangeRequest { key: "a".into(), range_end: "z".into(), limit: 10, ..Default::default() };
+        assert!(!is_long_of(first.clone()));
+        assert!(is_long_of(pb::RangeRequest { limit: 0, ..first.clone() }));
+        assert!(is_long_of(pb::RangeRequest { limit: 101, ..first.clone() }));
+        let descend = pb::range_request::SortOrder::Descend.into();
+        let despite_their_limit = [
+            pb::RangeRequest { sort_order: descend, ..first.clone() },
+            pb::RangeRequest { min_mod_revision: 5, ..first.clone() },
+            pb::RangeRequest { max_mod_revision: 5, ..first.clone() },
+            pb::RangeRequest { min_create_revision: 5, ..first.clone() },
+            pb::RangeRequest { max_create_revision: 5, ..first.clone() },
+            pb::RangeRequest { revision: 5, ..first.clone() },
+        ];
+        for request in despite_their_limit {
+            assert!(is_long_of(request.clone()), "{request:?}");
+            assert!(!is_long_of(pb::RangeRequest { range_end: "".into(), ..request.clone() }), "one key: {request:?}");
+            let op = pb::RequestOp { request: Some(pb::request_op::Request::RequestRange(request)) };
+            let txn = pb::TxnRequest { failure: vec![op], ..Default::default() };
+            let txn = request::txn(txn, crate::wire::Limits::default()).unwrap();
+            assert!(<pb::TxnRequest as Method>::is_long(&Some(txn)), "in a txn");
         }
     }
 }
