@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use crate::status::{Code, Status};
 
-pub use jwt::{Jwt, JwtOptions};
+pub use jwt::{Jwt, JwtOptions, Signed};
 
 /// How passwords become hashes and users get tokens.
 pub struct Authenticator {

@@ -475,3 +475,26 @@ async fn changes_of_roles_do_not_disturb_those_whose_rights_stay() {
     stop.send(true).unwrap();
     assert!(writing.await.unwrap() > 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signed_token_that_runs_out_ends_the_streams_it_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "of nobody else").unwrap();
+    let mut nodes = cluster(folder.path(), 1);
+    nodes[0].flag("--bcrypt-cost", "4");
+    nodes[0].flag("--auth-token", &format!("jwt,sign-method=HS256,priv-key={},ttl=2s", secret.display()));
+    nodes[0].start();
+    nodes[0].wait_ready(1);
+    secured(&nodes).await;
+    let token = token(&nodes[0], "writer").await.unwrap();
+    let (sender, requests) = tokio::sync::mpsc::channel(4);
+    let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
+    sender.send(pb::LeaseKeepAliveRequest { id: 7 }).await.unwrap();
+    let mut leases = LeaseClient::new(nodes[0].channel().await);
+    let mut renewed = leases.lease_keep_alive(with(&token, requests)).await.unwrap().into_inner();
+    assert_eq!(renewed.message().await.unwrap().unwrap().ttl, 600);
+    tokio::time::sleep(std::time::Duration::from_millis(3200)).await; // It is good until a whole second ends.
+    sender.send(pb::LeaseKeepAliveRequest { id: 7 }).await.unwrap();
+    assert_eq!(outcome(renewed.message().await), (INVALID.0, INVALID.1.to_owned()));
+}

@@ -85,8 +85,24 @@ struct Keys {
 struct Claims {
     username: String,
     revision: u64,
-    #[serde(default)]
     exp: u64,
+}
+
+/// What a token says whose signature is right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signed {
+    name: String,
+    revision: AuthRevision,
+    /// The last second it is good, since 1970.
+    until: u64,
+}
+
+impl Signed {
+    /// Whom it names, unless it has run out.
+    #[must_use]
+    pub fn user(&self) -> Option<(&str, AuthRevision)> {
+        (jsonwebtoken::get_current_timestamp() <= self.until).then_some((&*self.name, self.revision))
+    }
 }
 
 /// Key files are looked at again after so long.
@@ -112,11 +128,11 @@ impl Jwt {
         jsonwebtoken::encode(&Header::new(self.options.method), &claims, keys.sign.as_ref()?).ok()
     }
 
-    /// Whom `token` names, if it is signed as it should be and has not run out.
+    /// What `token` says, if it is signed as it should be, is good already and has not run out. It may do so later.
     #[must_use]
-    pub fn check(&self, token: &str) -> Option<(String, AuthRevision)> {
-        let claims = decode(token, &self.keys().check, self.options.method).ok()?;
-        Some((claims.username, AuthRevision(claims.revision)))
+    pub fn check(&self, token: &str) -> Option<Signed> {
+        let Claims { username, revision, exp } = decode(token, &self.keys().check, self.options.method).ok()?;
+        Some(Signed { name: username, revision: AuthRevision(revision), until: exp })
     }
 
     /// The keys, read again if their files have changed. Keys that cannot be read leave the ones before in force.
@@ -141,6 +157,7 @@ impl Jwt {
 fn decode(token: &str, key: &DecodingKey, method: Algorithm) -> Result<Claims, jsonwebtoken::errors::Error> {
     let mut validation = Validation::new(method);
     validation.leeway = 0;
+    validation.validate_nbf = true;
     validation.validate_aud = false;
     jsonwebtoken::decode::<Claims>(token, key, &validation).map(|token| token.claims)
 }
@@ -254,7 +271,8 @@ mod tests {
         for (n, jwt) in jwts.iter().enumerate() {
             let (method, _) = METHODS[n];
             let token = jwt.sign("alice", AuthRevision(7)).unwrap();
-            assert_eq!(jwt.check(&token), Some(("alice".to_owned(), AuthRevision(7))), "{method}");
+            let signed = jwt.check(&token);
+            assert_eq!(signed.as_ref().and_then(Signed::user), Some(("alice", AuthRevision(7))), "{method}");
             let (signed, signature) = token.rsplit_once('.').unwrap();
             let forged = format!("{signed}.{}", signature.chars().rev().collect::<String>());
             assert_eq!(jwt.check(&forged), None, "{method}");
@@ -270,8 +288,27 @@ mod tests {
         options.ttl = Duration::ZERO;
         let jwt = Jwt::new(options).unwrap();
         let token = jwt.sign("alice", AuthRevision(7)).unwrap();
+        let checked = jwt.check(&token);
         std::thread::sleep(Duration::from_millis(1100));
         assert_eq!(jwt.check(&token), None);
+        // Also for who has looked at it when it was good.
+        assert_eq!(checked.as_ref().and_then(Signed::user), None);
+    }
+
+    #[test]
+    fn a_token_is_not_good_before_its_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let secret = folder.path().join("secret");
+        std::fs::write(&secret, "one").unwrap();
+        let text = format!("sign-method=HS256,priv-key={}", secret.display());
+        let jwt = Jwt::new(parse(&text).unwrap()).unwrap();
+        let now = jsonwebtoken::get_current_timestamp();
+        let sign = |claims: serde_json::Value| {
+            jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(b"one")).unwrap()
+        };
+        let claims = |nbf: u64| serde_json::json!({"username": "alice", "revision": 7, "exp": now + 60, "nbf": nbf});
+        assert!(jwt.check(&sign(claims(now - 5))).is_some());
+        assert_eq!(jwt.check(&sign(claims(now + 30))), None);
     }
 
     #[test]

@@ -5,14 +5,14 @@ use std::sync::{Arc, OnceLock};
 
 use axum::http::Extensions;
 use quorate_api::etcdserverpb as pb;
-use quorate_core::auth::{AuthRevision, Author};
+use quorate_core::auth::Author;
 use quorate_core::error::Error;
 use quorate_core::replica::{Request, Response};
 use quorate_core::rows::Rows;
 use tonic::metadata::MetadataMap;
 
 use super::{Picture, Server};
-use crate::auth::{self, Tokens};
+use crate::auth::{self, Signed, Tokens};
 use crate::service::gate::{self, Keeper, Login, Passage, Step};
 use crate::service::{self, Access};
 use crate::status::{Code, Status};
@@ -24,8 +24,8 @@ pub struct Caller {
     token: Option<String>,
     /// Of the client's certificate, which was verified.
     common_name: Option<String>,
-    /// Whom a signed token names: looked at once.
-    signed: OnceLock<Option<(String, AuthRevision)>>,
+    /// What a signed token says: its signature is looked at once, how long it is good each time.
+    signed: OnceLock<Option<Signed>>,
 }
 
 /// The common name of a client's verified certificate, in a request's extensions.
@@ -92,9 +92,9 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
             (Some(token), _) => match self.authenticator.tokens() {
                 Tokens::Simple => return gate::recognise(token, &picture.published, self.member.now()),
                 Tokens::Jwt(jwt) => {
-                    let signed = caller.signed.get_or_init(|| jwt.check(token)).clone();
-                    let (name, revision) = signed.ok_or(Error::InvalidAuthToken)?;
-                    return Ok(Author::User { name, revision });
+                    let signed = caller.signed.get_or_init(|| jwt.check(token)).as_ref();
+                    let (name, revision) = signed.and_then(Signed::user).ok_or(Error::InvalidAuthToken)?;
+                    return Ok(Author::User { name: name.to_owned(), revision });
                 }
                 Tokens::None => return Err(Error::InvalidAuthToken),
             },
