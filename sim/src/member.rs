@@ -579,7 +579,8 @@ fn replica_config(start: &Start<'_>, rng: &mut Rng) -> replica::Config {
             inflight_messages_max: knobs.inflight_messages_max,
             inflight_bytes_max: knobs.inflight_bytes_max,
             catchup_entries: knobs.catchup_entries,
-            catchup_bytes: 64 << 20,
+            // About as much again in bytes: logs are cut above snapshots being sent, too.
+            catchup_bytes: knobs.catchup_entries << 10,
         },
         session: Incarnation(rng.next_u64()),
         request_timeout: Duration::from_nanos(5_000_000_000 + 2 * knobs.election),
