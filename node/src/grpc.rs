@@ -1,5 +1,6 @@
 //! The client port's gRPC: every call of `service` behind its path, over tonic.
 
+mod counted;
 mod election;
 mod front;
 mod gate;
@@ -148,7 +149,7 @@ pub fn router<S: Rows + Send + Sync + 'static>(server: Arc<Server<S>>) -> Router
     router = unary::route::<pb::AuthRoleDeleteRequest, S>(router, &server);
     router = unary::route::<pb::AuthRoleGrantPermissionRequest, S>(router, &server);
     router = unary::route::<pb::AuthRoleRevokePermissionRequest, S>(router, &server);
-    router = router.merge(front::guarded(others(&server), &server));
+    router = router.merge(counted::counted(front::guarded(others(&server), &server), &server.metrics));
     reflection::routes(router).fallback(unknown)
 }
 

@@ -9,6 +9,7 @@ use prometheus::{
     Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
+use tokio::time::Instant;
 
 use crate::service::{CLUSTER_VERSION, ETCD_VERSION};
 use crate::status::Code;
@@ -93,9 +94,11 @@ pub struct Call {
 }
 
 impl Call {
-    /// A call began.
-    pub fn started(&self) {
+    /// A call began, that the client wants to be over by `deadline`.
+    #[must_use]
+    pub fn begin(self: &Arc<Self>, deadline: Option<Instant>) -> Running {
         self.started.inc();
+        Running { call: Arc::clone(self), deadline, is_over: false }
     }
 
     /// A message of so many bytes came in.
@@ -109,10 +112,37 @@ impl Call {
         self.sent.inc();
         self.sent_bytes.inc_by(bytes as u64);
     }
+}
 
-    /// A call ended.
-    pub fn handled(&self, code: Code) {
-        self.handled[code as usize].inc();
+/// A call that has begun. If it is dropped before anybody said how it ended, it was given up: the client has gone, or has
+/// waited long enough.
+#[derive(Debug)]
+pub struct Running {
+    call: Arc<Call>,
+    deadline: Option<Instant>,
+    is_over: bool,
+}
+
+impl Running {
+    /// The call ended.
+    pub fn handled(mut self, code: Code) {
+        self.count(code);
+    }
+
+    fn count(&mut self, code: Code) {
+        self.is_over = true;
+        // By its deadline a call ends as if the client had gone.
+        let is_late = code == Code::Cancelled && self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let code = if is_late { Code::DeadlineExceeded } else { code };
+        self.call.handled[code as usize].inc();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.count(Code::Cancelled);
+        }
     }
 }
 
@@ -198,6 +228,12 @@ impl Metrics {
             health_failures: new.counter("etcd_server_health_failures", "Bad answers of /health."),
             registry,
         }
+    }
+
+    /// The counters of the method at `path`, if it has some.
+    #[must_use]
+    pub fn find(&self, path: &str) -> Option<&Arc<Call>> {
+        self.calls.get(path)
     }
 
     /// The counters of the method at `path`.
@@ -343,9 +379,11 @@ mod tests {
         let metrics = Metrics::new(quorate_core::NodeId(0xab), &[("/etcdserverpb.KV/Put", "unary")]);
         metrics.has_leader.set(1);
         let call = metrics.call("/etcdserverpb.KV/Put");
-        call.started();
+        call.begin(None).handled(Code::ResourceExhausted);
         call.received(70);
-        call.handled(Code::ResourceExhausted);
+        drop(call.begin(None));
+        drop(call.begin(Some(Instant::now() + Duration::from_secs(3600))));
+        drop(call.begin(Some(Instant::now())));
         observe(&metrics.wal_fsync, Duration::from_micros(1500));
         let text = metrics.render();
         let labels = r#"grpc_method="Put",grpc_service="etcdserverpb.KV",grpc_type="unary""#;
@@ -354,7 +392,9 @@ mod tests {
             r#"etcd_server_id{server_id="ab"} 1"#.to_owned(),
             r#"etcd_cluster_version{cluster_version="3.7"} 1"#.to_owned(),
             "etcd_network_client_grpc_received_bytes_total 70".to_owned(),
-            format!("grpc_server_started_total{{{labels}}} 1"),
+            format!("grpc_server_started_total{{{labels}}} 4"),
+            format!(r#"grpc_server_handled_total{{grpc_code="Canceled",{labels}}} 2"#),
+            format!(r#"grpc_server_handled_total{{grpc_code="DeadlineExceeded",{labels}}} 1"#),
             format!(r#"grpc_server_handled_total{{grpc_code="ResourceExhausted",{labels}}} 1"#),
             format!(r#"grpc_server_handled_total{{grpc_code="OK",{labels}}} 0"#),
             r#"etcd_disk_wal_fsync_duration_seconds_bucket{le="0.001"} 0"#.to_owned(),

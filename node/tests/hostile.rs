@@ -184,6 +184,11 @@ fn metric(node: &Node, name: &str, label: &str) -> u64 {
     line.and_then(|line| line.rsplit_once(' ')?.1.parse().ok()).unwrap_or_else(|| panic!("{name}: {metrics}"))
 }
 
+/// How many calls of `method` ended with `code`.
+fn handled(node: &Node, code: &str, method: &str) -> u64 {
+    metric(node, "grpc_server_handled_total", &format!("grpc_code=\"{code}\",grpc_method=\"{method}\""))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_stream_may_have_thousands_of_watchers() {
     const WATCHERS: i64 = 5000;
@@ -399,6 +404,7 @@ async fn a_call_ends_by_its_deadline_on_the_server_too() {
         assert!(Instant::now() < until, "the stream outlives its deadline");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    assert_eq!(handled(&node, "DeadlineExceeded", "Watch"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -433,6 +439,18 @@ async fn who_wants_a_leader_is_told_when_there_is_none() {
     let range = pb::RangeRequest { key: "k".into(), serializable: true, ..Default::default() };
     assert_eq!(of(kv.range(led(range.clone())).await.unwrap_err()), lost);
     kv.range(range).await.unwrap();
+    // What is refused or given up is counted too.
+    let before = handled(&nodes[0], "Unavailable", "Watch");
+    let refused = watcher.watch(led(tokio_stream::pending())).await.unwrap_err();
+    assert_eq!((of(refused), handled(&nodes[0], "Unavailable", "Watch")), (lost, before + 1));
+    let put = pb::PutRequest { key: "k".into(), ..Default::default() };
+    let given_up = tokio::time::timeout(Duration::from_millis(300), kv.put(put)).await;
+    assert!(given_up.is_err(), "{given_up:?}");
+    let until = Instant::now() + Duration::from_secs(10);
+    while handled(&nodes[0], "Canceled", "Put") == 0 {
+        assert!(Instant::now() < until, "a call that was given up is not counted");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let silent = tokio::time::timeout(Duration::from_millis(200), patient.message()).await;
     assert!(silent.is_err(), "who did not ask for a leader goes on waiting: {silent:?}");
 }

@@ -118,24 +118,5 @@ fn metadata(headers: &HeaderMap) -> HeaderMap {
 }
 
 fn status(status: tonic::Status) -> Status {
-    let code = match status.code() {
-        tonic::Code::Ok => Code::Ok,
-        tonic::Code::Cancelled => Code::Cancelled,
-        tonic::Code::Unknown => Code::Unknown,
-        tonic::Code::InvalidArgument => Code::InvalidArgument,
-        tonic::Code::DeadlineExceeded => Code::DeadlineExceeded,
-        tonic::Code::NotFound => Code::NotFound,
-        tonic::Code::AlreadyExists => Code::AlreadyExists,
-        tonic::Code::PermissionDenied => Code::PermissionDenied,
-        tonic::Code::ResourceExhausted => Code::ResourceExhausted,
-        tonic::Code::FailedPrecondition => Code::FailedPrecondition,
-        tonic::Code::Aborted => Code::Aborted,
-        tonic::Code::OutOfRange => Code::OutOfRange,
-        tonic::Code::Unimplemented => Code::Unimplemented,
-        tonic::Code::Internal => Code::Internal,
-        tonic::Code::Unavailable => Code::Unavailable,
-        tonic::Code::DataLoss => Code::DataLoss,
-        tonic::Code::Unauthenticated => Code::Unauthenticated,
-    };
-    Status::new(code, status.message())
+    Status::new(Code::from(status.code()), status.message())
 }

@@ -25,7 +25,7 @@ use crate::service::Access;
 use crate::service::kv::RangeStream;
 use crate::service::lease::KeepAlive;
 use crate::service::snapshot::SnapshotStream;
-use crate::status::{Code, Status};
+use crate::status::Status;
 
 pub(super) const KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 pub(super) const RANGE_STREAM: &str = "/etcdserverpb.KV/RangeStream";
@@ -81,7 +81,6 @@ impl<S: Rows + Send + Sync + 'static> StreamingService<pb::LeaseKeepAliveRequest
         let server = Arc::clone(&self.0);
         Box::pin(async move {
             let counters = server.metrics.call(KEEP_ALIVE);
-            counters.started();
             let (wanted, caller) = (wants_leader(request.metadata().as_ref()), Caller::from(&request));
             let (sender, replies) = mpsc::channel(REPLIES_AHEAD);
             tokio::spawn(async move {
@@ -90,7 +89,6 @@ impl<S: Rows + Send + Sync + 'static> StreamingService<pb::LeaseKeepAliveRequest
                     why = server.interrupted(wanted) => Err(why.into()),
                     end = server.keep_alive(&caller, request.into_inner(), &sender, &counters) => end,
                 };
-                counters.handled(end.as_ref().map_or_else(|status| status.code, |()| Code::Ok));
                 if let Err(status) = end {
                     let _ = sender.send(Err(status.into())).await; // The client may have gone.
                 }
@@ -111,7 +109,6 @@ impl<S: Rows + Send + Sync + 'static> ServerStreamingService<pb::RangeRequest> f
         let server = Arc::clone(&self.0);
         Box::pin(async move {
             let counters = server.metrics.call(RANGE_STREAM);
-            counters.started();
             let (wanted, caller) = (wants_leader(request.metadata().as_ref()), Caller::from(&request));
             let (ask, range) = RangeStream::start(request.into_inner(), &server.settings)?;
             if let Some(ask) = ask {
@@ -125,7 +122,6 @@ impl<S: Rows + Send + Sync + 'static> ServerStreamingService<pb::RangeRequest> f
                     why = server.interrupted(wanted) => Err(why.into()),
                     end = server.range_stream(&caller, range, &sender, &counters) => end,
                 };
-                counters.handled(end.as_ref().map_or_else(|status| status.code, |()| Code::Ok));
                 if let Err(status) = end {
                     let _ = sender.send(Err(status.into())).await; // The client may have gone.
                 }
@@ -146,7 +142,6 @@ impl<S: Rows + Send + Sync + 'static> ServerStreamingService<pb::SnapshotRequest
         let server = Arc::clone(&self.0);
         Box::pin(async move {
             let counters = server.metrics.call(SNAPSHOT);
-            counters.started();
             let (wanted, caller) = (wants_leader(request.metadata().as_ref()), Caller::from(&request));
             server.permit(&caller, Access::State(Need::Root)).await?;
             let (sender, replies) = mpsc::channel(REPLIES_AHEAD);
@@ -156,7 +151,6 @@ impl<S: Rows + Send + Sync + 'static> ServerStreamingService<pb::SnapshotRequest
                     why = server.interrupted(wanted) => Err(why.into()),
                     end = server.snapshot(&caller, &sender, &counters) => end,
                 };
-                counters.handled(end.as_ref().map_or_else(|status| status.code, |()| Code::Ok));
                 if let Err(status) = end {
                     let _ = sender.send(Err(status.into())).await; // The client may have gone.
                 }

@@ -15,6 +15,7 @@ use tonic_prost::ProstCodec;
 
 use super::refused::refused;
 use super::{Caller, Server};
+use crate::http::deadline::Deadline;
 use crate::metrics::Call;
 use crate::service::Method;
 use crate::status::{Code, Status};
@@ -41,17 +42,23 @@ where
         async move {
             let codec = ProstCodec::<R, M>::default();
             let mut grpc = Grpc::new(codec).max_decoding_message_size(server.message_bytes_max());
-            counters.started();
-            let unary = Unary { server, counters: Arc::clone(&counters), handler, method: PhantomData::<fn(M)> };
+            let running = counters.begin(Deadline::among(request.extensions()));
+            let unary = Unary { server, counters, handler, method: PhantomData::<fn(M)> };
             let response = grpc.unary(unary, request).await;
             // Only a failed call has its status in the headers.
-            let status = tonic::Status::from_header_map(response.headers());
-            match status.as_ref().and_then(refused) {
+            let Some(status) = tonic::Status::from_header_map(response.headers()) else {
+                running.handled(Code::Ok);
+                return response.into_response();
+            };
+            match refused(&status) {
                 Some(status) => {
-                    counters.handled(status.code);
+                    running.handled(status.code);
                     tonic::Status::from(status).into_http::<axum::body::Body>()
                 }
-                None => response.into_response(),
+                None => {
+                    running.handled(Code::from(status.code()));
+                    response.into_response()
+                }
             }
         }
     };
@@ -90,13 +97,9 @@ where
             match result {
                 Ok(reply) => {
                     counters.sent(reply.encoded_len());
-                    counters.handled(Code::Ok);
                     Ok(tonic::Response::new(reply))
                 }
-                Err(status) => {
-                    counters.handled(status.code);
-                    Err(status.into())
-                }
+                Err(status) => Err(status.into()),
             }
         })
     }

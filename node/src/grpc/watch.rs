@@ -57,7 +57,6 @@ impl<S: Rows + Send + Sync + 'static> StreamingService<pb::WatchRequest> for Wat
         let server = Arc::clone(&self.0);
         Box::pin(async move {
             let counters = server.metrics.call(WATCH);
-            counters.started();
             let (wanted, caller) = (wants_leader(request.metadata().as_ref()), Caller::from(&request));
             let (sender, replies) = mpsc::channel(REPLIES_AHEAD);
             tokio::spawn(async move {
@@ -68,7 +67,6 @@ impl<S: Rows + Send + Sync + 'static> StreamingService<pb::WatchRequest> for Wat
                     end = server.watch(&caller, request.into_inner(), &sender, &counters) => end,
                 };
                 server.metrics.watch_streams.dec();
-                counters.handled(end.code);
                 let _ = sender.send(Err(end.into())).await; // The client may have gone.
             });
             Ok(tonic::Response::new(ReceiverStream::new(replies)))

@@ -7,13 +7,24 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 use tower_service::Service as _;
 
 use crate::status::{Code, Status};
+
+/// When a request's client will have waited long enough: in its extensions, if it says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Deadline(pub(crate) Instant);
+
+impl Deadline {
+    /// The one of the request that has these extensions.
+    pub(crate) fn among(extensions: &Extensions) -> Option<Instant> {
+        extensions.get::<Self>().map(|deadline| deadline.0)
+    }
+}
 
 /// How long the client waits, if this is a gRPC call that says so.
 ///
@@ -41,8 +52,9 @@ pub(crate) fn of(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// Calls `router`, and gives up on the call once `limit` has passed. (etcd: context deadline exceeded)
-pub(crate) async fn answer(mut router: Router, request: Request, limit: Duration) -> Response {
+pub(crate) async fn answer(mut router: Router, mut request: Request, limit: Duration) -> Response {
     let deadline = Instant::now() + limit;
+    request.extensions_mut().insert(Deadline(deadline));
     match tokio::time::timeout_at(deadline, router.call(request)).await {
         Ok(Ok(response)) => response.map(|body| {
             Body::new(Timed { body, deadline: Box::pin(tokio::time::sleep_until(deadline)), is_over: false })
