@@ -197,6 +197,7 @@ impl Run {
         assert_eq!(hashes, self.hashes(), "what compaction has removed does not count");
         // Everything written but removed is gone: what is left weighs what the ledger says.
         let kept: usize = self.eager.store.view().history_bytes(&self.eager.rows);
+        let kept = kept + 64 * self.eager.store.leases().len();
         assert_eq!(kept as u64, self.eager.store.view().logical_bytes());
         let of = |member: u64, results: &[(Origin, _)]| results.iter().all(|(origin, _)| origin.member.0 == member);
         assert!(of(1, &self.eager_results) && of(2, &self.lazy_results));

@@ -10,6 +10,9 @@ use crate::{Blob, LeaseId, Ttl};
 /// Longer leases are refused. (etcd)
 pub(super) const TTL_MAX: Ttl = Ttl(9_000_000_000);
 
+/// What a lease costs. (etcd: leaseOverhead)
+const LEASE_BYTES: u64 = 64;
+
 /// All leases. Cloning is O(1) and a clone is a snapshot.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Leases {
@@ -27,6 +30,11 @@ impl Leases {
 
     pub(super) fn get(&self, id: LeaseId) -> Option<&LeaseRecord> {
         self.leases.get(&prefix(id))
+    }
+
+    /// What all of them cost, as the quota counts it.
+    pub(super) fn bytes(&self) -> u64 {
+        self.leases.weight(&[], None) * LEASE_BYTES
     }
 
     /// In order of their IDs.

@@ -46,7 +46,6 @@ fn load_rows(member: NodeId, rows: &dyn Rows) -> Result<Store, String> {
     store.ledger = totals.ledger;
     store.view.revision = totals.revision;
     store.view.floor = totals.floor;
-    store.view.logical_bytes = totals.ledger.kept();
     if let Some(row) = rows.get(&rows::cleaned()) {
         let cleaned: Cleaned = decode("the progress of compaction", &row)?;
         if cleaned.main > totals.floor {
@@ -55,6 +54,7 @@ fn load_rows(member: NodeId, rows: &dyn Rows) -> Result<Store, String> {
         store.cleaning = Cleaning { cleaned, ..Cleaning::default() };
     }
     leases(&mut store, rows)?;
+    store.view.logical_bytes = totals.ledger.kept() + store.view.leases.bytes();
     auth(&mut store, rows)?;
     members(&mut store, rows)?;
     each(rows, Kind::Alarms, |key, _| {

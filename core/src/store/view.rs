@@ -83,7 +83,7 @@ impl View {
         &self.auth
     }
 
-    /// Logical bytes of all kept history: what the quota is decided on.
+    /// Logical bytes of all kept history and of all leases: what the quota is decided on.
     #[must_use]
     pub fn logical_bytes(&self) -> u64 {
         self.logical_bytes

@@ -384,10 +384,10 @@ impl Model {
         if before < self.floor { None } else { self.states[before as usize].get(&event.kv.key).cloned() }
     }
 
-    /// Key, value and 64 for each record that is kept, but for tombstones at the floor.
+    /// Key, value and 64 for each record that is kept, but for tombstones at the floor; and 64 for each lease.
     pub(crate) fn logical_bytes(&self) -> u64 {
         let mut newest_at_floor: BTreeMap<&Blob, &Event> = BTreeMap::new();
-        let mut bytes = 0;
+        let mut bytes = 64 * self.leases.len() as u64;
         let cost = |event: &Event| (event.kv.key.len() + event.kv.value.len() + 64) as u64;
         for (revision, events) in &self.events {
             for event in events {
