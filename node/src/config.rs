@@ -16,6 +16,7 @@ use crate::auth::JwtOptions;
 use crate::datadir::has_log;
 use crate::files::Share;
 use crate::http::{Access, Plain, Tuning};
+use crate::metrics::Detail;
 use crate::service::cluster::{cluster_id, member_id};
 use crate::url::Url;
 use crate::wire::Limits;
@@ -114,6 +115,8 @@ pub struct Config {
     pub listen_client_http_urls: Vec<Url>,
     /// Where metrics and health are served beside the client URLs.
     pub listen_metrics_urls: Vec<Url>,
+    /// How much metrics tell.
+    pub metrics: Detail,
     /// What plain HTTP offers.
     pub plain: Plain,
     /// How clients' connections are kept.
@@ -304,6 +307,8 @@ impl Config {
             progress_interval,
             listen_client_http_urls: http_urls,
             listen_metrics_urls: metrics_urls,
+            // Whatever else it says is basic. (etcd)
+            metrics: if flags.text("metrics") == "extensive" { Detail::Extensive } else { Detail::Basic },
             plain: Plain {
                 gateway: flags.bool("enable-grpc-gateway"),
                 access: Access { origins: flags.list("cors"), hosts: flags.list("host-whitelist") },

@@ -147,7 +147,7 @@ pub async fn launch(config: &Config, fenced: bool) -> Result<Running, LaunchErro
     }
     // From here on a member is whom its log says.
     let config = &Config { cluster, member, ..config.clone() };
-    let metrics = Arc::new(Metrics::new(config.member, grpc::METHODS));
+    let metrics = Arc::new(Metrics::new(config.member, grpc::METHODS, config.metrics));
     let directory = Directory::new(identity(&booted), texts(&config.advertise_peer_urls), connector, &metrics);
     instructions.others.iter().for_each(|(id, urls)| directory.connect(*id, urls));
     directory.update(&applier.members());

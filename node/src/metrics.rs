@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    DEFAULT_BUCKETS, Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use tokio::time::Instant;
 
@@ -81,6 +81,15 @@ pub struct Metrics {
     pub health_failures: IntCounter,
 }
 
+/// How much is told. (etcd: `--metrics`)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// What alerts and dashboards need.
+    Basic,
+    /// How long calls take, too: a histogram for each method.
+    Extensive,
+}
+
 /// One method's counters.
 #[derive(Debug)]
 pub struct Call {
@@ -91,6 +100,8 @@ pub struct Call {
     sent_bytes: IntCounter,
     /// By code.
     handled: Vec<IntCounter>,
+    /// How long calls took.
+    spans: Option<Histogram>,
 }
 
 impl Call {
@@ -98,7 +109,8 @@ impl Call {
     #[must_use]
     pub fn begin(self: &Arc<Self>, deadline: Option<Instant>) -> Running {
         self.started.inc();
-        Running { call: Arc::clone(self), deadline, is_over: false }
+        let began = self.spans.is_some().then(Instant::now);
+        Running { call: Arc::clone(self), began, deadline, is_over: false }
     }
 
     /// A message of so many bytes came in.
@@ -119,6 +131,8 @@ impl Call {
 #[derive(Debug)]
 pub struct Running {
     call: Arc<Call>,
+    /// If anybody wants to know how long it takes.
+    began: Option<Instant>,
     deadline: Option<Instant>,
     is_over: bool,
 }
@@ -135,6 +149,9 @@ impl Running {
         let is_late = code == Code::Cancelled && self.deadline.is_some_and(|deadline| deadline <= Instant::now());
         let code = if is_late { Code::DeadlineExceeded } else { code };
         self.call.handled[code as usize].inc();
+        if let Some((spans, began)) = self.call.spans.as_ref().zip(self.began) {
+            observe(spans, began.elapsed());
+        }
     }
 }
 
@@ -174,7 +191,7 @@ impl Metrics {
     /// # Panics
     /// If two methods have the same path.
     #[must_use]
-    pub fn new(member: quorate_core::NodeId, methods: &[(&'static str, &'static str)]) -> Self {
+    pub fn new(member: quorate_core::NodeId, methods: &[(&'static str, &'static str)], detail: Detail) -> Self {
         let registry = Registry::new();
         let new = New(&registry);
         new.one("etcd_server_version", "The version whose behaviour this server has.", "server_version", ETCD_VERSION);
@@ -182,7 +199,7 @@ impl Metrics {
         new.one("etcd_cluster_version", "The version of the cluster.", "cluster_version", cluster);
         new.one("etcd_server_id", "The ID of this member.", "server_id", &format!("{member:x}", member = member.0));
         Self {
-            calls: new.calls(methods),
+            calls: new.calls(methods, detail),
             has_leader: new.gauge("etcd_server_has_leader", "Whether a leader is known."),
             is_leader: new.gauge("etcd_server_is_leader", "Whether this member leads."),
             is_learner: new.gauge("etcd_server_is_learner", "Whether this member is a learner."),
@@ -308,13 +325,17 @@ impl New<'_> {
         self.register(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)))
     }
 
-    fn calls(&self, methods: &[(&'static str, &'static str)]) -> BTreeMap<&'static str, Arc<Call>> {
+    fn calls(&self, methods: &[(&'static str, &'static str)], detail: Detail) -> BTreeMap<&'static str, Arc<Call>> {
         let received_bytes = self.counter("etcd_network_client_grpc_received_bytes_total", "Bytes of client requests.");
         let sent_bytes = self.counter("etcd_network_client_grpc_sent_bytes_total", "Bytes of replies to clients.");
         let labels = ["grpc_type", "grpc_service", "grpc_method"];
         let started = self.counters("grpc_server_started_total", "Calls begun.", &labels);
         let received = self.counters("grpc_server_msg_received_total", "Messages received.", &labels);
         let sent = self.counters("grpc_server_msg_sent_total", "Messages sent.", &labels);
+        let spans = (detail == Detail::Extensive).then(|| {
+            let options = HistogramOpts::new("grpc_server_handling_seconds", "How long calls took.");
+            self.register(HistogramVec::new(options.buckets(DEFAULT_BUCKETS.to_vec()), &labels))
+        });
         let labels = ["grpc_type", "grpc_service", "grpc_method", "grpc_code"];
         let handled = self.counters("grpc_server_handled_total", "Calls ended.", &labels);
         let mut calls = BTreeMap::new();
@@ -329,6 +350,7 @@ impl New<'_> {
                 sent: sent.with_label_values(&values),
                 sent_bytes: sent_bytes.clone(),
                 handled: CODES.map(|code| handled.with_label_values(&[kind, service, method, code])).into(),
+                spans: spans.as_ref().map(|spans| spans.with_label_values(&values)),
             };
             assert!(calls.insert(path, Arc::new(call)).is_none(), "two methods at {path}");
         }
@@ -374,9 +396,21 @@ fn process_figures() -> String {
 mod tests {
     use super::*;
 
+    const METHODS: &[(&str, &str)] = &[("/etcdserverpb.KV/Put", "unary")];
+
+    #[test]
+    fn how_long_calls_take_is_told_only_to_who_asks() {
+        let told = |detail| {
+            let metrics = Metrics::new(quorate_core::NodeId(1), METHODS, detail);
+            metrics.call("/etcdserverpb.KV/Put").begin(None).handled(Code::Ok);
+            metrics.render().contains("grpc_server_handling_seconds")
+        };
+        assert!(told(Detail::Extensive) && !told(Detail::Basic));
+    }
+
     #[test]
     fn metrics_are_rendered_under_etcds_names() {
-        let metrics = Metrics::new(quorate_core::NodeId(0xab), &[("/etcdserverpb.KV/Put", "unary")]);
+        let metrics = Metrics::new(quorate_core::NodeId(0xab), METHODS, Detail::Extensive);
         metrics.has_leader.set(1);
         let call = metrics.call("/etcdserverpb.KV/Put");
         call.begin(None).handled(Code::ResourceExhausted);
@@ -393,6 +427,8 @@ mod tests {
             r#"etcd_cluster_version{cluster_version="3.7"} 1"#.to_owned(),
             "etcd_network_client_grpc_received_bytes_total 70".to_owned(),
             format!("grpc_server_started_total{{{labels}}} 4"),
+            format!("grpc_server_handling_seconds_count{{{labels}}} 4"),
+            format!(r#"grpc_server_handling_seconds_bucket{{{labels},le="0.005"}} 4"#),
             format!(r#"grpc_server_handled_total{{grpc_code="Canceled",{labels}}} 2"#),
             format!(r#"grpc_server_handled_total{{grpc_code="DeadlineExceeded",{labels}}} 1"#),
             format!(r#"grpc_server_handled_total{{grpc_code="ResourceExhausted",{labels}}} 1"#),

@@ -131,7 +131,7 @@ const FLAGS: &[Flag] = &[
     served("max-txn-ops", Kind::Uint, "128"),
     tuning("max-wals", Kind::Uint, "5"),
     tuning("memory-mlock", Kind::Bool, "false"),
-    tuning("metrics", Kind::Text, "basic"),
+    served("metrics", Kind::Text, "basic"),
     served("name", Kind::Text, "default"),
     foreign("peer-auto-tls", Kind::Bool, "false"),
     foreign("peer-cert-allowed-cn", Kind::Text, ""),

@@ -172,7 +172,9 @@ fn the_edge_is_tuned_by_etcds_flags() {
         "--grpc-keepalive-interval=0s",
         "--grpc-keepalive-min-time=1s",
         "--max-concurrent-streams=7",
+        "--metrics=extensive",
     ]);
+    assert_eq!(config.metrics, Detail::Extensive);
     let never_gone = self::config(&["--name=n", "--grpc-keepalive-timeout=0s"]).tuning;
     assert_eq!(never_gone.ping_interval, None, "etcd pings only if it also waits for the answer");
     assert_eq!((config.listen_client_http_urls.len(), config.listen_metrics_urls.len()), (2, 0));

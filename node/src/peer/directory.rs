@@ -249,10 +249,11 @@ mod tests {
     use super::super::QUEUE_BYTES_MAX;
     use super::*;
     use crate::member::Peers as _;
+    use crate::metrics::Detail;
 
     fn directory() -> Arc<Directory> {
         let identity = Identity { cluster: ClusterId(1), member: NodeId(2), incarnation: Incarnation(3) };
-        Directory::new(identity, vec![], Connector::plain(), &Arc::new(Metrics::new(NodeId(2), &[])))
+        Directory::new(identity, vec![], Connector::plain(), &Arc::new(Metrics::new(NodeId(2), &[], Detail::Basic)))
     }
 
     #[tokio::test]
