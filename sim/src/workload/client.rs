@@ -72,6 +72,8 @@ pub struct Client {
     pub known: Known,
     /// Its lease.
     pub held: Option<Held>,
+    /// A lease that it was told is revoked: somewhere else, too, it must be gone.
+    gone: Option<LeaseId>,
     calls: u64,
 }
 
@@ -79,7 +81,7 @@ impl Client {
     /// A client that begins with `member`.
     #[must_use]
     pub fn new(generator: Generator, member: usize) -> Self {
-        Self { generator, member, pending: None, known: Known::default(), held: None, calls: 0 }
+        Self { generator, member, pending: None, known: Known::default(), held: None, gone: None, calls: 0 }
     }
 
     /// Draws anew what is left to chance.
@@ -89,6 +91,9 @@ impl Client {
 
     /// Draws what to do next.
     pub fn step(&mut self) -> Step {
+        if let Some(gone) = self.gone.take() {
+            return Step::KeepAlive(gone);
+        }
         let leases = if self.generator.only_reads() { 99 } else { self.generator.below(100) };
         match (leases, self.held) {
             (0..8, None) => {
@@ -133,6 +138,12 @@ impl Client {
         self.held = Some(Held { id, ttl, renews: self.generator.chance(1, 2) });
     }
 
+    /// Its lease is revoked. One time in two it asks another member for a renewal: who does not know must not promise one.
+    pub fn revoked(&mut self, id: LeaseId) {
+        self.held = None;
+        self.gone = self.generator.chance(1, 2).then_some(id);
+    }
+
     /// How long to wait for an answer.
     pub fn patience(&mut self) -> Nanos {
         match self.generator.below(10) {
@@ -152,9 +163,9 @@ impl Client {
         self.member = members[usize::try_from(self.generator.below(members.len() as u64)).expect("few members")];
     }
 
-    /// Whether to change the member for no reason.
+    /// Whether to change the member, for no reason or to hear what another one says.
     pub fn is_restless(&mut self) -> bool {
-        self.generator.chance(1, 50)
+        self.generator.chance(1, 50) || self.gone.is_some()
     }
 }
 

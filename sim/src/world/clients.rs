@@ -294,7 +294,7 @@ impl World {
             }
             (Op::LeaseRevoke(id), _) => {
                 self.leases.revoked(*id, now);
-                self.clients[client].held = None;
+                self.clients[client].revoked(*id);
             }
             _ => {}
         }
