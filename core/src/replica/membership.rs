@@ -165,7 +165,9 @@ impl Replica {
         let gone: Vec<NodeId> = known.removed().filter(|id| !parted.contains(id) && self.is_gone(*id)).collect();
         for id in gone {
             self.membership.parted.insert(id);
-            out.push(Output::Parted(id));
+            if !mutant::is_on(Mutant::R37) {
+                out.push(Output::Parted(id));
+            }
             if id == self.member {
                 self.told_removed(out);
             }
