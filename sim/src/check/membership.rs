@@ -246,12 +246,18 @@ impl Membership {
     /// A member has taken its turn.
     ///
     /// # Errors
-    /// It leads, and has committed what too few have.
+    /// It follows a configuration that is not in its log; or it leads, and has committed what too few have.
     pub fn turned(&mut self, raft: &Raft) -> Verdict {
         let (id, life, status) = (raft.identity().member, raft.identity().incarnation, raft.status());
         let durable = self.durable.entry((id, life)).or_default();
         *durable = raft.durable().max(*durable);
         self.lives.insert(id, life);
+        let (stands, config) = (raft.config_index(), &status.config);
+        let is_in_log = || raft.entry(stands).is_some_and(|entry| entry.payload == Payload::Config(config.clone()));
+        if stands > raft.start() && !is_in_log() {
+            let text = format!("{id} follows {config} of index {stands}, which is not in its log");
+            return Err(Violation::new("membership", text));
+        }
         if status.role != Role::Leader {
             return Ok(());
         }
