@@ -447,7 +447,8 @@ impl Replica {
     }
 
     fn receive(&mut self, from: NodeId, message: PeerMessage, out: &mut Vec<Output>) {
-        if self.turn_away(from, out) {
+        // Two removed members would turn each other away for ever, as fast as the network is.
+        if message != PeerMessage::Removed && self.turn_away(from, out) {
             return;
         }
         match message {

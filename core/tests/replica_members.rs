@@ -8,7 +8,7 @@ use std::sync::Arc;
 use quorate_core::command::{Command, Outcome};
 use quorate_core::entry::Standing;
 use quorate_core::error::Error;
-use quorate_core::replica::{Config, Input, Request, Response};
+use quorate_core::replica::{Config, Input, PeerMessage, Request, Response};
 use quorate_core::request::{Alarm, AlarmKind, Member as MemberInfo, MemberChange};
 use quorate_core::{Incarnation, NodeId};
 use support::{Cluster, MILLI, Member, put};
@@ -181,6 +181,19 @@ fn a_removed_member_answers_and_knows_whether_it_was_asked_led_or_slept() {
     let id = cluster.ask(next, put("k", "v"));
     cluster.run(200 * MILLI);
     assert!(matches!(cluster.answer(next, id), Some(Ok(_))));
+}
+
+#[test]
+fn two_removed_members_do_not_go_on_telling_each_other() {
+    let mut cluster = elected(5);
+    let (leader, follower) = (cluster.leader(), cluster.follower());
+    assert_eq!(cluster.ask_change(leader, remove(follower)).map(|left| left.len()), Ok(4));
+    assert_eq!(cluster.ask_change(leader, remove(leader)).map(|left| left.len()), Ok(3));
+    // The cluster of the tests fails if this never ends.
+    for (from, to) in [(leader, follower), (follower, leader)] {
+        cluster.mail.push_back((from, to, PeerMessage::Removed));
+        cluster.run(MILLI);
+    }
 }
 
 #[test]
