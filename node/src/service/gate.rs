@@ -98,7 +98,10 @@ impl Passage {
         }
         if let Some(refusal) = self.refused.take() {
             answer?;
-            return self.ask_as(keeper.author()?).ok_or(refusal);
+            let now = keeper.author()?;
+            // Nobody was asked who they are where it was recognised and nobody is now, only where it was applied.
+            let is_open = now == Author::Nobody && refusal == Error::UserEmpty.into();
+            return if is_open { Ok(self.ask_anew(now)) } else { self.ask_as(now).ok_or(refusal) };
         }
         let changed = |status: &Status| {
             [Error::UserEmpty, Error::AuthOldRevision].iter().any(|error| *status == error.clone().into())
@@ -119,12 +122,13 @@ impl Passage {
 
     /// Asks again if the caller is another one now.
     fn ask_as(&mut self, now: Author) -> Option<Step> {
-        if now == self.author {
-            return None;
-        }
+        (now != self.author).then(|| self.ask_anew(now))
+    }
+
+    fn ask_anew(&mut self, now: Author) -> Step {
         self.attempts += 1;
         self.author = now;
-        Some(self.ask())
+        self.ask()
     }
 
     /// The password has this hash.
@@ -225,5 +229,60 @@ impl Login {
 
     fn token(&self, index: LogIndex) -> String {
         Sessions::token(&self.secret, index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// A member at which everybody may do everything.
+    struct Member(Cell<Option<&'static str>>);
+
+    impl Keeper for Member {
+        fn author(&self) -> Result<Author, Error> {
+            let user = |name: &str| Author::User { name: name.into(), revision: AuthRevision(1) };
+            Ok(self.0.get().map_or(Author::Nobody, user))
+        }
+
+        fn permit(&self, _: Option<&Request>) -> Result<Author, Error> {
+            self.author()
+        }
+    }
+
+    fn asks(step: &Step) -> Option<&Author> {
+        if let Step::Ask(Request::CommandBy(author, _)) = step { Some(author) } else { None }
+    }
+
+    #[test]
+    fn what_was_refused_because_its_author_was_not_known_is_asked_again() {
+        let member = Member(Cell::new(None));
+        let command = || Some(Request::Command(Command::LeaseRevoke(quorate_core::LeaseId(1))));
+        let refused = || Err(Error::UserEmpty.into());
+        let readable = || Ok(Response::Readable);
+        let mut passage = Passage::new(command(), false, false);
+        assert_eq!(asks(&passage.start(&member)), Some(&Author::Nobody));
+        assert_eq!(passage.answered(refused(), &member).unwrap(), Step::Ask(Request::ReadIndex));
+        member.0.set(Some("u"));
+        let again = passage.answered(readable(), &member).unwrap();
+        assert_eq!(asks(&again), member.author().ok().as_ref());
+
+        // Users were asked for who they are in between only: again it is nobody who asks, and nobody who is asked for.
+        member.0.set(None);
+        let mut passage = Passage::new(command(), false, false);
+        passage.start(&member);
+        passage.answered(refused(), &member).unwrap();
+        assert_eq!(asks(&passage.answered(readable(), &member).unwrap()), Some(&Author::Nobody));
+        for _ in 2..ATTEMPTS {
+            passage.answered(refused(), &member).unwrap();
+            passage.answered(readable(), &member).unwrap();
+        }
+        assert_eq!(passage.answered(refused(), &member), Err(Error::UserEmpty.into()), "not for ever");
+
+        let mut passage = Passage::new(command(), true, false);
+        passage.start(&member);
+        assert_eq!(passage.answered(refused(), &member), Err(Error::UserEmpty.into()), "who shows no token");
     }
 }
