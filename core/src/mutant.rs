@@ -140,6 +140,7 @@ mutants! {
     Q03 "alarms are forgotten by a restart",
     Q04 "what compacts by itself leaves nothing",
     Q05 "a compaction at or below the floor moves it back",
+    Q06 "the alarm is raised by what a member knows of the space, however far it is behind",
 }
 
 #[cfg(feature = "mutants")]

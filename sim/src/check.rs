@@ -8,6 +8,7 @@ pub mod lease;
 pub mod lock;
 pub mod membership;
 pub mod reference;
+pub mod space;
 pub mod watch;
 
 /// A broken promise.

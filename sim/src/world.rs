@@ -16,6 +16,7 @@ use crate::check::lease::Leases;
 use crate::check::lock::Locks;
 use crate::check::membership::Membership;
 use crate::check::reference::Reference;
+use crate::check::space::Space;
 use crate::check::{Verdict, Violation};
 use crate::chronicle::Chronicle;
 use crate::clock::Clock;
@@ -90,6 +91,7 @@ pub struct World {
     locks: Locks,
     reference: Option<Reference>,
     audit: Audit,
+    space: Space,
     membership: Membership,
     /// Links are bad until then.
     rough_until: Nanos,
@@ -182,6 +184,7 @@ impl World {
             locks: Locks::default(),
             reference: regime.compared.then(|| Reference::new(regime.auto_compaction, regime.auth)),
             audit: Audit::new(regime.quota_bytes, regime.session_ttl),
+            space: Space::new(regime.quota_bytes),
             operators,
             badges: operators::draw_badges(&setup),
             membership: Membership::new(setup.churn),

@@ -153,9 +153,13 @@ impl Audit {
         }
     }
 
-    /// The connection broke.
-    pub fn lost(&mut self, client: usize, call: u64) {
-        self.calls.remove(&(client, call));
+    /// Bytes that a call under way may add, as the quota counts them.
+    #[must_use]
+    pub fn cost(&self, client: usize, call: u64) -> u64 {
+        match self.calls.get(&(client, call)).map(|call| &call.subject) {
+            Some(Subject::Op(_, op)) => cost(op),
+            _ => 0,
+        }
     }
 
     /// `member`, which had applied everything through `applied`, answers.

@@ -70,6 +70,8 @@ pub struct Reference {
     /// Their tokens, in the order of the log.
     tokens: Vec<String>,
     alarms: Vec<BTreeSet<Alarm>>,
+    /// Where it is said that there is no space, and by whom.
+    complaints: Vec<(LogIndex, NodeId)>,
     admitted: Admitted,
     /// After entry i; the empty store first.
     states: Vec<State>,
@@ -110,6 +112,7 @@ impl Reference {
             sessions: BTreeMap::new(),
             tokens: Vec::new(),
             alarms: vec![BTreeSet::new()],
+            complaints: Vec::new(),
             admitted: Admitted::default(),
             states,
             answers: BTreeMap::new(),
@@ -139,6 +142,23 @@ impl Reference {
     /// Logical bytes of the states that members have shown, from one entry through another.
     pub fn bytes(&self, from: LogIndex, through: LogIndex) -> impl Iterator<Item = u64> {
         self.bytes.range(from..=through).map(|(_, (bytes, _))| *bytes)
+    }
+
+    /// As [`Reference::bytes`], and after which entry.
+    pub fn sizes(&self, from: LogIndex, through: LogIndex) -> impl Iterator<Item = (LogIndex, u64)> {
+        let shown = (from <= through).then(|| self.bytes.range(from..=through));
+        shown.into_iter().flatten().map(|(at, (bytes, _))| (*at, *bytes))
+    }
+
+    /// Whether this alarm was on after the entry.
+    #[must_use]
+    pub fn has_alarm(&self, alarm: Alarm, at: LogIndex) -> bool {
+        self.alarms[self.state(at).alarms].contains(&alarm)
+    }
+
+    /// Where the log was told since the last call that there is no space, and by whom.
+    pub fn take_complaints(&mut self) -> Vec<(LogIndex, NodeId)> {
+        std::mem::take(&mut self.complaints)
     }
 
     /// Whether an alarm of this kind was on after the entry.
@@ -214,6 +234,9 @@ impl Reference {
         match command {
             Command::Auth(command) => self.change_users(command, at),
             Command::RaiseAlarm(alarm) => {
+                if alarm.kind == AlarmKind::NoSpace {
+                    self.complaints.push((at, alarm.member));
+                }
                 let mut after = alarms.clone();
                 if after.insert(*alarm) {
                     self.raised += 1;

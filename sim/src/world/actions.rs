@@ -109,7 +109,7 @@ impl World {
             self.reply(now, call, Err(CallError::Broken));
             return Ok(());
         }
-        self.see_answer(member, call, &answer)?;
+        self.see_answer(now, member, call, &answer)?;
         self.reply(now, call, answer.map_err(CallError::Status));
         Ok(())
     }

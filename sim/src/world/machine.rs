@@ -184,6 +184,9 @@ impl World {
         }
         self.totals.starts += 1;
         self.audit.started(member);
+        if let Some(reference) = &self.reference {
+            self.space.started(member, reference.last());
+        }
         self.see_published(now, member)?;
         self.rouse(now, member);
         Ok(())

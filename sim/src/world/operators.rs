@@ -242,8 +242,10 @@ impl World {
     }
 
     /// A call has reached its member.
-    pub(super) fn see_arrival(&mut self, member: usize, call: CallId, time: Instant) {
+    pub(super) fn see_arrival(&mut self, now: Nanos, member: usize, call: CallId, time: Instant) {
         let (Some(reference), Some(process)) = (&self.reference, &self.machines[member].process) else { return };
+        let cost = self.audit.cost(call.client, call.call);
+        self.space.arrived(now, (call.client, call.call), member, cost, reference.last());
         let published = process.published();
         let (applied, bytes) = (published.applied, published.view.logical_bytes());
         self.audit.arrived(
@@ -255,9 +257,16 @@ impl World {
     }
 
     /// A member answers.
-    pub(super) fn see_answer(&mut self, member: usize, call: CallId, answer: &Result<Bytes, Status>) -> Verdict {
+    pub(super) fn see_answer(
+        &mut self,
+        now: Nanos,
+        member: usize,
+        call: CallId,
+        answer: &Result<Bytes, Status>,
+    ) -> Verdict {
         let (Some(reference), Some(process)) = (&self.reference, &self.machines[member].process) else { return Ok(()) };
         let applied = process.published().applied;
+        self.space.answered(now, (call.client, call.call), applied, answer);
         self.audit.answered(reference, (call.client, call.call), (member, applied), answer)
     }
 
@@ -275,6 +284,12 @@ impl World {
             self.totals.self_compactions += 1;
             let id = self.history.invoke(MEMBERS, now, Op::Compact(compaction.at));
             self.history.complete(id, now, Response::Compact(compaction.revision));
+        }
+        for (at, id) in self.reference.as_mut().expect("just seen").take_complaints() {
+            let machine = self.machine_of(id);
+            let reference = self.reference.as_ref().expect("just seen");
+            // A member that is gone may have said so while it was there.
+            machine.map_or(Ok(()), |machine| self.space.raised(reference, machine, id, at))?;
         }
         Ok(())
     }

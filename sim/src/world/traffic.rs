@@ -92,7 +92,7 @@ impl World {
         bytes: Bytes,
     ) -> Verdict {
         let local = self.machines[member].clock.read(now);
-        self.see_arrival(member, call, local);
+        self.see_arrival(now, member, call, local);
         self.trace.event(now, Kind::Client, member, call.call, &bytes, || format!("{call:?} {rpc:?}"));
         match &mut self.machines[member].process {
             None => self.reply(now, call, Err(CallError::Refused)),
