@@ -115,7 +115,10 @@ impl WatchHub {
             let unseen = self.revision.next();
             self.revision = revision;
             self.ring.reset(revision);
-            let synced = self.watchers.iter().filter(|(_, watcher)| watcher.place == Place::Synced);
+            let synced = self.watchers.iter().filter(|(_, watcher)| {
+                let is_left_out = mutant::is_on(Mutant::W09) && watcher.start >= unseen;
+                watcher.place == Place::Synced && !is_left_out
+            });
             let behind = synced.map(|(&name, watcher)| match mutant::is_on(Mutant::W01) {
                 false if mutant::is_on(Mutant::W02) => (name, unseen),
                 false => (name, watcher.next.max(unseen)),

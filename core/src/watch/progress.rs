@@ -7,6 +7,7 @@ use core::time::Duration;
 
 use super::watcher::{Place, Watcher};
 use super::{Name, Output, Response, WatchHub};
+use crate::mutant::{self, Mutant};
 use crate::{Instant, StreamId, WatchId};
 
 /// (etcd: the least `--watch-progress-notify-interval`)
@@ -29,7 +30,8 @@ impl WatchHub {
         {
             let watcher = &self.watchers[&name];
             let since = if watcher.active + self.interval() > self.now { watcher.active } else { self.now };
-            if since == self.now && self.keeps_up(watcher) && !self.streams[&name.0].full() {
+            let is_silent = mutant::is_on(Mutant::W07);
+            if since == self.now && self.keeps_up(watcher) && !self.streams[&name.0].full() && !is_silent {
                 self.send(name.0, Response::to(name.1, self.revision), out);
             }
             self.arm_progress(name, since);

@@ -53,7 +53,7 @@ impl WatchHub {
         if !self.streams.contains_key(&stream) {
             return; // Closed meanwhile.
         }
-        if create.start.is_some_and(|start| start < Revision(0)) {
+        if create.start.is_some_and(|start| start < Revision(0)) && !mutant::is_on(Mutant::W10) {
             let reason = Error::Compacted { oldest: self.compacted }.to_string();
             return self.refuse(stream, &reason, out);
         }
@@ -73,6 +73,7 @@ impl WatchHub {
         let next = match start {
             Revision(1..) => start,
             _ if mutant::is_on(Mutant::A17) => Revision(1),
+            Revision(..=-1) => start,
             _ => self.revision.next(),
         };
         let watcher = Watcher {
@@ -122,7 +123,7 @@ impl WatchHub {
 
     fn refuse(&mut self, stream: StreamId, reason: &str, out: &mut Vec<Output>) {
         let response = Response {
-            watch: None,
+            watch: mutant::is_on(Mutant::W12).then_some(WatchId(0)),
             created: true,
             canceled: true,
             cancel_reason: String::from(reason),

@@ -12,6 +12,9 @@ use super::Generator;
 use crate::heap::{MILLI, Nanos, SECOND};
 use crate::wire;
 
+/// Why a watch from no revision is refused. (etcd)
+const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
+
 /// What a watcher wants, for all its connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish {
@@ -81,6 +84,8 @@ pub struct Watcher {
     pub finished: bool,
     /// It is told things on the connection at hand.
     live: bool,
+    /// When it was last told anything that was for it alone.
+    heard: Nanos,
     /// Fragments of a response.
     partial: Vec<mvccpb::Event>,
 }
@@ -118,6 +123,8 @@ pub struct WatchClient {
     audits: bool,
     /// A watcher was refused by the message read last.
     pub refused: bool,
+    /// Creates on the stream at hand that make no sense and have not been refused yet.
+    absurd: usize,
 }
 
 impl WatchClient {
@@ -143,6 +150,7 @@ impl WatchClient {
             reading: false,
             slow: !audits,
             refused: false,
+            absurd: 0,
         }
     }
 
@@ -162,6 +170,11 @@ impl WatchClient {
         while unfinished + new.len() < wanted {
             new.push(self.draw(newest));
         }
+        if self.generator.chance(1, 4) {
+            // There is no such revision: it is refused, whatever else is on the stream.
+            let start = -1 - self.generator.below(3).cast_signed();
+            new.push(Watcher { next: Some(Revision(start)), ..self.draw(newest) });
+        }
         new
     }
 
@@ -173,10 +186,16 @@ impl WatchClient {
         self.on_stream.clear();
         self.unread.clear();
         self.reading = false;
+        self.absurd = 0;
         self.watchers.extend(new);
         let mut requests = Vec::new();
         for (number, watcher) in self.watchers.iter_mut().enumerate().filter(|(_, watcher)| !watcher.finished) {
-            self.on_stream.push(number);
+            if watcher.next.is_some_and(|next| next < Revision(0)) {
+                watcher.finished = true;
+                self.absurd += 1;
+            } else {
+                self.on_stream.push(number);
+            }
             requests.push(pb::WatchRequest {
                 request_union: Some(pb::watch_request::RequestUnion::CreateRequest(watcher.begin())),
             });
@@ -268,17 +287,20 @@ impl WatchClient {
         members[usize::try_from(self.generator.below(members.len() as u64)).expect("few members")]
     }
 
-    /// Reads one message; gives the highest revision in it and what to give back to the stream.
+    /// Reads one message at `now`; gives the highest revision in it and what to give back to the stream.
     ///
     /// # Errors
     /// The protocol was broken.
-    pub fn read(&mut self) -> Result<(Revision, u64), String> {
+    pub fn read(&mut self, now: Nanos) -> Result<(Revision, u64), String> {
         let Unread { message, bytes } = self.unread.pop_front().expect("there is something to read");
         let response: pb::WatchResponse = wire::message(message);
         let header = Revision(response.header.as_ref().map_or(0, |header| header.revision));
         if response.watch_id == -1 {
             if response.created && response.canceled && response.events.is_empty() {
-                self.refused = true;
+                // Whoever may not watch is told so first.
+                let is_absurd = self.absurd > 0 && response.cancel_reason == COMPACTED;
+                self.absurd -= usize::from(is_absurd);
+                self.refused = !is_absurd;
                 return Ok((header, bytes));
             }
             if response.canceled || !response.events.is_empty() {
@@ -297,6 +319,7 @@ impl WatchClient {
         let number = usize::try_from(response.watch_id).ok().and_then(|id| self.on_stream.get(id).copied());
         let Some(number) = number else { return Err(format!("no such watcher: {response:?}")) };
         self.news.clone_from(&response.events);
+        self.watchers[number].heard = now;
         self.watchers[number].hear(response, header)?;
         Ok((header, bytes))
     }
@@ -351,6 +374,18 @@ impl Watcher {
         self.live && !self.finished
     }
 
+    /// Whether it should have been told that nothing has happened, with the store at `newest`: members do so every 5 s,
+    /// and an interval later if something was in the way.
+    #[must_use]
+    pub fn is_neglected(&self, now: Nanos, newest: Revision) -> bool {
+        let from = self.told.iter().rev().find_map(|told| match told {
+            Told::Created { from, .. } => Some(*from),
+            _ => None,
+        });
+        let waits = from.flatten().is_some_and(|from| from > newest);
+        self.wish.progress_notify && self.is_live() && !waits && now > self.heard + 12 * SECOND
+    }
+
     fn compacted_at(&self) -> Option<Revision> {
         self.told.iter().find_map(|told| if let Told::Compacted(at) = told { Some(*at) } else { None })
     }
@@ -358,7 +393,7 @@ impl Watcher {
     /// A watcher that was told this.
     #[must_use]
     pub fn of(wish: Wish, told: Vec<Told>) -> Self {
-        Self { wish, told, next: None, finished: false, live: false, partial: Vec::new() }
+        Self { wish, told, next: None, finished: false, live: false, heard: 0, partial: Vec::new() }
     }
 
     /// It is told this.

@@ -470,7 +470,7 @@ impl World {
         }
         let client = &mut self.watchers[subscription.client];
         client.reading = false;
-        let (header, cost) = client.read().map_err(|text| Violation::new("watch", text))?;
+        let (header, cost) = client.read(now).map_err(|text| Violation::new("watch", text))?;
         if std::mem::take(&mut client.refused) {
             // It cannot tell which of its watchers that was: it comes back with all of them.
             let (member, line) = (client.member, self.line_of_watcher(subscription.client));

@@ -125,6 +125,7 @@ impl World {
                     if let Some(reference) = &self.reference {
                         reference.ended()?;
                     }
+                    self.judge_idle(now)?;
                     self.finale.phase = Phase::Over;
                 }
             }
@@ -223,6 +224,18 @@ impl World {
             }
             if let Phase::Probing { blackout_over, step } = self.finale.phase {
                 self.finale.phase = Phase::Probing { blackout_over, step: step + 1 };
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing has changed for a while: watchers that asked for it are told so.
+    fn judge_idle(&self, now: Nanos) -> Verdict {
+        let members = self.probed();
+        for (number, client) in self.watchers.iter().enumerate().filter(|(_, it)| members.contains(&it.member)) {
+            if let Some(watcher) = client.watchers.iter().find(|watcher| watcher.is_neglected(now, self.newest)) {
+                let text = format!("client {number} has long been told nothing of {:?}", watcher.wish);
+                return Err(Violation::new("progress", text));
             }
         }
         Ok(())
