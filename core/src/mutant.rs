@@ -94,6 +94,7 @@ mutants! {
     W01 "a restored snapshot takes watchers back to where they began",
     W02 "a restored snapshot lets watchers of the future see what they did not ask for",
     W04 "a delete at the compacted revision is left out of history",
+    W07 "watchers are not told that nothing has happened",
     W08 "an event is delivered, and again when its slow watcher goes on",
     W09 "a restored snapshot passes by watchers of the future: they miss what it jumps over",
     W10 "a watch from a revision below zero is begun there",

@@ -50,6 +50,7 @@ mod outside;
 pub(crate) mod redraw;
 mod script;
 mod skew;
+mod succession;
 mod traffic;
 
 use event::{Event, link};

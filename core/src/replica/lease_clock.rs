@@ -133,7 +133,8 @@ impl LeaseClock {
             (held.due, held.checkpointing) = (false, false);
             if held.expiry == Instant(0) || !mutant::is_on(Mutant::K12) {
                 reach!(LeaseTakenOverInPart if held.remaining.is_some());
-                held.expiry = now + self.config.grace + span(held.remaining.unwrap_or(held.ttl));
+                let remaining = held.remaining.filter(|_| !mutant::is_on(Mutant::K03));
+                held.expiry = now + self.config.grace + span(remaining.unwrap_or(held.ttl));
             }
             held.checkpoint = now + self.config.checkpoint_interval;
             expiries.push((held.expiry, id));

@@ -415,6 +415,12 @@ impl Reference {
         Ok(())
     }
 
+    /// Whether there is any lease.
+    #[must_use]
+    pub fn has_leases(&self) -> bool {
+        !self.model.leases().is_empty()
+    }
+
     /// Whoever renewed leases has been gone for longer than any of them was granted for.
     ///
     /// # Errors

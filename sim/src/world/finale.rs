@@ -9,6 +9,7 @@ use super::World;
 use super::event::{Event, link};
 use super::operators::Opening;
 use super::script::outcome;
+use super::succession::Succession;
 use crate::call::Answer;
 use crate::check::{self, Verdict, Violation};
 use crate::chronicle::Happened;
@@ -53,6 +54,7 @@ pub(super) struct Finale {
     targets: Vec<usize>,
     /// What the last read of everything saw.
     last: Option<Revision>,
+    succession: Succession,
 }
 
 impl Finale {
@@ -76,6 +78,10 @@ impl Finale {
 
     pub(super) fn opening(&mut self) -> &mut Opening {
         &mut self.opening
+    }
+
+    pub(super) fn succession(&mut self) -> &mut Succession {
+        &mut self.succession
     }
 }
 
@@ -129,7 +135,8 @@ impl World {
                     self.finale.phase = Phase::Over;
                 }
             }
-            Phase::Watching { .. } | Phase::Over => {}
+            Phase::Watching { .. } => self.go_round(now),
+            Phase::Over => {}
         }
         self.tidy_up(now);
         self.heap.push(now + 20 * MILLI, link::NEMESIS, Event::Finale);
@@ -167,7 +174,8 @@ impl World {
                 return Ok(());
             }
             if blackout_over {
-                self.finale.phase = Phase::Watching { until: now + 15 * SECOND, heard: 0 };
+                let span = self.begin_succession(now).max(15 * SECOND);
+                self.finale.phase = Phase::Watching { until: now + span, heard: 0 };
                 self.finale.deadline = now + 300 * SECOND;
             } else {
                 self.trace.event(now, Kind::Fault, 0, 1, &[], || "the power goes everywhere".into());
