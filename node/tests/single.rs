@@ -267,6 +267,14 @@ async fn locks_and_elections_queue_up() {
     assert!(!waiting.is_finished(), "the lock is held");
     lock.unlock(UnlockRequest { key: held.key }).await.unwrap();
     assert_eq!(&waiting.await.unwrap().unwrap().into_inner().key[..], b"l/2");
+    lease.lease_grant(pb::LeaseGrantRequest { ttl: 60, id: 3 }).await.unwrap();
+    let mut third = lock.clone();
+    let waiting = tokio::spawn(async move { third.lock(LockRequest { name: "l".into(), lease: 3 }).await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    lease.lease_revoke(pb::LeaseRevokeRequest { id: 3 }).await.unwrap();
+    lock.unlock(UnlockRequest { key: "l/2".into() }).await.unwrap();
+    let expired = (Code::Unknown, "mutex: session is expired".to_owned());
+    assert_eq!(refusal(waiting.await.unwrap()), expired, "a place that is gone is no lock");
     let unknown = lock.lock(LockRequest { name: "l".into(), lease: 99 }).await;
     assert_eq!(refusal(unknown), (Code::Unknown, "etcdserver: requested lease not found".to_owned()));
 

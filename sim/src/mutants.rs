@@ -33,6 +33,7 @@ pub const ABSENT: &[(&str, &str)] = &[
     ("A16", "responses are made anew for every txn"),
     ("K05", "the expiry of a lease that is gone is skipped; a member that does not lead gives out none"),
     ("K07", "a TTL is bounded when it is proposed and counted in seconds of a Duration"),
+    ("K09", "the Lock service is the real server's alone: node/tests/single.rs, locks_and_elections_queue_up"),
     ("K10", "core is no_std: it has no wall clock (ci/check.sh)"),
     ("P20", "fjall's business: node/tests/backend_crash.rs holds it to the backend's contract"),
     ("P21", "as P20; fjall's journal is never trusted"),
