@@ -24,6 +24,8 @@ pub(crate) struct Justified {
 enum How {
     /// In the answer to a request.
     Reply(fn(&Request, &mut Reply, &mut Reply)),
+    /// In a streamed range.
+    Chunks(fn(&pb::RangeRequest, &mut [pb::RangeStreamResponse])),
     /// It is not met: no script contains what would show it, since both sides would go on with different data.
     Avoided,
 }
@@ -60,19 +62,34 @@ pub(crate) const LIST: &[Justified] = &[
     },
     Justified {
         name: "streamed-sorts",
-        reason: "a range stream whose chunks are sorted by something else than keys goes on after a chunk's greatest key; etcd goes on after its last one, so it repeats keys and leaves out others",
-        how: How::Avoided,
+        reason: "a range stream whose chunks are sorted by something else than keys goes on after a chunk's greatest key; etcd goes on after its last one, so it repeats keys and leaves out others, and miscounts what is left behind a limit (no script asks for a second chunk)",
+        how: How::Chunks(uncount),
     },
 ];
 
 /// Applies what the list has for answers, one by one, until both sides agree.
 pub(crate) fn outcome(op: &Op, reference: &mut Outcome, ours: &mut Outcome, uses: &mut Uses) -> bool {
-    let Op::Call { request, .. } = op else { return false };
-    let (Outcome::Answer(reference), Outcome::Answer(ours)) = (reference, ours) else { return false };
     for justified in LIST {
         let before = (reference.clone(), ours.clone());
-        if let (How::Reply(adjust), Ok(reference), Ok(ours)) = (&justified.how, &mut *reference, &mut *ours) {
-            adjust(request, reference, ours);
+        match (&justified.how, op, &mut *reference, &mut *ours) {
+            (
+                How::Reply(adjust),
+                Op::Call { request, .. },
+                Outcome::Answer(Ok(reference)),
+                Outcome::Answer(Ok(ours)),
+            ) => {
+                adjust(request, reference, ours);
+            }
+            (
+                How::Chunks(adjust),
+                Op::RangeStream { range, .. },
+                Outcome::Chunks(Ok(reference)),
+                Outcome::Chunks(Ok(ours)),
+            ) => {
+                adjust(range, reference);
+                adjust(range, ours);
+            }
+            _ => {}
         }
         if before != (reference.clone(), ours.clone()) {
             *uses.entry(justified.name).or_default() += 1;
@@ -109,6 +126,14 @@ fn txn_ranges(
             }
             _ => {}
         }
+    }
+}
+
+/// Forgets how many keys there are if a limit cut them after they were sorted by anything but keys.
+fn uncount(range: &pb::RangeRequest, chunks: &mut [pb::RangeStreamResponse]) {
+    let last = chunks.last_mut().and_then(|chunk| chunk.range_response.as_mut());
+    if let Some(last) = last.filter(|last| last.more && range.sort_order <= 0 && range.sort_target > 0) {
+        last.count = 0;
     }
 }
 
