@@ -221,6 +221,15 @@ pub struct TxnRequest {
     pub failure: Vec<RequestOp>,
 }
 
+impl TxnRequest {
+    /// Whether it concerns no key at all: nothing is compared or done, however deep.
+    #[must_use]
+    pub fn is_void(&self) -> bool {
+        let is_void = |op: &RequestOp| matches!(op, RequestOp::Txn(inner) if inner.is_void());
+        self.compare.is_empty() && self.success.iter().chain(&self.failure).all(is_void)
+    }
+}
+
 impl Decode<Source> for TxnRequest {
     fn decode<D: Decoder<Context = Source>>(decoder: &mut D) -> Result<Self, DecodeError> {
         nested(decoder, |d| Ok(Self { compare: Vec::decode(d)?, success: Vec::decode(d)?, failure: Vec::decode(d)? }))

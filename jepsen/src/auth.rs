@@ -61,7 +61,8 @@ impl Monitor {
     /// # Errors
     /// The store's.
     pub fn answer(&self, user: Option<&str>, question: Question<'_>) -> Result<(), Error> {
-        if !self.enabled || question == Question::Open {
+        let is_open = |question| matches!(question, Question::Txn(txn) if txn.is_void()) || question == Question::Open;
+        if !self.enabled || is_open(question) {
             return Ok(());
         }
         let name = user.ok_or(Error::UserEmpty)?;
@@ -101,6 +102,7 @@ impl Monitor {
         if !self.enabled
             || *author == Author::Member
             || matches!(command, Command::Auth(AuthCommand::OpenSession { .. }))
+            || matches!(command, Command::Txn(txn) if txn.is_void())
         {
             return Ok(());
         }

@@ -165,6 +165,7 @@ fn row<M: Method + Clone>(message: M, expected: [Expected; 6]) -> Row {
 
 /// For everybody who is somebody.
 const ANY_USER: [Expected; 6] = [NOBODY, INVALID, OK, OK, OK, OK];
+const ANYBODY: [Expected; 6] = [OK, INVALID, OK, OK, OK, OK];
 const READ: [Expected; 6] = [NOBODY, INVALID, DENIED, OK, DENIED, OK];
 const WRITE: [Expected; 6] = [NOBODY, INVALID, DENIED, DENIED, OK, OK];
 const ROOT: [Expected; 6] = [NOBODY, INVALID, DENIED, DENIED, DENIED, OK];
@@ -209,6 +210,8 @@ fn table() -> Vec<Row> {
         // (etcd: CVE-2026-33343, CVE-2026-44283)
         row(pb::TxnRequest { compare: vec![], ..txn("a", vec![nested(vec![op(RequestRange(get("z")))])]) }, ROOT),
         row(pb::TxnRequest { compare: vec![], ..txn("a", vec![nested(vec![op(RequestPut(pb::PutRequest { prev_kv: true, ..put("b", "1") }))])]) }, ROOT),
+        row(pb::TxnRequest::default(), ANYBODY),
+        row(pb::TxnRequest { compare: vec![], ..txn("a", vec![nested(vec![])]) }, ANYBODY),
         row(pb::CompactionRequest { revision: 2, physical: false }, ROOT),
         row(pb::LeaseGrantRequest { ttl: 600, id: 0 }, ANY_USER),
         row(pb::LeaseTimeToLiveRequest { id: 7, keys: false }, ANY_USER),

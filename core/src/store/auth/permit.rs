@@ -57,6 +57,10 @@ impl View {
         if let Need::Command(command) = need {
             return self.check_command(author, command);
         }
+        // (etcd: a txn is as good as what it does, and nobody is asked who they are for nothing)
+        if matches!(need, Need::Txn(txn) if txn.is_void()) {
+            return Ok(());
+        }
         let Author::User { name, revision } = author else { return Err(Error::UserEmpty) };
         let user = auth.user(name);
         let is_root = user.is_some_and(User::is_root);
