@@ -13,11 +13,10 @@ use quorate_api::v3electionpb::{
 use quorate_core::Blob;
 use quorate_core::request::KeyRange;
 use quorate_core::rows::Rows;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response};
 
 use super::session::{self, Place, created_at, next_event, on_behalf, op, prefix, prefix_end};
+use super::stream::{Replies, Sender};
 use super::{Caller, Server, wants_leader};
 use crate::status::{Code, Status};
 
@@ -56,25 +55,19 @@ impl<S: Rows + Send + Sync + 'static> Election for Elections<S> {
         Ok(Response::new(LeaderResponse { header: reply.header, kv: Some(kv) }))
     }
 
-    type ObserveStream = ReceiverStream<Result<LeaderResponse, tonic::Status>>;
+    type ObserveStream = Replies<LeaderResponse>;
 
     async fn observe(&self, request: Request<LeaderRequest>) -> Result<Response<Self::ObserveStream>, tonic::Status> {
         let wanted = wants_leader(request.metadata().as_ref());
         let (server, caller) = (Arc::clone(&self.0), Caller::from(&request));
         let prefix = prefix(&request.into_inner().name);
-        let (sender, replies) = mpsc::channel(1);
-        tokio::spawn(async move {
-            let end = tokio::select! {
+        Ok(server.run_stream(wanted, 1, |server, sender| async move {
+            tokio::select! {
                 biased;
-                why = server.interrupted(wanted) => Err(why.into()),
                 end = observe(&server, &caller, &prefix, &sender) => end.map_err(on_behalf),
-                () = sender.closed() => return,
-            };
-            if let Err(status) = end {
-                let _ = sender.send(Err(status.into())).await; // The client may have gone.
+                () = sender.closed() => Ok(()),
             }
-        });
-        Ok(Response::new(ReceiverStream::new(replies)))
+        }))
     }
 
     async fn resign(&self, request: Request<ResignRequest>) -> Result<Response<ResignResponse>, tonic::Status> {
@@ -130,7 +123,7 @@ async fn observe<S: Rows + Send + Sync + 'static>(
     server: &Server<S>,
     caller: &Caller,
     prefix: &[u8],
-    sender: &mpsc::Sender<Result<LeaderResponse, tonic::Status>>,
+    sender: &Sender<LeaderResponse>,
 ) -> Result<(), Status> {
     let mut last: Option<KeyValue> = None;
     loop {

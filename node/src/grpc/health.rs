@@ -7,12 +7,10 @@ use quorate_api::grpc::health::v1::health_check_response::ServingStatus;
 use quorate_api::grpc::health::v1::health_server::{Health, HealthServer};
 use quorate_api::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse};
 use quorate_core::rows::Rows;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::stream::Replies;
 use super::{Server, wants_leader};
-use crate::status;
 
 pub(super) fn routes<S: Rows + Send + Sync + 'static>(router: Router, server: &Arc<Server<S>>) -> Router {
     let service = HealthServer::new(Checks(Arc::clone(server)));
@@ -42,7 +40,7 @@ impl<S: Rows + Send + Sync + 'static> Health for Checks<S> {
         Ok(Response::new(HealthListResponse { statuses }))
     }
 
-    type WatchStream = ReceiverStream<Result<HealthCheckResponse, Status>>;
+    type WatchStream = Replies<HealthCheckResponse>;
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let status = match request.get_ref().service.as_str() {
@@ -50,17 +48,13 @@ impl<S: Rows + Send + Sync + 'static> Health for Checks<S> {
             _ => ServingStatus::ServiceUnknown,
         };
         let wanted = wants_leader(request.metadata().as_ref());
-        let (sender, answers) = mpsc::channel(2);
-        let server = Arc::clone(&self.0);
-        tokio::spawn(async move {
-            let _ = sender.send(Ok(answer(status))).await; // The client may have gone.
-            // The stream stays open: nothing changes while the member serves.
-            let end = tokio::select! {
-                why = server.interrupted(wanted) => status::Status::from(why),
-                () = sender.closed() => return,
-            };
-            let _ = sender.send(Err(end.into())).await;
-        });
-        Ok(Response::new(ReceiverStream::new(answers)))
+        Ok(Arc::clone(&self.0).run_stream(wanted, 2, |_, sender| {
+            sender.try_send(Ok(answer(status))).expect("nothing was sent yet, and the receiver is still here");
+            async move {
+                // The stream stays open: nothing changes while the member serves.
+                sender.closed().await;
+                Ok(())
+            }
+        }))
     }
 }

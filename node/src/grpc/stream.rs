@@ -37,6 +37,8 @@ const REPLIES_AHEAD: usize = 4;
 
 /// Replies on their way to a client.
 pub(super) type Replies<T> = ReceiverStream<Result<T, tonic::Status>>;
+/// Where replies to a client begin their way.
+pub(super) type Sender<T> = mpsc::Sender<Result<T, tonic::Status>>;
 /// The future of a handler that answers with a stream.
 pub(super) type Opening<T> = Pin<Box<dyn Future<Output = Result<tonic::Response<Replies<T>>, tonic::Status>> + Send>>;
 
@@ -82,18 +84,9 @@ impl<S: Rows + Send + Sync + 'static> StreamingService<pb::LeaseKeepAliveRequest
         Box::pin(async move {
             let counters = server.metrics.call(KEEP_ALIVE);
             let (wanted, caller) = (wants_leader(request.metadata().as_ref()), Caller::from(&request));
-            let (sender, replies) = mpsc::channel(REPLIES_AHEAD);
-            tokio::spawn(async move {
-                let end = tokio::select! {
-                    biased;
-                    why = server.interrupted(wanted) => Err(why.into()),
-                    end = server.keep_alive(&caller, request.into_inner(), &sender, &counters) => end,
-                };
-                if let Err(status) = end {
-                    let _ = sender.send(Err(status.into())).await; // The client may have gone.
-                }
-            });
-            Ok(tonic::Response::new(ReceiverStream::new(replies)))
+            Ok(server.run_stream(wanted, REPLIES_AHEAD, |server, sender| async move {
+                server.keep_alive(&caller, request.into_inner(), &sender, &counters).await
+            }))
         })
     }
 }
@@ -115,18 +108,9 @@ impl<S: Rows + Send + Sync + 'static> ServerStreamingService<pb::RangeRequest> f
                 server.ask(ask).await?;
             }
             server.permit(&caller, range.access()).await?;
-            let (sender, replies) = mpsc::channel(REPLIES_AHEAD);
-            tokio::spawn(async move {
-                let end = tokio::select! {
-                    biased;
-                    why = server.interrupted(wanted) => Err(why.into()),
-                    end = server.range_stream(&caller, range, &sender, &counters) => end,
-                };
-                if let Err(status) = end {
-                    let _ = sender.send(Err(status.into())).await; // The client may have gone.
-                }
-            });
-            Ok(tonic::Response::new(ReceiverStream::new(replies)))
+            Ok(server.run_stream(wanted, REPLIES_AHEAD, |server, sender| async move {
+                server.range_stream(&caller, range, &sender, &counters).await
+            }))
         })
     }
 }
@@ -144,28 +128,49 @@ impl<S: Rows + Send + Sync + 'static> ServerStreamingService<pb::SnapshotRequest
             let counters = server.metrics.call(SNAPSHOT);
             let (wanted, caller) = (wants_leader(request.metadata().as_ref()), Caller::from(&request));
             server.permit(&caller, Access::State(Need::Root)).await?;
-            let (sender, replies) = mpsc::channel(REPLIES_AHEAD);
-            tokio::spawn(async move {
-                let end = tokio::select! {
-                    biased;
-                    why = server.interrupted(wanted) => Err(why.into()),
-                    end = server.snapshot(&caller, &sender, &counters) => end,
-                };
-                if let Err(status) = end {
-                    let _ = sender.send(Err(status.into())).await; // The client may have gone.
-                }
-            });
-            Ok(tonic::Response::new(ReceiverStream::new(replies)))
+            Ok(server.run_stream(wanted, REPLIES_AHEAD, |server, sender| async move {
+                server.snapshot(&caller, &sender, &counters).await
+            }))
         })
     }
 }
 
 impl<S: Rows + Send + Sync + 'static> Server<S> {
+    /// Opens a stream whose replies come from what `serve` gives, run on a task of its own until it ends, or until the
+    /// stream is [interrupted](Server::interrupted): an error of either is the last that the client hears. Up to `ahead`
+    /// replies may wait for the client.
+    ///
+    /// What `serve` itself sends comes before all that, even if the stream is interrupted from the start.
+    pub(super) fn run_stream<T, F>(
+        self: Arc<Self>,
+        wants_leader: bool,
+        ahead: usize,
+        serve: impl FnOnce(Arc<Self>, Sender<T>) -> F,
+    ) -> tonic::Response<Replies<T>>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<(), Status>> + Send + 'static,
+    {
+        let (sender, replies) = mpsc::channel(ahead);
+        let served = serve(Arc::clone(&self), sender.clone());
+        tokio::spawn(async move {
+            let end = tokio::select! {
+                biased;
+                why = self.interrupted(wants_leader) => Err(why.into()),
+                end = served => end,
+            };
+            if let Err(status) = end {
+                let _ = sender.send(Err(status.into())).await; // The client may have gone.
+            }
+        });
+        tonic::Response::new(ReceiverStream::new(replies))
+    }
+
     /// Sends this member's state as a file, for as long as the client takes it.
     async fn snapshot(
         &self,
         caller: &Caller,
-        replies: &mpsc::Sender<Result<pb::SnapshotResponse, tonic::Status>>,
+        replies: &Sender<pb::SnapshotResponse>,
         counters: &Call,
     ) -> Result<(), Status> {
         let picture = self.picture();
@@ -186,7 +191,7 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
         &self,
         caller: &Caller,
         mut requests: Streaming<pb::LeaseKeepAliveRequest>,
-        replies: &mpsc::Sender<Result<pb::LeaseKeepAliveResponse, tonic::Status>>,
+        replies: &Sender<pb::LeaseKeepAliveResponse>,
         counters: &Call,
     ) -> Result<(), Status> {
         loop {
@@ -211,7 +216,7 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
         &self,
         caller: &Caller,
         mut range: RangeStream,
-        replies: &mpsc::Sender<Result<pb::RangeStreamResponse, tonic::Status>>,
+        replies: &Sender<pb::RangeStreamResponse>,
         counters: &Call,
     ) -> Result<(), Status> {
         let mut picture = self.picture();

@@ -13,15 +13,13 @@ use quorate_core::error::Error;
 use quorate_core::rows::Rows;
 use quorate_core::store::Need;
 use quorate_core::watch::Input;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::server::{Grpc, StreamingService};
 use tonic_prost::ProstCodec;
 
 use super::refused::refused;
-use super::stream::{Opening, Replies};
-use super::{Caller, Server, wants_leader};
+use super::stream::{Opening, Replies, Sender};
+use super::{Caller, Pending, Server, wants_leader};
 use crate::metrics::Call;
 use crate::service::Access;
 use crate::service::watch::{self, Encoder, WatchReply};
@@ -58,18 +56,10 @@ impl<S: Rows + Send + Sync + 'static> StreamingService<pb::WatchRequest> for Wat
         Box::pin(async move {
             let counters = server.metrics.call(WATCH);
             let (wanted, caller) = (wants_leader(request.metadata().as_ref()), Caller::from(&request));
-            let (sender, replies) = mpsc::channel(REPLIES_AHEAD);
-            tokio::spawn(async move {
-                server.metrics.watch_streams.inc();
-                let end = tokio::select! {
-                    biased;
-                    why = server.interrupted(wanted) => why.into(),
-                    end = server.watch(&caller, request.into_inner(), &sender, &counters) => end,
-                };
-                server.metrics.watch_streams.dec();
-                let _ = sender.send(Err(end.into())).await; // The client may have gone.
-            });
-            Ok(tonic::Response::new(ReceiverStream::new(replies)))
+            Ok(server.run_stream(wanted, REPLIES_AHEAD, |server, sender| async move {
+                let _open = Pending::new(&server.metrics.watch_streams);
+                Err(server.watch(&caller, request.into_inner(), &sender, &counters).await)
+            }))
         })
     }
 }
@@ -88,7 +78,7 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
         &self,
         caller: &Caller,
         mut requests: Streaming<pb::WatchRequest>,
-        replies: &mpsc::Sender<Result<WatchReply, tonic::Status>>,
+        replies: &Sender<WatchReply>,
         counters: &Call,
     ) -> Status {
         let mut stream = self.member.watch();
