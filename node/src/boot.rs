@@ -24,6 +24,13 @@ pub struct Told {
     pub joins: bool,
 }
 
+impl Told {
+    /// Whether the voters it was told of can give it back what it has lost: as [`is_restorable`], itself being one of them.
+    fn is_restorable(&self) -> bool {
+        self.voters.len() >= 3
+    }
+}
+
 /// What a member found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -73,15 +80,11 @@ pub fn is_restorable(config: &Configuration, member: NodeId) -> bool {
 /// may have gone long ago; those that a running cluster tells are those of now.
 #[must_use]
 pub fn can_forget(told: &Told, recovered: &Recovered) -> bool {
-    if told.joins { told.voters.len() >= 3 } else { is_restorable(latest(recovered), told.member) }
+    if told.joins { told.is_restorable() } else { is_restorable(latest(recovered).1, told.member) }
 }
 
-/// The last configuration in the log.
-fn latest(recovered: &Recovered) -> &Configuration {
-    latest_at(recovered).1
-}
-
-fn latest_at(recovered: &Recovered) -> (LogIndex, &Configuration) {
+/// The last configuration in the log, and where it stands.
+fn latest(recovered: &Recovered) -> (LogIndex, &Configuration) {
     let configs = recovered.entries.iter().rev().filter_map(|entry| match &entry.payload {
         Payload::Config(config) => Some((entry.index, config)),
         Payload::Empty | Payload::Command(_) => None,
@@ -94,7 +97,7 @@ fn latest_at(recovered: &Recovered) -> (LogIndex, &Configuration) {
 /// removed by an entry which is not known to be committed may still be needed to commit it.
 #[must_use]
 pub fn is_removed(recovered: &Recovered, applied: LogIndex) -> bool {
-    let (index, config) = latest_at(recovered);
+    let (index, config) = latest(recovered);
     let sets = [&config.voters, &config.outgoing, &config.learners];
     index > LogIndex(0)
         && index <= applied.max(recovered.hard_state.commit)
@@ -122,7 +125,7 @@ pub fn boot<D: Disk>(
     match Wal::open(disk, options) {
         Ok((wal, recovered)) => Ok(Booted { wal, recovered, found: Found::Log }),
         Err(WalError::Io(error)) => Err(error.into()),
-        Err(WalError::Damage(damage)) if matches!(damage, Damage::Newer { .. }) || told.voters.len() < 3 => {
+        Err(WalError::Damage(damage)) if matches!(damage, Damage::Newer { .. }) || !told.is_restorable() => {
             Err(BootError::Damage(damage))
         }
         Err(WalError::Damage(damage)) => forget(open()?, options, told, damage),

@@ -14,6 +14,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use quorate_core::format::wal::sequence;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
@@ -180,7 +181,7 @@ fn write_format(member: &Path) -> io::Result<()> {
 #[must_use]
 pub fn has_log(path: &Path) -> bool {
     let names = fs::read_dir(path.join("member/wal")).into_iter().flatten().flatten();
-    names.into_iter().any(|entry| entry.path().extension().is_some_and(|extension| extension == "wal"))
+    names.filter_map(|entry| entry.file_name().into_string().ok()).any(|name| sequence(&name).is_some())
 }
 
 #[cfg(test)]

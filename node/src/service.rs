@@ -207,7 +207,7 @@ pub enum Access<'a> {
 /// # Errors
 /// [`Error::Stopped`], [`Error::NotSupportedForLearner`].
 pub fn admit(is_for_learners: bool, local: &Local<'_>) -> Result<(), Error> {
-    trust(local)?;
+    trust(local.status)?;
     if local.is_learner() && !is_for_learners {
         return Err(Error::NotSupportedForLearner);
     }
@@ -218,8 +218,8 @@ pub fn admit(is_for_learners: bool, local: &Local<'_>) -> Result<(), Error> {
 ///
 /// # Errors
 /// [`Error::Stopped`].
-pub fn trust(local: &Local<'_>) -> Result<(), Error> {
-    if local.status.suspect { Err(Error::Stopped) } else { Ok(()) }
+pub fn trust(status: &MemberStatus) -> Result<(), Error> {
+    if status.suspect { Err(Error::Stopped) } else { Ok(()) }
 }
 
 fn admit_call<M: Method>(request: &M, local: &Local<'_>) -> Result<(), Error> {
@@ -287,7 +287,7 @@ impl<M: Method> Begun<M> {
     ) -> Result<M::Reply, Status> {
         let (rest, answer) = (rest?, answer.transpose()?);
         if !M::FROM_ANYONE {
-            trust(local)?;
+            trust(local.status)?;
         }
         if let Access::State(need) = M::access(&rest) {
             local.view.check(author, &need)?;

@@ -56,6 +56,13 @@ pub enum WalError {
 /// Becomes the next segment: its space is already there, so that deletes and compactions go on when the disk is full.
 const RESERVE: &str = "reserve";
 
+/// The segments among the files of these names, oldest first.
+fn sequences(names: &[String]) -> Vec<u64> {
+    let mut sequences: Vec<u64> = names.iter().filter_map(|name| sequence(name)).collect();
+    sequences.sort_unstable();
+    sequences
+}
+
 /// Whether `disk` holds a log, good or bad.
 ///
 /// # Errors
@@ -73,11 +80,9 @@ pub fn move_aside<D: Disk>(disk: &mut D) -> io::Result<u64> {
     let names = disk.list()?;
     let taken = |n: u64| names.iter().any(|name| name.ends_with(&format!(".damaged-{n}")));
     let n = (1..).find(|n| !taken(*n)).expect("some number is free");
-    let mut sequences: Vec<u64> = names.iter().filter_map(|name| sequence(name)).collect();
-    sequences.sort_unstable();
     // Oldest first, each for good before the next: what a crash leaves is the end of the log, and the damage in it or
     // what it misses is found out again. Its beginning alone would be a sound log that has forgotten promises.
-    for name in sequences.into_iter().map(file_name) {
+    for name in sequences(&names).into_iter().map(file_name) {
         disk.rename(&name, &format!("{name}.damaged-{n}"))?;
         disk.sync_dir()?;
     }
@@ -111,8 +116,7 @@ impl<D: Disk> Wal<D> {
     /// The log is damaged, or the file system failed. Nothing has been changed then.
     pub fn open(mut disk: D, options: Options) -> Result<(Self, Recovered), WalError> {
         let names = disk.list()?;
-        let mut sequences: Vec<u64> = names.iter().filter_map(|name| sequence(name)).collect();
-        sequences.sort_unstable();
+        let sequences = sequences(&names);
         // Segments are removed oldest first, but a power cut may bring any of them back.
         let stale = sequences.windows(2).rposition(|pair| pair[0] + 1 != pair[1]).map_or(0, |gap| gap + 1);
         let (stale, chain) = sequences.split_at(stale);

@@ -250,10 +250,13 @@ fn clean(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What an error says of the files: a system that fails says nothing of them.
 fn failed(error: impl std::error::Error + 'static) -> BackendError {
-    let text = format!("backend: {error}");
-    if is_damage(&error) { BackendError::Damaged(text) } else { BackendError::Failed(text) }
+    blame(&error, format!("backend: {error}"))
+}
+
+/// What `error`, told as `text`, says of the files: a system that fails says nothing of them.
+fn blame(error: &(dyn std::error::Error + 'static), text: String) -> BackendError {
+    if is_damage(error) { BackendError::Damaged(text) } else { BackendError::Failed(text) }
 }
 
 fn is_damage(error: &(dyn std::error::Error + 'static)) -> bool {
@@ -387,10 +390,7 @@ fn verify(open: &Open, pause: Duration) -> Result<(), BackendError> {
     let version = open.keyspace.tree.current_version();
     let mut piece = vec![0; VERIFY_PIECE_BYTES];
     for table in version.iter_tables() {
-        let named = |error: io::Error| {
-            let text = format!("backend: {}: {error}", table.path.display());
-            if is_damage(&error) { BackendError::Damaged(text) } else { BackendError::Failed(text) }
-        };
+        let named = |error: io::Error| blame(&error, format!("backend: {}: {error}", table.path.display()));
         let mut file = File::open(table.path.as_path()).map_err(named)?;
         let mut digest = xxhash_rust::xxh3::Xxh3::new();
         loop {

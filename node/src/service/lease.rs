@@ -148,7 +148,7 @@ impl KeepAlive {
     /// # Panics
     /// If `answer` is not one to a keep-alive.
     pub fn finish(self, answer: Response, local: &Local<'_>) -> Result<pb::LeaseKeepAliveResponse, Error> {
-        trust(local)?;
+        trust(local.status)?;
         let Response::KeptAlive(ttl) = answer else { mismatch(Some(&answer)) };
         let header = Some(local.header(self.revision));
         Ok(pb::LeaseKeepAliveResponse { header, id: self.id.0, ttl: ttl.map_or(0, |ttl| ttl.0) })

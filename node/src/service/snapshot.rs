@@ -11,7 +11,7 @@ use quorate_core::error::Error;
 use quorate_core::rows::Rows;
 use quorate_core::store::Need;
 
-use super::{CLUSTER_VERSION, MemberStatus};
+use super::{CLUSTER_VERSION, MemberStatus, trust};
 use crate::applier::Published;
 use crate::snapshot::{CHECKSUM_BYTES, Export, Standing};
 
@@ -46,9 +46,7 @@ impl<S: Rows> SnapshotStream<S> {
     /// # Errors
     /// In that state, the author is not root; or it is known to be wrong.
     pub fn new(author: &Author, published: Arc<Published<S>>, status: &MemberStatus) -> Result<Self, Error> {
-        if status.suspect {
-            return Err(Error::Stopped);
-        }
+        trust(status)?;
         published.view.check(author, &Need::Root)?;
         let voters = status.raft.config.voters.keys().copied().collect();
         let standing = Standing { applied: published.applied, term: status.raft.term, voters };
