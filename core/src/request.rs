@@ -135,6 +135,13 @@ impl RangeRequest {
             max_create_revision: Revision(0),
         }
     }
+
+    /// Whether one of the bounds is on: keys in the range may be left out for when they were created or changed.
+    #[must_use]
+    pub fn is_filtered(&self) -> bool {
+        let bounds = [self.min_mod_revision, self.max_mod_revision, self.min_create_revision, self.max_create_revision];
+        bounds != [Revision(0); 4]
+    }
 }
 
 /// Writes one key. (etcd: PutRequest)

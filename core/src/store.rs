@@ -302,6 +302,11 @@ impl Store {
         compact::slice(self, rows, keys, pin)
     }
 
+    /// Brings up to date what the quota is decided on, after changes of the ledger or of the leases.
+    fn weigh(&mut self) {
+        self.view.logical_bytes = self.ledger.kept() + self.view.leases.bytes();
+    }
+
     /// Asserts what holds after every batch, in O(1).
     fn check(&self) {
         let View { revision, floor, .. } = self.view;

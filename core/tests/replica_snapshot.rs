@@ -38,9 +38,8 @@ fn large_put(number: usize) -> Request {
     Request::Command(Command::Put(PutRequest { key, value, ..put }))
 }
 
-#[test]
-fn a_snapshot_arrives_while_clients_write_more_than_the_log_keeps() {
-    // It did not once: the log was cut above the picture, and the transfer began again with a newer one, for ever.
+/// A cluster, its leader, and the member that was cut off during [`large_put`]s 0 to 499: the log has them no more.
+fn left_behind() -> (Cluster, NodeId, NodeId) {
     let mut cluster = elected();
     let (leader, lagging) = (cluster.leader(), cluster.follower());
     cluster.cut_off.insert(lagging);
@@ -49,6 +48,13 @@ fn a_snapshot_arrives_while_clients_write_more_than_the_log_keeps() {
     }
     cluster.run(1000 * MILLI);
     cluster.cut_off.clear();
+    (cluster, leader, lagging)
+}
+
+#[test]
+fn a_snapshot_arrives_while_clients_write_more_than_the_log_keeps() {
+    // It did not once: the log was cut above the picture, and the transfer began again with a newer one, for ever.
+    let (mut cluster, leader, lagging) = left_behind();
     // 160 KiB a second of a MiB, while 100 KiB a second are written. For two seconds, nothing arrives.
     cluster.lane_delay = 100 * MILLI;
     for number in 500..1030 {
@@ -78,14 +84,7 @@ fn log(cluster: &Cluster, id: NodeId) -> u64 {
 
 #[test]
 fn the_log_does_not_grow_without_bounds_for_a_follower_that_takes_nothing() {
-    let mut cluster = elected();
-    let (leader, lagging) = (cluster.leader(), cluster.follower());
-    cluster.cut_off.insert(lagging);
-    for number in 0..500 {
-        cluster.ask(leader, large_put(number));
-    }
-    cluster.run(1000 * MILLI);
-    cluster.cut_off.clear();
+    let (mut cluster, leader, lagging) = left_behind();
     cluster.lane_delay = Duration::from_secs(3600);
     for number in 500..1500 {
         cluster.ask(leader, large_put(number));

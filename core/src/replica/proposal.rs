@@ -47,6 +47,13 @@ struct Mark {
     hops: u8,
 }
 
+impl Mark {
+    /// Of a command that this process named, and offers itself.
+    fn own(sequence: u64) -> Self {
+        Self { sequence: Some(sequence), hops: 0 }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Proposals {
     member: NodeId,
@@ -116,7 +123,7 @@ impl Proposals {
     /// Proposes something that nobody waits for.
     pub(super) fn offer(&mut self, command: Command) {
         let (sequence, bytes) = self.encode(Author::Member, command);
-        self.hold(bytes, Mark { sequence: Some(sequence), hops: 0 });
+        self.hold(bytes, Mark::own(sequence));
     }
 
     fn hold(&mut self, command: Blob, mark: Mark) {
@@ -194,11 +201,9 @@ impl Proposals {
         self.held_bytes = 0;
         if leader.is_some() {
             reach!(ProposalOfferedAgain if !self.waiting.is_empty());
-            let again = self.waiting.iter().map(|(&sequence, (_, command))| Held {
-                command: command.clone(),
-                mark: Mark { sequence: Some(sequence), hops: 0 },
-            });
-            self.held.extend(again);
+            for (&sequence, (_, command)) in &self.waiting {
+                self.held.push_back(Held { command: command.clone(), mark: Mark::own(sequence) });
+            }
             self.held_bytes = self.bytes;
         }
     }
@@ -278,7 +283,7 @@ impl Replica {
         self.proposals.sequences.insert(id, sequence);
         // Whoever leads next is offered all that is waited for.
         if self.status.leader.is_some() {
-            self.proposals.hold(bytes, Mark { sequence: Some(sequence), hops: 0 });
+            self.proposals.hold(bytes, Mark::own(sequence));
         }
     }
 
@@ -294,7 +299,7 @@ impl Replica {
         let is_expiry = matches!(command, Command::LeaseExpire(_));
         let author = if is_expiry && mutant::is_on(Mutant::K08) { Author::Nobody } else { Author::Member };
         let (sequence, bytes) = self.proposals.encode(author, command);
-        self.proposals.hold(bytes, Mark { sequence: Some(sequence), hops: 0 });
+        self.proposals.hold(bytes, Mark::own(sequence));
         self.propose_held(out);
         // If it was refused, it is the last of what is held again; unless leadership is gone with that.
         if self.proposals.held.back().is_some_and(|held| held.mark.sequence == Some(sequence)) {
@@ -370,6 +375,6 @@ impl Replica {
         let Some(member) = self.proposals.publish.clone() else { return };
         let (sequence, bytes) = self.proposals.encode(Author::Member, Command::Publish(member));
         self.proposals.publishing = Some((sequence, self.now + self.config.request_timeout));
-        self.proposals.hold(bytes, Mark { sequence: Some(sequence), hops: 0 });
+        self.proposals.hold(bytes, Mark::own(sequence));
     }
 }

@@ -332,7 +332,7 @@ impl Builder<'_> {
         self.writes.extend(rows.into_iter().map(|(key, value)| RowWrite { key, value }));
         let store = &mut *self.store;
         store.dedup.take_writes(&mut self.writes);
-        store.view.logical_bytes = store.ledger.kept() + store.view.leases.bytes();
+        store.weigh();
         let totals = Totals {
             index: store.applied.0,
             term: store.applied.1,

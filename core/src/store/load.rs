@@ -54,7 +54,7 @@ fn load_rows(member: NodeId, rows: &dyn Rows) -> Result<Store, String> {
         store.cleaning = Cleaning { cleaned, ..Cleaning::default() };
     }
     leases(&mut store, rows)?;
-    store.view.logical_bytes = totals.ledger.kept() + store.view.leases.bytes();
+    store.weigh();
     auth(&mut store, rows)?;
     members(&mut store, rows)?;
     each(rows, Kind::Alarms, |key, _| {

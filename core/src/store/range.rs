@@ -32,17 +32,9 @@ impl View {
             return RangeResult { revision: now, kvs: Vec::new(), more: false, count };
         }
         let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
-        let filtered = [
-            request.min_mod_revision,
-            request.max_mod_revision,
-            request.min_create_revision,
-            request.max_create_revision,
-        ]
-        .iter()
-        .any(|bound| bound.0 != 0);
         // With a limit alone, whatever the target, only so many keys are looked at, in order of keys.
-        let fetch =
-            if request.sort_order != SortOrder::None || filtered || limit == 0 { usize::MAX } else { limit + 1 };
+        let needs_all = request.sort_order != SortOrder::None || request.is_filtered() || limit == 0;
+        let fetch = if needs_all { usize::MAX } else { limit + 1 };
         let (mut found, count) = self.find(values, request, at, fetch);
         found.retain(|(kv, _)| passes(request, kv));
         let by_value = request.sort_target == SortTarget::Value;

@@ -192,9 +192,8 @@ fn is_long(range: &RangeRequest) -> bool {
     if matches!(range.range, KeyRange::Key(_)) {
         return false;
     }
-    let bounds = [range.min_mod_revision, range.max_mod_revision, range.min_create_revision, range.max_create_revision];
     let is_bounded = range.limit != 0 && range.limit <= LONG_READ_KEYS;
-    let reads_all = range.sort_order != SortOrder::None || bounds != [Revision(0); 4] || range.revision.is_some();
+    let reads_all = range.sort_order != SortOrder::None || range.is_filtered() || range.revision.is_some();
     !is_bounded || reads_all
 }
 
@@ -231,13 +230,7 @@ impl RangeStream {
         if !matches!(order, (SortOrder::None, _) | (SortOrder::Ascend, SortTarget::Key)) {
             return Err(Status::new(Code::Unimplemented, "RangeStream does not support custom sort orders"));
         }
-        let bounds = [
-            request.min_mod_revision,
-            request.max_mod_revision,
-            request.min_create_revision,
-            request.max_create_revision,
-        ];
-        if bounds != [Revision(0); 4] {
+        if request.is_filtered() {
             return Err(Status::new(Code::Unimplemented, "RangeStream does not support revision filters"));
         }
         let ask = (!request.serializable).then_some(Request::ReadIndex);
