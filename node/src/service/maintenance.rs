@@ -200,14 +200,27 @@ fn downgrade_target(text: &str) -> Result<String, Error> {
     if target == DOWNGRADE_VERSION { Ok(target) } else { Err(Error::InvalidDowngradeTargetVersion) }
 }
 
+/// What is done with alarms.
+pub enum AlarmTask {
+    /// Those of this type are listed; NONE is all.
+    List(pb::AlarmType),
+    /// One is raised or cleared.
+    Change,
+    /// The same with none: nothing is changed, but what is answered is as of now. (etcd sends that through the log, too.)
+    ChangeNone,
+}
+
 impl Method for pb::AlarmRequest {
     type Reply = pb::AlarmResponse;
-    /// Of which type alarms are listed, if that was asked; NONE is all.
-    type Rest = Option<pb::AlarmType>;
+    type Rest = AlarmTask;
     const PATH: &'static str = "/etcdserverpb.Maintenance/Alarm";
 
-    fn access(list: &Self::Rest) -> Access<'_> {
-        if list.is_some() { Access::State(Need::AnyUser) } else { Access::Command }
+    fn access(task: &Self::Rest) -> Access<'_> {
+        match task {
+            AlarmTask::List(_) => Access::State(Need::AnyUser),
+            AlarmTask::Change => Access::Command,
+            AlarmTask::ChangeNone => Access::State(Need::Root),
+        }
     }
 
     fn start(self, _: &Settings) -> Result<(Option<Request>, Self::Rest), Status> {
@@ -218,23 +231,24 @@ impl Method for pb::AlarmRequest {
             pb::AlarmType::None => None,
         };
         let alarm = kind.map(|kind| Alarm { kind, member: NodeId(self.member_id) });
-        Ok(match (self.action(), alarm) {
-            (AlarmAction::Get, _) => (Some(Request::ReadIndex), Some(self.alarm())),
-            (AlarmAction::Activate, Some(alarm)) => (Some(Request::Command(Command::RaiseAlarm(alarm))), None),
-            (AlarmAction::Deactivate, Some(alarm)) => (Some(Request::Command(Command::ClearAlarm(alarm))), None),
-            (AlarmAction::Activate | AlarmAction::Deactivate, None) => (None, None),
-        })
+        let (ask, task) = match (self.action(), alarm) {
+            (AlarmAction::Get, _) => (Request::ReadIndex, AlarmTask::List(self.alarm())),
+            (AlarmAction::Activate, Some(alarm)) => (Request::Command(Command::RaiseAlarm(alarm)), AlarmTask::Change),
+            (AlarmAction::Deactivate, Some(alarm)) => (Request::Command(Command::ClearAlarm(alarm)), AlarmTask::Change),
+            (AlarmAction::Activate | AlarmAction::Deactivate, None) => (Request::ReadIndex, AlarmTask::ChangeNone),
+        };
+        Ok((Some(ask), task))
     }
 
-    fn finish(list: Self::Rest, answer: Option<Response>, local: &Local<'_>) -> Result<pb::AlarmResponse, Status> {
-        let alarms = match (list, answer) {
-            (Some(kind), Some(Response::Readable)) => {
+    fn finish(task: Self::Rest, answer: Option<Response>, local: &Local<'_>) -> Result<pb::AlarmResponse, Status> {
+        let alarms = match (task, answer) {
+            (AlarmTask::List(kind), Some(Response::Readable)) => {
                 let mut alarms = alarms(local.view.alarms());
                 alarms.retain(|alarm| kind == pb::AlarmType::None || alarm.alarm() == kind);
                 alarms
             }
-            (None, Some(Response::Outcome(Outcome::Alarms(changed)))) => alarms(changed.into_iter()),
-            (None, None) => vec![],
+            (AlarmTask::Change, Some(Response::Outcome(Outcome::Alarms(changed)))) => alarms(changed.into_iter()),
+            (AlarmTask::ChangeNone, Some(Response::Readable)) => vec![],
             (_, other) => mismatch(other.as_ref()),
         };
         Ok(pb::AlarmResponse { header: Some(local.header_now()), alarms })

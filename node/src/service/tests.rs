@@ -182,3 +182,14 @@ fn a_learner_answers_what_needs_no_quorum() {
     let renewal = process.asks(|local| KeepAlive::start(&pb::LeaseKeepAliveRequest { id: 1 }, local));
     assert_eq!(renewal.err(), Some(Error::NotSupportedForLearner));
 }
+
+#[test]
+fn a_change_of_no_alarm_is_answered_as_of_now() {
+    let Process { settings, .. } = Process::new();
+    for action in [pb::alarm_request::AlarmAction::Activate, pb::alarm_request::AlarmAction::Deactivate] {
+        let request = pb::AlarmRequest { action: action.into(), ..Default::default() };
+        let (ask, task) = request.start(&settings).unwrap();
+        assert_eq!(ask, Some(Request::ReadIndex), "{action:?}");
+        assert!(matches!(pb::AlarmRequest::access(&task), Access::State(Need::Root)), "{action:?}");
+    }
+}
