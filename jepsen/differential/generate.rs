@@ -32,6 +32,8 @@ pub(crate) struct Generator {
     revision: i64,
     /// Nothing below it can be read.
     floor: i64,
+    /// Compacted at revision 0, which does nothing.
+    zeroed: bool,
     leases: BTreeSet<i64>,
     /// How many leases the servers have named.
     named: i64,
@@ -86,6 +88,7 @@ impl Generator {
             next: VecDeque::new(),
             revision: 1,
             floor: 0,
+            zeroed: false,
             leases: BTreeSet::new(),
             named: 0,
             streams: BTreeMap::new(),
@@ -125,7 +128,10 @@ impl Generator {
             self.revision = self.revision.max(header.revision);
         }
         match (request, &reply) {
-            (Request::Compact(compact), _) => self.floor = self.floor.max(compact.revision),
+            (Request::Compact(compact), _) => {
+                self.floor = self.floor.max(compact.revision);
+                self.zeroed |= compact.revision == 0;
+            }
             (Request::LeaseGrant(asked), Reply::LeaseGrant(granted)) => {
                 self.leases.insert(granted.id);
                 self.named += i64::from(asked.id == 0);

@@ -52,7 +52,7 @@ pub(crate) const LIST: &[Justified] = &[
     },
     Justified {
         name: "stored-hashes",
-        reason: "a hash at exactly the compacted revision is computed like any other; etcd answers the one it took during the compaction",
+        reason: "a hash at exactly the compacted revision is computed like any other; etcd answers the one it took during the compaction, and to whoever asks for the newest one after a compaction at 0, that of nothing",
         how: How::Avoided,
     },
     Justified {

@@ -40,7 +40,7 @@ impl Generator {
         }
         let revision = match self.below(3) {
             _ if invalid => self.unreadable().max(self.revision + 1),
-            0 => 0,
+            0 if !self.zeroed => 0,
             _ => self.between(self.floor + 1, self.revision),
         };
         self.call(pb::HashKvRequest { revision });
