@@ -170,7 +170,7 @@ fn may(view: &View, text: &str) -> String {
         "nothing" => view.check(&author, &Need::Nothing),
         "any-user" => view.check(&author, &Need::AnyUser),
         "root" => view.check(&author, &Need::Root),
-        "user" => view.check(&author, &Need::User(rest)),
+        "user" => view.check(&author, &Need::User(rest.trim_matches('\''))),
         "role" => view.check(&author, &Need::Role(rest)),
         "read" => view.check(&author, &Need::Read(&range(rest))),
         "txn" => view.check(&author, &Need::Txn(&txn(rest))),

@@ -61,8 +61,13 @@ impl Monitor {
     /// # Errors
     /// The store's.
     pub fn answer(&self, user: Option<&str>, question: Question<'_>) -> Result<(), Error> {
-        let is_open = |question| matches!(question, Question::Txn(txn) if txn.is_void()) || question == Question::Open;
-        if !self.enabled || is_open(question) {
+        let is_open = match question {
+            Question::Open => true,
+            Question::Txn(txn) => txn.is_void(),
+            Question::User(other) => other.is_empty() && user.is_none(),
+            _ => false,
+        };
+        if !self.enabled || is_open {
             return Ok(());
         }
         let name = user.ok_or(Error::UserEmpty)?;

@@ -172,6 +172,9 @@ const ROOT: [Expected; 6] = [NOBODY, INVALID, DENIED, DENIED, DENIED, OK];
 /// For root, who is told that there is no such member.
 const NO_MEMBER: [Expected; 6] =
     [NOBODY, INVALID, DENIED, DENIED, DENIED, (Code::NotFound, "etcdserver: member not found")];
+/// There is no user without a name: nobody may look.
+const NO_USER: [Expected; 6] = [NOT_FOUND, INVALID, DENIED, DENIED, DENIED, NOT_FOUND];
+const NOT_FOUND: Expected = (Code::FailedPrecondition, "etcdserver: user name not found");
 
 fn txn(compare: &'static str, success: Vec<pb::request_op::Request>) -> pb::TxnRequest {
     let compare = pb::Compare { key: compare.into(), ..Default::default() };
@@ -236,6 +239,7 @@ fn table() -> Vec<Row> {
         row(pb::DowngradeRequest { action: 1, version: name("3.6") }, ROOT),
         row(pb::DowngradeRequest { action: 2, version: String::new() }, ROOT),
         row(pb::AuthStatusRequest {}, [OK, INVALID, OK, OK, OK, OK]),
+        row(user(""), NO_USER),
         row(user("reader"), [NOBODY, INVALID, DENIED, OK, DENIED, OK]),
         row(user("root"), ROOT),
         row(role("w"), [NOBODY, INVALID, DENIED, DENIED, OK, OK]),

@@ -57,9 +57,12 @@ impl View {
         if let Need::Command(command) = need {
             return self.check_command(author, command);
         }
-        // (etcd: a txn is as good as what it does, and nobody is asked who they are for nothing)
-        if matches!(need, Need::Txn(txn) if txn.is_void()) {
-            return Ok(());
+        // (etcd: a txn is as good as what it does, and nobody is asked who they are for nothing; nobody may look at the
+        // user without a name, whom there cannot be)
+        match need {
+            Need::Txn(txn) if txn.is_void() => return Ok(()),
+            Need::User("") if *author == Author::Nobody => return Ok(()),
+            _ => {}
         }
         let Author::User { name, revision } = author else { return Err(Error::UserEmpty) };
         let user = auth.user(name);
