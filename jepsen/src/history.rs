@@ -1,5 +1,7 @@
 //! What clients asked, when, and what they were told.
 
+use std::collections::BTreeSet;
+
 use quorate_core::command::Outcome;
 use quorate_core::error::Error;
 use quorate_core::request::{
@@ -184,14 +186,40 @@ pub enum Turn {
 ///
 /// Record in the order of time: of two calls at the same nanosecond the first is taken to have happened first. Whoever merges
 /// logs whose clocks are no finer than that puts invocations before answers.
+///
+/// One that never ends is checked and forgotten piece by piece, by [`crate::witness::Checker::settle`]; names and numbers
+/// stay what they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
+    /// What was kept when all else of its time was forgotten; ascending.
+    carried: Vec<(OpId, Operation)>,
+    /// How many operations, sightings and turns lie before those that follow here.
+    forgotten: Forgotten,
     /// Indexed by [`OpId`].
     operations: Vec<Operation>,
     sightings: Vec<Sighting>,
     turns: Vec<Turn>,
+    /// Operations that may still be answered.
+    under_way: BTreeSet<OpId>,
     /// The time of the last call.
     now: u64,
+}
+
+/// How much of a history lies before what it still has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Forgotten {
+    operations: u32,
+    sightings: u32,
+    turns: u32,
+}
+
+/// A point of a history up to which it can be forgotten: nothing from before it is still waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cut {
+    /// The first operation after it.
+    pub(crate) first: OpId,
+    /// Where it is.
+    pub(crate) moment: Moment,
 }
 
 impl History {
@@ -206,8 +234,9 @@ impl History {
     /// # Panics
     /// If time runs backwards, here and below, or above 2^32 operations.
     pub fn invoke(&mut self, client: u64, now: u64, op: Op) -> OpId {
-        let id = OpId(u32::try_from(self.operations.len()).expect("more than 2^32 operations"));
+        let id = self.next_id();
         let invoked = self.turn(now, Turn::Invoke(id));
+        self.under_way.insert(id);
         self.operations.push(Operation { client, op, invoked, ended: None, end: End::Open });
         id
     }
@@ -227,12 +256,13 @@ impl History {
         self.end(id, now, End::Refused(error));
     }
 
-    /// Nobody knows what became of the operation: it may still happen, at any later time.
+    /// Nobody will know what became of the operation: it may still happen, at any later time, but is not waited for.
     ///
     /// # Panics
     /// If it has been answered.
     pub fn unknown(&mut self, id: OpId) {
         assert_eq!(self.get(id).end, End::Open, "{id:?} has been answered");
+        self.under_way.remove(&id);
     }
 
     /// The answer to `id` as a client of the API gets it: errors that leave the outcome open keep it open.
@@ -270,49 +300,111 @@ impl History {
 
     /// A client learned something in another way, for example from a watch.
     pub fn saw(&mut self, now: u64, sighting: Sighting) {
-        let number = u32::try_from(self.sightings.len()).expect("more than 2^32 sightings");
-        self.turn(now, Turn::Saw(number));
+        let number = self.forgotten.sightings.checked_add(self.sightings.len() as u32);
+        self.turn(now, Turn::Saw(number.expect("more than 2^32 sightings")));
         self.sightings.push(sighting);
     }
 
     /// The operation of that name.
     ///
     /// # Panics
-    /// If it is of another history.
+    /// If it is of another history, or forgotten.
     #[must_use]
     pub fn get(&self, id: OpId) -> &Operation {
-        &self.operations[id.0 as usize]
+        self.find(id).unwrap_or_else(|| panic!("{id:?} is not of this history, or forgotten"))
     }
 
-    /// All operations in the order of invocation.
-    pub fn operations(&self) -> impl ExactSizeIterator<Item = (OpId, &Operation)> {
-        self.operations.iter().enumerate().map(|(id, operation)| (OpId(id as u32), operation))
+    /// The operation of that name, unless it is forgotten.
+    #[must_use]
+    pub fn find(&self, id: OpId) -> Option<&Operation> {
+        match id.0.checked_sub(self.forgotten.operations) {
+            Some(position) => self.operations.get(position as usize),
+            None => {
+                let position = self.carried.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+                Some(&self.carried[position].1)
+            }
+        }
     }
 
-    /// All sightings in the order of time.
+    /// All operations that are not forgotten, in the order of invocation.
+    pub fn operations(&self) -> impl Iterator<Item = (OpId, &Operation)> {
+        let carried = self.carried.iter().map(|(id, operation)| (*id, operation));
+        carried.chain((self.forgotten.operations..).map(OpId).zip(&self.operations))
+    }
+
+    /// All sightings that are not forgotten, in the order of time.
     #[must_use]
     pub fn sightings(&self) -> &[Sighting] {
         &self.sightings
     }
 
-    /// Everything in the order of time.
+    /// The sighting of a [`Turn::Saw`] that is not forgotten.
+    pub(crate) fn sighting(&self, number: u32) -> &Sighting {
+        &self.sightings[(number - self.forgotten.sightings) as usize]
+    }
+
+    /// Everything that is not forgotten, in the order of time.
     #[must_use]
     pub fn turns(&self) -> &[Turn] {
         &self.turns
     }
 
+    /// The first operation of which it, and everything after it, is there.
+    pub(crate) fn first(&self) -> OpId {
+        OpId(self.forgotten.operations)
+    }
+
+    /// How much of it could be forgotten at most.
+    pub(crate) fn cut(&self) -> Cut {
+        let end = || Moment { at: self.now, turn: self.next_turn() };
+        match self.under_way.first() {
+            Some(first) => Cut { first: *first, moment: self.get(*first).invoked },
+            None => Cut { first: self.next_id(), moment: end() },
+        }
+    }
+
+    /// How many operations there are from [`History::first`] on.
+    pub(crate) fn recent(&self) -> usize {
+        self.operations.len()
+    }
+
+    /// Forgets everything before `cut`, except for operations that are to be kept: those whose answers came later are.
+    pub(crate) fn forget(&mut self, cut: Cut, keep: impl Fn(OpId) -> bool) {
+        self.carried.retain(|(id, _)| keep(*id));
+        let first = self.forgotten.operations;
+        let old = self.operations.drain(..(cut.first.0 - first) as usize);
+        self.carried.extend((first..).map(OpId).zip(old).filter(|(id, _)| keep(*id)));
+        let turns = self.turns.drain(..(cut.moment.turn - self.forgotten.turns) as usize);
+        let sightings = turns.filter(|turn| matches!(turn, Turn::Saw(_))).count();
+        self.sightings.drain(..sightings);
+        self.forgotten.operations = cut.first.0;
+        self.forgotten.turns = cut.moment.turn;
+        self.forgotten.sightings += u32::try_from(sightings).expect("fewer than 2^32 sightings");
+    }
+
     fn end(&mut self, id: OpId, now: u64, end: End) {
         let ended = self.turn(now, Turn::End(id));
-        let operation = &mut self.operations[id.0 as usize];
+        let operation = &mut self.operations[(id.0 - self.forgotten.operations) as usize];
         assert_eq!(operation.end, End::Open, "{id:?} has been answered");
         operation.ended = Some(ended);
         operation.end = end;
+        self.under_way.remove(&id);
+    }
+
+    /// The name of the next operation.
+    pub(crate) fn next_id(&self) -> OpId {
+        let id = self.forgotten.operations.checked_add(self.operations.len() as u32);
+        OpId(id.expect("more than 2^32 operations"))
+    }
+
+    fn next_turn(&self) -> u32 {
+        self.forgotten.turns.checked_add(self.turns.len() as u32).expect("more than 2^32 turns")
     }
 
     fn turn(&mut self, now: u64, turn: Turn) -> Moment {
         assert!(now >= self.now, "clock ran backwards: {now} < {}", self.now);
         self.now = now;
-        let moment = Moment { at: now, turn: u32::try_from(self.turns.len()).expect("more than 2^32 turns") };
+        let moment = Moment { at: now, turn: self.next_turn() };
         self.turns.push(turn);
         moment
     }
@@ -321,7 +413,7 @@ impl History {
     #[must_use]
     pub fn with_end(&self, id: OpId, end: End) -> Self {
         let mut changed = self.clone();
-        changed.operations[id.0 as usize].end = end;
+        changed.operations[(id.0 - self.forgotten.operations) as usize].end = end;
         changed
     }
 }

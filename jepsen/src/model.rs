@@ -126,6 +126,11 @@ impl Model {
         Ok(self.kv.read(request, self.revision()))
     }
 
+    /// Forgets what revisions before `oldest` changed: [`Kv::changes`] is not asked for them any more.
+    pub fn forget(&mut self, oldest: Revision) {
+        self.kv.forget(oldest);
+    }
+
     fn check_lease(&self, request: &PutRequest) -> Result<(), Error> {
         match request.lease {
             Some(id) if !self.leases.contains_key(&id) => Err(Error::LeaseNotFound),

@@ -374,3 +374,24 @@ fn later_reads_tell_which_unknown_write_filled_a_gap() {
         assert_eq!(check(&script.0).is_ok(), right, "version {version}, created at {create}");
     }
 }
+
+/// What it was refused for may have been done by somebody whose answer never came.
+#[test]
+fn a_refusal_at_the_end_may_be_for_what_nobody_was_told() {
+    let mut script = Script(History::new(), 0);
+    script.put("a", None, 2);
+    let delete = DeleteRangeRequest { range: KeyRange::Key(Blob::from("a")), prev_kv: false };
+    script.0.invoke(2, 5, Op::DeleteRange(delete));
+    let touch = PutRequest { ignore_value: true, value: Blob::EMPTY, ..put("a", None) };
+    let refused = script.0.invoke(3, 6, Op::Put(touch));
+    script.0.refuse(refused, 7, Error::KeyNotFound);
+    script.1 = 8;
+    assert!(check(&script.0).is_ok());
+    // Nobody was told until here; but now it is known that the next revision was made later, and by somebody else.
+    let mut later = Script(script.0.clone(), script.1);
+    later.put("b", None, 3);
+    assert_eq!(later.violation().operations, vec![refused]);
+    // As it was, with one revision more.
+    script.put("b", None, 4);
+    assert!(check(&script.0).is_ok());
+}

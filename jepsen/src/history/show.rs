@@ -86,7 +86,10 @@ impl History {
     /// The operation on one line, with its name.
     #[must_use]
     pub fn line(&self, id: OpId) -> String {
-        format!("#{} {}", id.0, self.get(id))
+        match self.find(id) {
+            Some(operation) => format!("#{} {operation}", id.0),
+            None => format!("#{} long ago", id.0),
+        }
     }
 }
 

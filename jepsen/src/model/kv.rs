@@ -60,8 +60,10 @@ pub struct Kv {
     keys: BTreeMap<Blob, Vec<Version>>,
     /// All changes, ascending in main and sub revision, also of a txn that is being executed.
     changes: Vec<Change>,
-    /// Where in `changes` revision 2 + i ends.
+    /// Where in `changes` revision `forgotten` + 1 + i ends.
     ends: Vec<usize>,
+    /// Nobody knows any more what the revisions up to this one changed.
+    forgotten: Revision,
     /// The keys of each lease that has any.
     attached: BTreeMap<LeaseId, BTreeSet<Blob>>,
 }
@@ -73,6 +75,7 @@ impl Default for Kv {
             keys: BTreeMap::new(),
             changes: Vec::new(),
             ends: Vec::new(),
+            forgotten: Revision(1),
             attached: BTreeMap::new(),
         }
     }
@@ -111,11 +114,10 @@ impl Kv {
         }
     }
 
-    /// What `revision` changed, in the order of sub revisions; empty for revisions that do not exist.
+    /// What `revision` changed, in the order of sub revisions; empty for revisions that do not exist or are forgotten.
     #[must_use]
     pub fn changes(&self, revision: Revision) -> &[Change] {
-        let Some(i) = usize::try_from(revision.0).ok().and_then(|r| r.checked_sub(2)).filter(|i| *i < self.ends.len())
-        else {
+        let Some(i) = usize::try_from(revision.0 - self.forgotten.0 - 1).ok().filter(|i| *i < self.ends.len()) else {
             return &[];
         };
         let start = if i == 0 { 0 } else { self.ends[i - 1] };
@@ -154,7 +156,7 @@ impl Kv {
         self.finish()
     }
 
-    /// Forgets all revisions above `to`.
+    /// Forgets all revisions above `to`, as far as they are known.
     pub fn rewind(&mut self, to: Revision) {
         while self.revision > to {
             self.ends.pop();
@@ -176,6 +178,18 @@ impl Kv {
             }
             !versions.is_empty()
         });
+    }
+
+    /// Forgets what revisions before `oldest` changed, and the versions that no revision from it on shows.
+    pub fn forget(&mut self, oldest: Revision) {
+        let last = Revision(oldest.0 - 1).min(self.revision);
+        let Ok(count @ 1..) = usize::try_from(last.0 - self.forgotten.0) else { return };
+        let start = self.ends[count - 1];
+        self.changes.drain(..start);
+        self.ends.drain(..count);
+        self.ends.iter_mut().for_each(|end| *end -= start);
+        self.forgotten = last;
+        self.compact(oldest);
     }
 
     /// The revision that a change made now belongs to.

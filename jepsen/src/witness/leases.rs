@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use quorate_core::error::Error;
 use quorate_core::mutant::{self, Mutant};
 use quorate_core::{LeaseId, Revision};
 
+use super::base::Base;
 use super::times::Times;
 use super::{Author, Witness};
-use crate::history::{End, History, Op, Response};
+use crate::history::{End, History, Op, OpId, Operation, Response};
 use crate::model::Change;
 
 /// What is known of one lease ID. A position is the store's revision right after the event.
@@ -27,6 +29,8 @@ struct Life {
     believed: Vec<Revision>,
     /// The latest turn at which something was invoked that found the lease alive.
     alive: Option<u32>,
+    /// The first forgotten operation, by the turn at which it ended, that did not find the lease after it was granted.
+    missed: Option<(u32, OpId)>,
 }
 
 /// All leases that were ever spoken of. Leases without keys may run out unseen.
@@ -34,36 +38,77 @@ struct Life {
 pub(super) struct Lives(BTreeMap<LeaseId, Life>);
 
 impl Lives {
-    pub(super) fn gather(history: &History, times: &Times) -> Self {
-        let mut lives: BTreeMap<LeaseId, Life> = BTreeMap::new();
-        for (id, operation) in history.operations() {
-            match (&operation.op, &operation.end) {
-                (_, End::Returned(Response::LeaseGrant(lease, revision))) => {
-                    let life = lives.entry(lease.id).or_default();
-                    life.grants.push(*revision);
-                    life.granted_times += 1;
-                    let ended = operation.ended.map(|m| m.turn);
-                    life.granted = life.granted.min(ended).or(ended);
-                }
-                (Op::LeaseGrant { id: Some(lease), .. }, End::Open) => {
-                    let life = lives.entry(*lease).or_default();
-                    let floor = times.floor(id);
-                    life.open = Some(life.open.map_or(floor, |open| open.min(floor)));
-                    life.granted_times += 1;
-                }
-                (Op::LeaseRevoke(lease), End::Returned(response)) => {
-                    let life = lives.entry(*lease).or_default();
-                    life.revoked.push(response.revision());
-                    life.alive = life.alive.max(Some(operation.invoked.turn));
-                }
-                _ => {}
+    pub(super) fn gather(history: &History, base: &Base, times: &Times) -> Self {
+        let mut lives = base.lives.clone();
+        for (id, operation) in base.unsettled(history) {
+            lives.note(operation, times.floor(id));
+        }
+        for life in lives.0.values_mut() {
+            life.sort();
+        }
+        lives
+    }
+
+    /// Notes what an operation tells, which was invoked when revision `floor` was the newest known one.
+    pub(super) fn note(&mut self, operation: &Operation, floor: Revision) {
+        match (&operation.op, &operation.end) {
+            (_, End::Returned(Response::LeaseGrant(lease, revision))) => {
+                let life = self.0.entry(lease.id).or_default();
+                life.grants.push(*revision);
+                life.granted_times += 1;
+                let ended = operation.ended.map(|m| m.turn);
+                life.granted = life.granted.min(ended).or(ended);
+            }
+            (Op::LeaseGrant { id: Some(lease), .. }, End::Open) => {
+                let life = self.0.entry(*lease).or_default();
+                life.open = Some(life.open.map_or(floor, |open| open.min(floor)));
+                life.granted_times += 1;
+            }
+            (Op::LeaseRevoke(lease), End::Returned(response)) => {
+                let life = self.0.entry(*lease).or_default();
+                life.revoked.push(response.revision());
+                life.alive = life.alive.max(Some(operation.invoked.turn));
+            }
+            _ => {}
+        }
+    }
+
+    /// Remembers of an operation that will be forgotten that it did not find its lease. (Not of txns: they may have met any of
+    /// several states, which are forgotten, too.)
+    pub(super) fn missed(&mut self, id: OpId, operation: &Operation) {
+        let (End::Refused(Error::LeaseNotFound), Some(ended)) = (&operation.end, operation.ended) else { return };
+        let lease = match &operation.op {
+            Op::Put(put) => put.lease,
+            Op::LeaseRevoke(lease) => Some(*lease),
+            _ => None,
+        };
+        let life = lease.and_then(|lease| self.0.get_mut(&lease));
+        if let Some(life) = life.filter(|life| life.granted.is_some_and(|granted| granted < operation.invoked.turn)) {
+            life.missed = life.missed.min(Some((ended.turn, id))).or(Some((ended.turn, id)));
+        }
+    }
+
+    /// A forgotten operation that did not find its lease, which was found alive later.
+    pub(super) fn wrongly_missed(&self) -> Option<OpId> {
+        self.0.values().find_map(|life| {
+            let (ended, id) = life.missed?;
+            (life.granted_times == 1 && life.alive > Some(ended)).then_some(id)
+        })
+    }
+
+    /// Forgets the positions that nothing after the last of them asks for.
+    pub(super) fn shorten(&mut self) {
+        for life in self.0.values_mut() {
+            life.sort();
+            for positions in [&mut life.grants, &mut life.revoked, &mut life.believed] {
+                positions.drain(..positions.len().saturating_sub(1));
             }
         }
-        for life in lives.values_mut() {
-            life.grants.sort_unstable();
-            life.revoked.sort_unstable();
-        }
-        Self(lives)
+    }
+
+    /// Forgets the leases that are not to be kept.
+    pub(super) fn retain(&mut self, keep: impl Fn(LeaseId) -> bool) {
+        self.0.retain(|lease, _| keep(*lease));
     }
 
     /// Whether a key can have been attached to `lease` at `revision`.
@@ -89,18 +134,23 @@ impl Lives {
 
     /// Notes when leases were found alive by the writes of a complete replay.
     pub(super) fn with_uses(mut self, history: &History, witness: &Witness) -> Self {
-        for (author, revision) in witness.authors.iter().zip((2..).map(Revision)) {
-            let Author::Op(id) = author else { continue };
-            for change in witness.kv.changes(revision) {
-                if let Change::Put { kv, .. } = change
-                    && let Some(lease) = kv.lease
-                {
-                    let life = self.0.entry(lease).or_default();
-                    life.alive = life.alive.max(Some(history.get(*id).invoked.turn));
-                }
-            }
+        for (author, revision) in witness.authors() {
+            self.used(history, witness, author, revision);
         }
         self
+    }
+
+    /// Notes which leases were found alive by what `author` wrote at `revision`.
+    pub(super) fn used(&mut self, history: &History, witness: &Witness, author: Author, revision: Revision) {
+        let Author::Op(id) = author else { return };
+        for change in witness.kv.changes(revision) {
+            if let Change::Put { kv, .. } = change
+                && let Some(lease) = kv.lease
+            {
+                let life = self.0.entry(lease).or_default();
+                life.alive = life.alive.max(Some(history.get(id).invoked.turn));
+            }
+        }
     }
 
     /// Whether anybody may have granted the lease at all.
@@ -119,6 +169,11 @@ impl Lives {
 }
 
 impl Life {
+    fn sort(&mut self) {
+        self.grants.sort_unstable();
+        self.revoked.sort_unstable();
+    }
+
     /// Whether it can have been granted after its last end before `revision` and not after `latest`.
     fn granted_between(&self, revision: Revision, latest: Revision) -> bool {
         let ended = before(&self.revoked, revision).max(before(&self.believed, revision));

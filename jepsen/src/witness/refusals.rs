@@ -1,21 +1,25 @@
 //! Compaction and refusals: a request may only be refused for a reason that it may have met.
 
+use std::collections::BTreeSet;
+
 use quorate_core::error::Error;
 use quorate_core::mutant::{self, Mutant};
 use quorate_core::request::{RangeRequest, RequestOp, ResponseOp, TxnRequest, TxnResult};
 use quorate_core::{LeaseId, Revision};
 
+use super::base::{Base, ByOperation, NEVER};
+use super::footprint::may_write;
 use super::leases::Lives;
 use super::times::{Times, serializable};
-use super::{Author, Rule, Violation, Witness};
+use super::{Rule, Violation, Witness};
 use crate::history::{End, History, Op, OpId, Operation, Turn};
 use crate::model::Kv;
 
 /// What was compacted, as seen at one operation's ends.
 #[derive(Clone, Copy, Debug)]
-struct Floors {
+pub(super) struct Floors {
     /// Compacted for certain when it was invoked.
-    certain: Revision,
+    pub(super) certain: Revision,
     /// Compacted perhaps when it ended.
     possible: Revision,
 }
@@ -38,15 +42,27 @@ pub(super) enum Bearing {
     Everything,
 }
 
-const NEVER: Revision = Revision(-1);
-
-pub(super) fn check(history: &History, times: &Times, lives: Lives, witness: &Witness) -> Result<(), Doubt> {
+/// Checks all refusals; gives those that only a revision explains that nobody has told of yet.
+pub(super) fn check(
+    history: &History,
+    base: &Base,
+    times: &Times,
+    lives: Lives,
+    witness: &Witness,
+) -> Result<BTreeSet<OpId>, Doubt> {
     let certain = |violation| Doubt { violation, bearing: Bearing::Nothing };
-    compactions_ascend(history).map_err(certain)?;
+    compactions_ascend(history, base).map_err(certain)?;
     let lives = &lives.with_uses(history, witness);
-    let floors = floors(history);
+    if let Some(id) = lives.wrongly_missed().filter(|_| !mutant::is_on(Mutant::J03)) {
+        let violation = Violation::new(history, Rule::Refusal, &[id], "the lease that it did not find was alive later");
+        return Err(Doubt { violation, bearing: Bearing::Everything });
+    }
+    let floors = floors(history, base);
     let ceilings = ceilings(history, witness);
-    for ((id, operation), floors) in history.operations().zip(floors) {
+    let untold = untold(history, base, witness);
+    let mut excused = BTreeSet::new();
+    for (id, operation) in base.unsettled(history) {
+        let floors = floors[id];
         match &operation.end {
             End::Returned(_) => {
                 let oldest = oldest_read(operation);
@@ -57,13 +73,19 @@ pub(super) fn check(history: &History, times: &Times, lives: Lives, witness: &Wi
             }
             End::Refused(error) => {
                 let ended = operation.ended.map_or(u32::MAX, |ended| ended.turn);
-                let newest = ceilings.partition_point(|invoked| *invoked < ended) as i64 + 1;
+                let newest = ceilings.partition_point(|invoked| *invoked < ended) as i64 + witness.after.0;
                 // A member that lags may be asked for what it does not know yet.
                 let oldest = if serializable(&operation.op) { Revision(1) } else { times.floor(id) };
                 let window = oldest..=Revision(newest);
                 let turns = (operation.invoked.turn, ended);
-                let states = States { kv: &witness.kv, lives, window, turns, floors };
-                if !states.may_refuse(&operation.op, error) && !mutant::is_on(Mutant::J03) {
+                let states = States { kv: &witness.kv, lives, known: base.oldest, window, turns, floors };
+                if states.may_refuse(&operation.op, error) || mutant::is_on(Mutant::J03) {
+                    continue;
+                }
+                let is_last = Revision(newest) == witness.kv.revision();
+                if is_last && untold.is_some_and(|turn| turn < ended) && by_state(&operation.op, error) {
+                    excused.insert(id);
+                } else {
                     let what = "nothing that the request can have met is a reason to refuse it";
                     let violation = Violation::new(history, Rule::Refusal, &[id], what);
                     // The revision after the window bears on it, too: it may be what ends the window.
@@ -77,13 +99,34 @@ pub(super) fn check(history: &History, times: &Times, lives: Lives, witness: &Wi
             End::Open | End::Failed => {}
         }
     }
-    Ok(())
+    Ok(excused)
+}
+
+/// The turn from which on there may be revisions that nobody has told of: by operations that are not answered, or by leases.
+fn untold(history: &History, base: &Base, witness: &Witness) -> Option<u32> {
+    if witness.kv.leases_with_keys().next().is_some() {
+        return Some(0);
+    }
+    let used: BTreeSet<OpId> = witness.authors.iter().filter_map(|author| author.operation()).collect();
+    let open = base.unsettled(history).filter(|(id, operation)| operation.end == End::Open && !used.contains(id));
+    open.filter(|(_, operation)| may_write(&operation.op)).map(|(_, operation)| operation.invoked.turn).min()
+}
+
+/// Whether such a refusal depends on what keys there are.
+fn by_state(op: &Op, error: &Error) -> bool {
+    match op {
+        Op::Put(put) => *error == Error::KeyNotFound && (put.ignore_value || put.ignore_lease),
+        Op::Txn(_) => true,
+        _ => false,
+    }
 }
 
 /// The states in which a refused request may have been looked at.
 struct States<'w> {
     kv: &'w Kv,
     lives: &'w Lives,
+    /// Of earlier states only the empty one may still be met.
+    known: Revision,
     window: std::ops::RangeInclusive<Revision>,
     /// When it was invoked and when refused.
     turns: (u32, u32),
@@ -125,7 +168,8 @@ impl States<'_> {
     }
 
     fn any(&self, test: impl Fn(Revision) -> bool) -> bool {
-        (self.window.start().0..=self.window.end().0).any(|now| test(Revision(now)))
+        let (first, last) = (*self.window.start(), *self.window.end());
+        test(first) || (first.next().max(self.known).0..=last.0).any(|now| test(Revision(now)))
     }
 
     fn txn_may_be_refused(&self, txn: &TxnRequest, now: Revision, error: &Error) -> bool {
@@ -137,11 +181,13 @@ impl States<'_> {
 }
 
 /// The store compacts further and further: answered compactions are different and in the order of time.
-fn compactions_ascend(history: &History) -> Result<(), Violation> {
-    let mut answered: Vec<(Revision, OpId)> = Vec::new();
+fn compactions_ascend(history: &History, base: &Base) -> Result<(), Violation> {
+    // What was compacted at, by which operation, and the turns of both its ends.
+    let mut answered: Vec<(Revision, OpId, u32, u32)> = Vec::new();
+    answered.extend(base.compacted.map(|(at, id, ended)| (at, id, 0, ended)));
     for (id, operation) in history.operations() {
-        if let (Op::Compact(at), End::Returned(_)) = (&operation.op, &operation.end) {
-            answered.push((*at, id));
+        if let (Op::Compact(at), End::Returned(_), Some(ended)) = (&operation.op, &operation.end, operation.ended) {
+            answered.push((*at, id, operation.invoked.turn, ended.turn));
         }
     }
     answered.sort_unstable();
@@ -151,15 +197,13 @@ fn compactions_ascend(history: &History) -> Result<(), Violation> {
     }
     // From the furthest on: nothing less far may have been invoked after a further one was answered.
     let mut further: Option<(u32, Revision, OpId)> = None;
-    for (at, id) in answered.into_iter().rev() {
-        let operation = history.get(id);
-        if let Some((ended, other, by)) = further
-            && ended < operation.invoked.turn
+    for (at, id, invoked, ended) in answered.into_iter().rev() {
+        if let Some((before, other, by)) = further
+            && before < invoked
         {
             let what = format!("the store had been compacted at {other} before");
             return Err(Violation::new(history, Rule::Compaction, &[by, id], &what));
         }
-        let ended = operation.ended.map_or(u32::MAX, |ended| ended.turn);
         if further.is_none_or(|(first, _, _)| ended < first) {
             further = Some((ended, at, id));
         }
@@ -167,14 +211,14 @@ fn compactions_ascend(history: &History) -> Result<(), Violation> {
     Ok(())
 }
 
-fn floors(history: &History) -> Vec<Floors> {
-    let mut floors = vec![Floors { certain: NEVER, possible: NEVER }; history.operations().count()];
-    let (mut certain, mut possible) = (NEVER, NEVER);
+pub(super) fn floors(history: &History, base: &Base) -> ByOperation<Floors> {
+    let mut floors = base.compacted(history, NEVER).map(|certain| Floors { certain, possible: NEVER });
+    let (mut certain, mut possible) = (base.compacted.map_or(NEVER, |(at, ..)| at), base.compacting);
     for turn in history.turns() {
         match *turn {
             Turn::Invoke(id) => {
                 let operation = history.get(id);
-                floors[id.0 as usize].certain = certain;
+                floors[id].certain = certain;
                 if let (Op::Compact(at), End::Open | End::Returned(_)) = (&operation.op, &operation.end) {
                     possible = possible.max(*at);
                 }
@@ -184,7 +228,7 @@ fn floors(history: &History) -> Vec<Floors> {
                 if let (Op::Compact(at), End::Returned(_)) = (&operation.op, &operation.end) {
                     certain = if mutant::is_on(Mutant::J04) { NEVER } else { certain.max(*at) };
                 }
-                floors[id.0 as usize].possible = possible;
+                floors[id].possible = possible;
             }
             Turn::Saw(_) => {}
         }
@@ -192,12 +236,12 @@ fn floors(history: &History) -> Vec<Floors> {
     floors
 }
 
-/// For each revision from 2 on, the turn before which it cannot have been made.
+/// For each revision that the witness tells of, the turn before which it cannot have been made.
 fn ceilings(history: &History, witness: &Witness) -> Vec<u32> {
     let mut latest = 0;
     let made = witness.authors.iter().map(|author| {
-        if let Author::Op(id) = author {
-            latest = latest.max(history.get(*id).invoked.turn);
+        if let Some(id) = author.operation() {
+            latest = latest.max(history.get(id).invoked.turn);
         }
         latest
     });

@@ -9,13 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use quorate_core::request::KeyRange;
 use quorate_core::{LeaseId, Revision};
 
+use super::base::Base;
 use super::footprint::{changed, may_write, overlap, ranges, revisions, seen, writes};
 use super::leases::Lives;
 use super::refusals::{Bearing, Doubt};
 use super::times::Times;
 use super::{Author, Failure, Rule, Violation, Witness};
 use crate::history::{End, History, Op, OpId, Operation, Response, Sighting, show_kv, text};
-use crate::model::Change;
+use crate::model::{Change, Kv};
 
 mod evidence;
 mod predict;
@@ -46,6 +47,13 @@ struct Gap {
     tried: usize,
 }
 
+/// The revisions that no answer claims, and what is known of them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Gaps {
+    filled: Vec<Revision>,
+    evidence: BTreeMap<Revision, Vec<Evidence>>,
+}
+
 /// The replay of one history.
 #[derive(Debug)]
 pub(super) struct Replay<'h> {
@@ -73,7 +81,8 @@ pub(super) struct Replay<'h> {
 }
 
 impl<'h> Replay<'h> {
-    pub(super) fn new(history: &'h History, times: &'h Times) -> Result<Self, Violation> {
+    pub(super) fn new(history: &'h History, base: &Base, times: &'h Times) -> Result<Self, Violation> {
+        let after = base.revision();
         let mut replay = Self {
             history,
             times,
@@ -82,15 +91,15 @@ impl<'h> Replay<'h> {
             sightings: Vec::new(),
             open: Vec::new(),
             evidence: BTreeMap::new(),
-            witness: Witness { kv: crate::model::Kv::default(), authors: Vec::new() },
-            lives: Lives::gather(history, times),
+            witness: Witness::after(base.kv.clone()),
+            lives: Lives::gather(history, base, times),
             gaps: Vec::new(),
             used: BTreeSet::new(),
             deepest: None,
             budget: 20_000 + 20 * history.turns().len() as u64,
         };
-        let mut possible = 1;
-        for (id, operation) in history.operations() {
+        let mut possible = after.0 + base.kv.leases_with_keys().count() as i64;
+        for (id, operation) in base.unsettled(history) {
             match &operation.end {
                 End::Returned(response) => {
                     let claims = changed(response) == Some(true);
@@ -109,8 +118,9 @@ impl<'h> Replay<'h> {
         replay.reads.sort_unstable();
         replay.sightings.sort_unstable();
         replay.check_claims(possible)?;
-        if (replay.claims.len() as i64) < times.last.0 - 1 {
-            replay.evidence = evidence::gather(history, |revision| replay.claim(revision).is_none());
+        if (replay.claims.len() as i64) < times.last.0 - after.0 {
+            let wanted = |revision| revision > after && replay.claim(revision).is_none();
+            replay.evidence = evidence::gather(history, wanted);
             replay.check_evidence()?;
         }
         Ok(replay)
@@ -126,15 +136,14 @@ impl<'h> Replay<'h> {
     }
 
     pub(super) fn into_witness(self) -> Witness {
-        self.witness
+        let filled = self.gaps.iter().map(|gap| gap.revision).collect();
+        Witness { gaps: Gaps { filled, evidence: self.evidence }, ..self.witness }
     }
 
     /// Replays to the newest revision.
     pub(super) fn run(&mut self) -> Result<(), Failure> {
-        if self.witness.kv.revision() == Revision(1)
-            && let Err(conflict) = self.check_answers(Revision(1))
-        {
-            return Err(Failure::Violated(conflict.violation));
+        if self.witness.authors.is_empty() {
+            self.check_past().map_err(|conflict| Failure::Violated(conflict.violation))?;
         }
         while self.witness.kv.revision() < self.times.last {
             let revision = Revision(self.witness.kv.revision().0 + 1);
@@ -157,6 +166,13 @@ impl<'h> Replay<'h> {
         // Looking at all refusals is the work of many steps.
         self.spend(1 + self.history.turns().len() as u64 / 16)?;
         self.back(through, Conflict { violation, scope })
+    }
+
+    /// Checks the answers and sightings of revisions that are explained already.
+    fn check_past(&mut self) -> Result<(), Conflict> {
+        let told = self.reads.iter().map(|read| read.0).chain(self.sightings.iter().map(|sighting| sighting.0));
+        let past: BTreeSet<Revision> = told.filter(|revision| *revision <= self.witness.after).collect();
+        past.into_iter().try_for_each(|revision| self.check_answers(revision))
     }
 
     fn check_claims(&self, possible: i64) -> Result<(), Violation> {
@@ -215,7 +231,7 @@ impl<'h> Replay<'h> {
 
     fn step(&mut self, revision: Revision) -> Result<(), Conflict> {
         // Without gaps so far the claims are dense: no need to search.
-        let dense = usize::try_from(revision.0 - 2).ok().and_then(|i| self.claims.get(i));
+        let dense = usize::try_from(revision.0 - self.witness.after.0 - 1).ok().and_then(|i| self.claims.get(i));
         let claim = dense.filter(|claim| claim.0 == revision).map(|claim| claim.1).or_else(|| self.claim(revision));
         match claim {
             Some(id) => {
@@ -239,15 +255,15 @@ impl<'h> Replay<'h> {
         self.check_answers(revision)
     }
 
-    /// Checks every answer and sighting of the state at `revision`, the newest.
+    /// Checks every answer and sighting of the state at `revision`.
     fn check_answers(&mut self, revision: Revision) -> Result<(), Conflict> {
         let first = self.reads.partition_point(|read| read.0 < revision);
-        let author = self.witness.authors.last().copied();
+        let author = self.witness.author(revision);
         for (at, id) in &self.reads[first..] {
             if *at != revision {
                 break;
             }
-            predict::read(self.history, &mut self.witness.kv, *id, author)?;
+            predict::read(self.history, &mut self.witness.kv, *id, revision, author)?;
             if let Op::LeaseRevoke(lease) = self.history.get(*id).op
                 && !self.lives.may_revoke(lease, revision)
             {
@@ -283,12 +299,8 @@ impl<'h> Replay<'h> {
     fn choose(&mut self, gap: &mut Gap) -> bool {
         while let Some(author) = gap.candidates.get(gap.tried).copied() {
             gap.tried += 1;
-            let Witness { kv, authors } = &mut self.witness;
-            let changed = match author {
-                Author::Op(id) => predict::happen(kv, &self.history.get(id).op),
-                Author::Expiry(lease) => kv.delete_attached(lease),
-            };
-            if !changed {
+            let Witness { kv, authors, .. } = &mut self.witness;
+            if !act(self.history, kv, author) {
                 continue;
             }
             let evidence = self.evidence.get(&gap.revision).map_or(&[][..], Vec::as_slice);
@@ -298,7 +310,7 @@ impl<'h> Replay<'h> {
                 if let Author::Op(id) = author {
                     self.used.insert(id);
                 }
-                if let Some(lease) = self.ended_lease(author) {
+                if let Some(lease) = author.ended_lease(self.history) {
                     self.lives.believe(lease, gap.revision);
                 }
                 return true;
@@ -313,12 +325,14 @@ impl<'h> Replay<'h> {
     fn undo(&mut self, gap: &Gap) {
         let before = gap.revision.0 - 1;
         self.witness.kv.rewind(Revision(before));
-        self.witness.authors.truncate(usize::try_from(before - 1).expect("revisions begin at 1"));
+        self.witness
+            .authors
+            .truncate(usize::try_from(before - self.witness.after.0).expect("gaps are not explained yet"));
         let chosen = gap.candidates[gap.tried - 1];
         if let Author::Op(id) = chosen {
             self.used.remove(&id);
         }
-        if let Some(lease) = self.ended_lease(chosen) {
+        if let Some(lease) = chosen.ended_lease(self.history) {
             self.lives.doubt(lease);
         }
     }
@@ -330,17 +344,6 @@ impl<'h> Replay<'h> {
             Change::Delete { .. } => None,
         });
         attached.into_iter().find(|lease| !self.lives.may_attach(*lease, revision))
-    }
-
-    /// The lease that a choice for a gap ends, if no answer says so.
-    fn ended_lease(&self, author: Author) -> Option<LeaseId> {
-        match author {
-            Author::Expiry(lease) => Some(lease),
-            Author::Op(id) => match self.history.get(id) {
-                Operation { op: Op::LeaseRevoke(lease), end: End::Open, .. } => Some(*lease),
-                _ => None,
-            },
-        }
     }
 
     /// Goes back to the newest gap up to `revision` that bears on the contradiction there and can be filled otherwise.
@@ -433,6 +436,55 @@ impl<'h> Replay<'h> {
         self.budget -= steps;
         Ok(())
     }
+}
+
+/// Lets the author make the next revision; whether it has changed anything.
+fn act(history: &History, kv: &mut Kv, author: Author) -> bool {
+    match author {
+        Author::Op(id) => predict::happen(kv, &history.get(id).op),
+        Author::Expiry(lease) => kv.delete_attached(lease),
+    }
+}
+
+/// The revisions up to `to` that somebody else may have made as well as the one that the witness names, whatever else that one
+/// is needed for. `None` if it is open what one of them changed.
+pub(super) fn doubts(
+    history: &History,
+    base: &Base,
+    times: &Times,
+    witness: &Witness,
+    to: Revision,
+) -> Option<BTreeSet<Revision>> {
+    let gaps: Vec<Revision> = witness.gaps.filled.iter().copied().filter(|revision| *revision <= to).collect();
+    let mut doubtful = BTreeSet::new();
+    if gaps.is_empty() {
+        return Some(doubtful);
+    }
+    let is_open = |(_, operation): &(OpId, &Operation)| operation.end == End::Open && may_write(&operation.op);
+    let open: Vec<(OpId, &Operation)> = base.unsettled(history).filter(is_open).collect();
+    let mut kv = witness.kv.clone();
+    for revision in gaps.into_iter().rev() {
+        let before = Revision(revision.0 - 1);
+        kv.rewind(before);
+        let evidence = witness.gaps.evidence.get(&revision).map_or(&[][..], Vec::as_slice);
+        let known = open.iter().take_while(|(id, _)| times.floor(*id) < revision);
+        let likely = known.filter(|(_, operation)| evidence.iter().all(|seen| seen.may_be_of(&operation.op)));
+        let mut others: Vec<Author> = likely.map(|(id, _)| Author::Op(*id)).collect();
+        others.extend(kv.leases_with_keys().map(Author::Expiry));
+        others.retain(|other| Some(*other) != witness.author(revision));
+        for other in others {
+            let agrees = act(history, &mut kv, other) && evidence.iter().all(|seen| seen.agrees(kv.changes(revision)));
+            let is_same = kv.changes(revision) == witness.kv.changes(revision);
+            kv.rewind(before);
+            if agrees {
+                doubtful.insert(revision);
+                if !is_same {
+                    return None;
+                }
+            }
+        }
+    }
+    Some(doubtful)
 }
 
 impl Scope {

@@ -4,6 +4,7 @@ use quorate_core::Revision;
 use quorate_core::mutant::{self, Mutant};
 use quorate_core::request::{RequestOp, TxnRequest};
 
+use super::base::{Base, ByOperation};
 use super::footprint::{changed, fits};
 use super::{Rule, Violation};
 use crate::history::{History, Op, OpId, Turn};
@@ -12,7 +13,9 @@ use crate::history::{History, Op, OpId, Turn};
 #[derive(Debug)]
 pub(super) struct Times {
     /// For each operation the newest revision anybody knew of when it was invoked; at least 1.
-    floors: Vec<Revision>,
+    floors: ByOperation<Revision>,
+    /// The operation that would be invoked next.
+    next: OpId,
     /// The newest revision that was ever told.
     pub(super) last: Revision,
 }
@@ -20,16 +23,23 @@ pub(super) struct Times {
 impl Times {
     /// Every revision up to this one was made before `id` was invoked.
     pub(super) fn floor(&self, id: OpId) -> Revision {
-        self.floors[id.0 as usize]
+        self.floors[id]
+    }
+
+    /// As [`Times::floor`]; `id` may be the operation that is invoked next.
+    pub(super) fn known_at(&self, id: OpId) -> Revision {
+        if id == self.next { self.last } else { self.floor(id) }
     }
 }
 
-pub(super) fn check(history: &History) -> Result<Times, Violation> {
-    let mut times = Times { floors: vec![Revision(1); history.operations().count()], last: Revision(1) };
+pub(super) fn check(history: &History, base: &Base) -> Result<Times, Violation> {
+    let floors = base.floors(history, base.revision());
+    let mut times = Times { floors, next: history.next_id(), last: base.revision() };
     for turn in history.turns() {
         match *turn {
-            Turn::Invoke(id) => times.floors[id.0 as usize] = times.last,
-            Turn::Saw(number) => times.last = times.last.max(history.sightings()[number as usize].revision()),
+            Turn::Invoke(id) => times.floors[id] = times.last,
+            Turn::Saw(number) => times.last = times.last.max(history.sighting(number).revision()),
+            Turn::End(id) if base.is_settled(id) => {}
             Turn::End(id) => {
                 let operation = history.get(id);
                 let Some(response) = operation.response() else { continue };
@@ -67,7 +77,7 @@ fn serializable_txn(txn: &TxnRequest) -> bool {
 fn violation(history: &History, id: OpId, revision: Revision, floor: Revision) -> Violation {
     let told = history.turns().iter().find_map(|turn| match *turn {
         Turn::End(id) => (history.get(id).response()?.revision() >= floor).then_some(Some(id)),
-        Turn::Saw(number) => (history.sightings()[number as usize].revision() >= floor).then_some(None),
+        Turn::Saw(number) => (history.sighting(number).revision() >= floor).then_some(None),
         Turn::Invoke(_) => None,
     });
     let operations: Vec<OpId> = told.flatten().into_iter().chain([id]).collect();

@@ -122,7 +122,12 @@ impl World {
         let before = self.model.revision();
         let outcome = self.model.apply(command);
         for revision in before.0 + 1..=self.model.revision().0 {
-            for change in self.model.kv().changes(Revision(revision)).to_vec() {
+            let changed = self.model.kv().changes(Revision(revision)).to_vec();
+            if self.shape.seen_percent == 100 {
+                let changes = u32::try_from(changed.len()).unwrap();
+                self.history.saw(self.now, Sighting::Whole { revision: Revision(revision), changes });
+            }
+            for change in changed {
                 if self.percent(self.shape.seen_percent) {
                     let sighting = match change {
                         Change::Put { kv, .. } => Sighting::Put(kv),

@@ -5,6 +5,7 @@ use quorate_core::request::{RangeRequest, TxnResult};
 use quorate_core::{LeaseId, Revision};
 
 use super::super::footprint::same_txn;
+use super::super::times::serializable;
 use super::{Author, Conflict, History, KeyRange, Op, OpId, Response, Rule, Scope, Sighting, Violation, Witness};
 use crate::model::{Change, Kv};
 
@@ -59,10 +60,17 @@ pub(super) fn write(history: &History, kv: &mut Kv, id: OpId) -> Result<(), Conf
     wrong(history, kv, id, before, expected)
 }
 
-/// Checks an answer of an operation that changed nothing, at the newest revision, which `author` made.
-pub(super) fn read(history: &History, kv: &mut Kv, id: OpId, author: Option<Author>) -> Result<(), Conflict> {
+/// Checks an answer of an operation that changed nothing, at revision `now`, which `author` made: the newest one, but for
+/// serializable reads.
+pub(super) fn read(
+    history: &History,
+    kv: &mut Kv,
+    id: OpId,
+    now: Revision,
+    author: Option<Author>,
+) -> Result<(), Conflict> {
     let operation = history.get(id);
-    let now = kv.revision();
+    let newest = kv.revision();
     let refused = |error| conflict(history, id, &format!("at revision {now} it had to be refused: {error}"));
     let expected = match (&operation.op, operation.response()) {
         (Op::Range(range), Some(Response::Range(given))) => {
@@ -76,7 +84,7 @@ pub(super) fn read(history: &History, kv: &mut Kv, id: OpId, author: Option<Auth
         }
         (Op::Txn(txn), Some(Response::Txn(given))) => {
             kv.check_txn(txn, now, UNCOMPACTED, &any_lease).map_err(refused)?;
-            let expected = kv.txn(txn);
+            let expected = if serializable(&operation.op) { kv.read(txn, now) } else { kv.txn(txn) };
             (!same(&expected, given)).then_some(Response::Txn(expected))
         }
         (Op::Compact(at), _) if *at > now => {
@@ -103,13 +111,11 @@ pub(super) fn read(history: &History, kv: &mut Kv, id: OpId, author: Option<Auth
         }
         _ => None,
     };
-    if kv.revision() > now {
-        kv.rewind(now);
-    }
+    kv.rewind(newest);
     wrong(history, kv, id, now, expected)
 }
 
-/// Checks what was seen of the newest revision.
+/// Checks what was seen of a revision.
 pub(super) fn sighting(history: &History, witness: &Witness, sighting: &Sighting) -> Result<(), Conflict> {
     let revision = sighting.revision();
     let changes = witness.kv.changes(revision);
@@ -126,10 +132,7 @@ pub(super) fn sighting(history: &History, witness: &Witness, sighting: &Sighting
     if right {
         return Ok(());
     }
-    let author = match witness.authors.last() {
-        Some(Author::Op(id)) => vec![*id],
-        Some(Author::Expiry(_)) | None => Vec::new(),
-    };
+    let author: Vec<OpId> = witness.author(revision).and_then(Author::operation).into_iter().collect();
     let what = format!("{sighting}, but revision {revision} did {changes:?}");
     let scope = Scope { all: key.is_none(), ranges: key.map(|key| KeyRange::Key(key.clone())).into_iter().collect() };
     Err(Conflict { violation: Violation::new(history, Rule::Sighting, &author, &what), scope })
