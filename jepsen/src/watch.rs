@@ -71,12 +71,18 @@ impl fmt::Display for Violation {
 
 impl std::error::Error for Violation {}
 
+/// What the store did, as far as it is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Truth<'k> {
+    /// Every revision that a watcher can be told of.
+    pub kv: &'k Kv,
+    /// The furthest revision that may have been compacted by now: previous states before it may be missing.
+    pub compacted: Revision,
+}
+
 /// Follows one watcher from response to response.
 #[derive(Clone, Debug)]
-pub struct Watcher<'k> {
-    truth: &'k Kv,
-    /// The furthest revision that may have been compacted by now: previous states before it may be missing.
-    compacted: Revision,
+pub struct Watcher {
     request: Request,
     /// Everything below was delivered or was not to be; `None` until the watcher is created.
     next: Option<Revision>,
@@ -100,21 +106,22 @@ pub fn check(
     responses: &[Response],
     through: Option<Revision>,
 ) -> Result<Option<Revision>, Violation> {
-    let mut watcher = Watcher::new(truth, compacted, request.clone());
+    let truth = Truth { kv: truth, compacted };
+    let mut watcher = Watcher::new(request.clone());
     for response in responses {
-        watcher.receive(response)?;
+        watcher.receive(truth, response)?;
     }
     if let Some(through) = through {
-        watcher.must_have(through)?;
+        watcher.must_have(truth, through)?;
     }
     Ok(watcher.next())
 }
 
-impl<'k> Watcher<'k> {
+impl Watcher {
     /// A watcher that has been asked for and has no answer yet.
     #[must_use]
-    pub fn new(truth: &'k Kv, compacted: Revision, request: Request) -> Self {
-        Self { truth, compacted, request, next: None, canceled: false, parts: Vec::new(), seen: 0 }
+    pub fn new(request: Request) -> Self {
+        Self { request, next: None, canceled: false, parts: Vec::new(), seen: 0 }
     }
 
     /// The first revision of which nothing was told yet: where to resume. `None` before the watcher is created.
@@ -123,25 +130,25 @@ impl<'k> Watcher<'k> {
         self.next
     }
 
-    /// Takes the next response.
+    /// Takes the next response, which tells of nothing that is not known by now.
     ///
     /// # Errors
     /// The promise it breaks.
-    pub fn receive(&mut self, response: &Response) -> Result<(), Violation> {
+    pub fn receive(&mut self, truth: Truth<'_>, response: &Response) -> Result<(), Violation> {
         if self.canceled {
             return self.wrong("a response after the last one");
         }
         if response.created {
-            self.created(response)?;
+            self.created(truth, response)?;
         } else if self.next.is_none() {
             return self.wrong("a response before the watcher was created");
         }
         if response.canceled {
-            self.canceled(response)?;
+            self.canceled(truth, response)?;
         } else if !response.events.is_empty() || response.fragment {
-            self.events(response)?;
+            self.events(truth, response)?;
         } else if !response.created {
-            self.progress(response.revision)?;
+            self.progress(truth, response.revision)?;
         }
         self.seen += 1;
         Ok(())
@@ -151,18 +158,18 @@ impl<'k> Watcher<'k> {
     ///
     /// # Errors
     /// What is missing.
-    pub fn must_have(&self, through: Revision) -> Result<(), Violation> {
+    pub fn must_have(&self, truth: Truth<'_>, through: Revision) -> Result<(), Violation> {
         if self.canceled {
             return Ok(());
         }
         let Some(next) = self.next else { return self.wrong("the watcher was never created") };
-        match self.expected(next, through).next() {
+        match self.expected(truth, next, through).next() {
             Some(change) => self.wrong(&format!("never delivered: {}", show(change))),
             None => Ok(()),
         }
     }
 
-    fn created(&mut self, response: &Response) -> Result<(), Violation> {
+    fn created(&mut self, truth: Truth<'_>, response: &Response) -> Result<(), Violation> {
         if self.next.is_some() {
             return self.wrong("created twice");
         }
@@ -170,14 +177,14 @@ impl<'k> Watcher<'k> {
             return self.wrong("created with events");
         }
         // Else it would be excused from everything up to there.
-        if response.revision > self.truth.revision() {
+        if response.revision > truth.kv.revision() {
             return self.wrong(&format!("created at {}, which does not exist", response.revision));
         }
         self.next = Some(self.request.start.unwrap_or(Revision(response.revision.0 + 1)));
         Ok(())
     }
 
-    fn canceled(&mut self, response: &Response) -> Result<(), Violation> {
+    fn canceled(&mut self, truth: Truth<'_>, response: &Response) -> Result<(), Violation> {
         self.canceled = true;
         if !self.parts.is_empty() {
             return self.wrong("canceled amid the parts of a response");
@@ -185,7 +192,7 @@ impl<'k> Watcher<'k> {
         match (response.compact_revision, self.next) {
             // Nobody asks for the end of a watcher that is judged here.
             (None, _) => self.wrong("canceled for no reason"),
-            (Some(floor), _) if floor > self.compacted => {
+            (Some(floor), _) if floor > truth.compacted => {
                 self.wrong(&format!("canceled since {floor} was compacted, which it was not"))
             }
             (Some(floor), Some(next)) if next >= floor => {
@@ -195,7 +202,7 @@ impl<'k> Watcher<'k> {
         }
     }
 
-    fn events(&mut self, response: &Response) -> Result<(), Violation> {
+    fn events(&mut self, truth: Truth<'_>, response: &Response) -> Result<(), Violation> {
         self.parts.extend_from_slice(&response.events);
         if response.fragment {
             return Ok(());
@@ -204,14 +211,14 @@ impl<'k> Watcher<'k> {
         let Some((next, last)) = self.next.zip(events.last().map(|event| event.kv.mod_revision)) else {
             return self.wrong("parts without an event");
         };
-        if last > response.revision || last > self.truth.revision() {
+        if last > response.revision || last > truth.kv.revision() {
             return self.wrong(&format!("an event of revision {last}, which does not exist"));
         }
         // The revisions that the response speaks of must be in it whole, and none between may be left out.
         let mut received = events.iter();
-        for expected in self.expected(next, last) {
+        for expected in self.expected(truth, next, last) {
             match received.next() {
-                Some(event) => self.compare(event, expected)?,
+                Some(event) => self.compare(truth, event, expected)?,
                 None if mutant::is_on(Mutant::J07) => break,
                 None => return self.wrong(&format!("missing: {}", show(expected))),
             }
@@ -224,15 +231,15 @@ impl<'k> Watcher<'k> {
         Ok(())
     }
 
-    fn progress(&mut self, revision: Revision) -> Result<(), Violation> {
+    fn progress(&mut self, truth: Truth<'_>, revision: Revision) -> Result<(), Violation> {
         if !self.parts.is_empty() {
             return self.wrong("progress amid the parts of a response");
         }
-        if revision > self.truth.revision() {
+        if revision > truth.kv.revision() {
             return self.wrong(&format!("progress to {revision}, which does not exist"));
         }
         let Some(next) = self.next else { return Ok(()) };
-        if let Some(change) = self.expected(next, revision).next() {
+        if let Some(change) = self.expected(truth, next, revision).next() {
             return self.wrong(&format!("progress to {revision} without {}", show(change)));
         }
         self.next = Some(next.max(Revision(revision.0 + 1)));
@@ -240,20 +247,26 @@ impl<'k> Watcher<'k> {
     }
 
     /// What the watcher is to be told of `from..=through`.
-    fn expected(&self, from: Revision, through: Revision) -> impl Iterator<Item = &'k Change> {
+    fn expected<'k>(
+        &self,
+        truth: Truth<'k>,
+        from: Revision,
+        through: Revision,
+    ) -> impl Iterator<Item = &'k Change> + use<'k> {
         let Request { range, no_put, no_delete, .. } = self.request.clone();
-        let truth = self.truth;
-        let through = through.min(truth.revision());
-        (from.0.max(2)..=through.0).flat_map(move |revision| truth.changes(Revision(revision))).filter(move |change| {
-            let dropped = match change {
-                Change::Put { .. } => no_put,
-                Change::Delete { .. } => no_delete,
-            };
-            !dropped && range.contains(change.key())
-        })
+        let through = through.min(truth.kv.revision());
+        (from.0.max(2)..=through.0).flat_map(move |revision| truth.kv.changes(Revision(revision))).filter(
+            move |change| {
+                let dropped = match change {
+                    Change::Put { .. } => no_put,
+                    Change::Delete { .. } => no_delete,
+                };
+                !dropped && range.contains(change.key())
+            },
+        )
     }
 
-    fn compare(&self, event: &Event, expected: &Change) -> Result<(), Violation> {
+    fn compare(&self, truth: Truth<'_>, event: &Event, expected: &Change) -> Result<(), Violation> {
         let (kv, delete, prev) = match expected {
             Change::Put { kv, prev } => (kv.clone(), false, prev.as_ref()),
             Change::Delete { revision, prev } => (tombstone(&prev.key, *revision), true, Some(prev)),
@@ -263,7 +276,7 @@ impl<'k> Watcher<'k> {
             return self.wrong(&format!("{word} of {}, expected {}", show_kv(&event.kv), show(expected)));
         }
         // The previous state is the one at the revision before, which may have been compacted.
-        let gone = kv.mod_revision <= self.compacted;
+        let gone = kv.mod_revision <= truth.compacted;
         let right = match (&event.prev_kv, self.request.prev_kv) {
             (None, true) => prev.is_none() || gone,
             (given, true) => given.as_ref() == prev,

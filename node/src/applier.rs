@@ -14,7 +14,7 @@ use quorate_core::mutant::{self, Mutant};
 use quorate_core::replica::{self, SnapshotId};
 use quorate_core::request::KeyValue;
 use quorate_core::rows::Rows;
-use quorate_core::store::{self, Event, LeaseRecord, Members, SessionChange, Store, View};
+use quorate_core::store::{self, Event, LeaseRecord, Members, RevisionEvents, SessionChange, Store, View};
 use quorate_core::watch::{self, WatchHub};
 use quorate_core::{Blob, Generation, Instant, JobId, LogIndex, NodeId, Revision, StreamId, Term};
 
@@ -146,6 +146,8 @@ pub struct Effects<S> {
     pub puts: u64,
     /// Keys removed.
     pub deletes: u64,
+    /// What every new revision changed, for whoever wants to know.
+    pub changes: Option<Vec<RevisionEvents>>,
 }
 
 impl<S> Default for Effects<S> {
@@ -160,6 +162,7 @@ impl<S> Default for Effects<S> {
             verify: None,
             puts: 0,
             deletes: 0,
+            changes: None,
         }
     }
 }
@@ -358,6 +361,9 @@ impl<B: Backends> Applier<B> {
         let changes: usize = batch.events.iter().map(|revision| revision.events.len()).sum();
         effects.deletes += deletes as u64;
         effects.puts += (changes - deletes) as u64;
+        if let Some(told) = &mut effects.changes {
+            told.extend_from_slice(&batch.events);
+        }
         self.watch(now, watch::Input::Published { revision, compacted, events: batch.events }, effects);
         let bytes = entries.iter().map(command_bytes).sum();
         self.unflushed.push_back((batch.applied.index, bytes));

@@ -1,6 +1,6 @@
 //! A member's applied state on a simulated disk: everything that the backend's crash contract allows does happen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Bound, ControlFlow};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -19,6 +19,8 @@ type Versions = Vec<(u64, Option<Blob>)>;
 #[derive(Debug)]
 struct Rowset {
     rows: BTreeMap<Blob, Versions>,
+    /// Rows that were deleted, and by which batch; ascending.
+    deleted: VecDeque<(u64, Blob)>,
     /// The number of the last batch.
     last: u64,
     /// The applied index of every batch that a crash may go back to, the last durable one first.
@@ -51,6 +53,16 @@ impl Rowset {
             versions.push((self.last, write.value.clone()));
             let unneeded = versions.iter().take_while(|(batch, _)| *batch <= floor).count().saturating_sub(1);
             versions.drain(..unneeded);
+            if write.value.is_none() {
+                self.deleted.push_back((self.last, write.key.clone()));
+            }
+        }
+        let unneeded = self.deleted.partition_point(|(batch, _)| *batch <= floor);
+        for (_, key) in self.deleted.drain(..unneeded) {
+            let newest = self.rows.get(&key).and_then(|versions| versions.last());
+            if newest.is_some_and(|(written, value)| value.is_none() && *written <= floor) {
+                self.rows.remove(&key);
+            }
         }
         self.batches.insert(self.last, applied);
         // A background flush ends whenever it likes, having begun with any batch.
@@ -67,6 +79,7 @@ impl Rowset {
             versions.retain(|(batch, _)| *batch <= kept);
             !versions.is_empty()
         });
+        self.deleted.retain(|(batch, _)| *batch <= kept);
         self.batches.split_off(&(kept + 1));
         self.last = kept;
         self.pictures.clear();
@@ -122,6 +135,7 @@ impl SimBackends {
         let store = &mut *lock(&self.0);
         Arc::new(Mutex::new(Rowset {
             rows: BTreeMap::new(),
+            deleted: VecDeque::new(),
             last: 0,
             batches: [(0, LogIndex(0))].into(),
             pictures: BTreeMap::new(),
@@ -143,6 +157,14 @@ impl SimBackends {
     /// The disk is replaced by an empty one.
     pub fn wipe(&self) {
         lock(&self.0).generations.clear();
+    }
+
+    /// No process can find a state that is older than this; `None` if it will find none.
+    #[must_use]
+    pub fn durable(&self) -> Option<LogIndex> {
+        let store = lock(&self.0);
+        let complete = store.generations.values().map(|rows| lock(rows)).filter(|rows| rows.complete);
+        complete.filter_map(|rows| rows.batches.values().next().copied()).min()
     }
 
     /// A hash over everything ever committed.

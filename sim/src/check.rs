@@ -9,6 +9,7 @@ pub mod lock;
 pub mod membership;
 pub mod reference;
 pub mod space;
+pub mod track;
 pub mod watch;
 
 /// A broken promise.

@@ -14,6 +14,7 @@ use quorate_core::format::wal::Damage;
 use quorate_core::replica::{self, Replica, Response};
 use quorate_core::request::Member as Published;
 use quorate_core::rng::Rng;
+use quorate_core::store::RevisionEvents;
 use quorate_core::{
     ClusterId, Incarnation, Instant, LogIndex, NodeId, RequestId, StreamId, Term, WriteId, raft, watch,
 };
@@ -122,6 +123,8 @@ pub struct Actions {
     pub changed: Vec<raft::Status>,
     /// What was given to the applier.
     pub applied: Vec<replica::Input>,
+    /// What the revisions that it came to changed.
+    pub changes: Vec<RevisionEvents>,
     /// What was handed to the applier, in order.
     pub handed: Vec<Handed>,
     /// The state differs from the majority's.
@@ -284,7 +287,7 @@ impl Process {
             published: applier.published(),
             applier,
             applier_inbox: VecDeque::new(),
-            applier_effects: applier::Effects::default(),
+            applier_effects: applier::Effects { changes: Some(Vec::new()), ..applier::Effects::default() },
             status,
             settings,
             encoder: Encoder::new(responder, limits),
@@ -522,6 +525,7 @@ impl Process {
             self.status.applied = published.applied;
             self.published = published;
         }
+        actions.changes.append(effects.changes.as_mut().expect("asked for at the start"));
         actions.applied.extend(effects.driver.iter().cloned());
         self.inbox.extend(effects.driver.drain(..).map(driver::Event::Input));
         let term = self.status.raft.term;

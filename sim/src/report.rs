@@ -53,6 +53,8 @@ pub struct Totals {
     pub fenced: u64,
     pub noticed_in_time: u64,
     pub locks: lock::Figures,
+    /// The most operations that a run had to remember at once, since it could not judge them for good yet.
+    pub remembered: u64,
 }
 
 impl Totals {
@@ -166,6 +168,7 @@ impl Totals {
         self.fenced += other.fenced;
         self.noticed_in_time += other.noticed_in_time;
         self.locks.add(&other.locks);
+        self.remembered = self.remembered.max(other.remembered);
     }
 }
 

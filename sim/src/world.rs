@@ -49,6 +49,7 @@ mod operators;
 mod outside;
 pub(crate) mod redraw;
 mod script;
+mod settle;
 mod skew;
 mod succession;
 mod traffic;
@@ -115,6 +116,7 @@ pub struct World {
     floor: Revision,
     /// Revisions up to this one were applied somewhere.
     seen: Revision,
+    settled: settle::Settled,
     calm: bool,
     /// What comes is no longer what the seed says.
     is_redrawn: bool,
@@ -139,6 +141,7 @@ impl World {
                 wrong: Wrong::default(),
                 resumed: 0,
                 config: (LogIndex(0), Configuration::default()),
+                log_start: LogIndex(0),
                 disk: SimDisk::new(),
                 backends: SimBackends::new(setup.stream(Stream::Backend, member), setup.knobs.flush_batches),
                 clock: Clock::new(0, offset, ppm),
@@ -184,7 +187,7 @@ impl World {
             leases: Leases::default(),
             locks: Locks::default(),
             reference: regime.compared.then(|| Reference::new(regime.auto_compaction, regime.auth)),
-            audit: Audit::new(regime.quota_bytes, regime.session_ttl),
+            audit: Audit::new(regime.compared, regime.quota_bytes, regime.session_ttl),
             space: Space::new(regime.quota_bytes),
             operators,
             badges: operators::draw_badges(&setup),
@@ -202,6 +205,7 @@ impl World {
             newest: Revision(1),
             floor: Revision(-1),
             seen: Revision(1),
+            settled: settle::Settled::default(),
             calm: false,
             is_redrawn: false,
             outside: None,
@@ -272,6 +276,7 @@ impl World {
     }
 
     fn happen(&mut self, now: Nanos, event: Event) -> Verdict {
+        self.settle_past(now)?;
         let Some(event) = self.stash(event).and_then(|event| self.put_off(now, event)) else { return Ok(()) };
         match event {
             Event::Frame { from, to, epoch, sender, receiver, bytes } => {

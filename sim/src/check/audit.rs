@@ -19,6 +19,7 @@ use quorate_node::status::Status;
 
 use super::reference::Reference;
 use super::{Verdict, Violation};
+use crate::heap::Nanos;
 use crate::member::{Gated, hash_of};
 use crate::wire;
 use crate::workload::Token;
@@ -28,6 +29,7 @@ use crate::workload::client::Subject;
 /// A call under way.
 #[derive(Clone, Debug)]
 struct Call {
+    sent: Nanos,
     subject: Subject,
     token: Option<Token>,
     arrival: Option<Arrival>,
@@ -77,6 +79,8 @@ impl Figures {
 /// The calls under way, and what they came to.
 #[derive(Debug, Default)]
 pub struct Audit {
+    /// There is a reference to go by.
+    is_on: bool,
     quota: Option<u64>,
     session_ttl: Duration,
     /// When sessions were last used on a member, by its clock, or opened there: only those that its state has reached.
@@ -100,10 +104,15 @@ struct Window<'a> {
 }
 
 impl Audit {
-    /// An audit of members with this quota, on which sessions live for so long when they are not used.
+    /// An audit, or none, of members with this quota, on which sessions live for so long when they are not used.
     #[must_use]
-    pub fn new(quota: Option<u64>, session_ttl: Duration) -> Self {
-        Self { quota, session_ttl, ..Self::default() }
+    pub fn new(is_on: bool, quota: Option<u64>, session_ttl: Duration) -> Self {
+        Self { is_on, quota, session_ttl, ..Self::default() }
+    }
+
+    /// Forgets the calls that were sent before this time: nobody answers them any more.
+    pub fn forget(&mut self, before: Nanos) {
+        self.calls.retain(|_, call| call.sent >= before);
     }
 
     /// A member shows the state after `applied`; sessions that were opened on the way begin to live.
@@ -136,9 +145,11 @@ impl Audit {
     }
 
     /// A client sends its call of this number.
-    pub fn sent(&mut self, client: usize, call: u64, subject: &Subject, token: Option<&Token>) {
-        let call_of = Call { subject: subject.clone(), token: token.cloned(), arrival: None, is_stale: false };
-        self.calls.insert((client, call), call_of);
+    pub fn sent(&mut self, now: Nanos, client: usize, call: u64, subject: &Subject, token: Option<&Token>) {
+        if self.is_on {
+            let (subject, token) = (subject.clone(), token.cloned());
+            self.calls.insert((client, call), Call { sent: now, subject, token, arrival: None, is_stale: false });
+        }
     }
 
     /// It has reached a member.
@@ -264,8 +275,8 @@ impl Audit {
                 Err(format!("{} bytes and {cost} more are beyond {quota}", window.arrival.bytes))
             }
             Err(status) if *status == Error::NoSpace.into() && !(was_beyond && shown().any(is_beyond)) => {
-                let mut states = window.since()..=window.applied.0;
-                let alarmed = states.any(|at| window.reference.is_alarmed(AlarmKind::NoSpace, LogIndex(at)));
+                let mut states = window.states(window.since());
+                let alarmed = states.any(|at| window.reference.is_alarmed(AlarmKind::NoSpace, at));
                 if alarmed && cost > 0 { Ok(()) } else { Err("there was space".into()) }
             }
             _ => Ok(()),
@@ -279,10 +290,15 @@ impl Window<'_> {
         self.arrival.committed.0.min(self.applied.0)
     }
 
+    /// The states that the member can have been in from this one on until it answered.
+    fn states(&self, from: u64) -> impl Iterator<Item = LogIndex> {
+        self.reference.states(LogIndex(from), self.applied)
+    }
+
     fn judge_answer(&self, bytes: &Bytes) -> Result<(), String> {
         let now = self.applied;
-        let asked = |at: u64| self.reference.monitor(LogIndex(at)).enabled;
-        if self.call.is_stale && !is_open(&self.call.subject) && (self.arrival.applied.0..=now.0).all(asked) {
+        let asked = |at| self.reference.monitor(at).enabled;
+        if self.call.is_stale && !is_open(&self.call.subject) && self.states(self.arrival.applied.0).all(asked) {
             return Err("its session had run out".into());
         }
         match &self.call.subject {
@@ -384,7 +400,7 @@ impl Window<'_> {
     }
 
     fn any_from(&self, from: u64, test: impl Fn(LogIndex) -> bool) -> Result<(), String> {
-        let found = (from..=self.applied.0).any(|at| test(LogIndex(at)));
+        let found = self.states(from).any(test);
         if found { Ok(()) } else { Err("no state allowed it".into()) }
     }
 
@@ -397,7 +413,7 @@ impl Window<'_> {
         let recognised = |at: LogIndex| match &self.call.token {
             None => true,
             Some(token) if is_of_keys => self.session_at(token, at),
-            Some(token) => (old..=at.0).any(|at| self.session_at(token, LogIndex(at))),
+            Some(token) => self.reference.states(LogIndex(old), at).any(|at| self.session_at(token, at)),
         };
         self.any_from(self.since(), |at| {
             let monitor = self.reference.monitor(at);
@@ -563,7 +579,7 @@ mod tests {
             ignore_value: false,
             ignore_lease: false,
         };
-        audit.sent(0, call, &Subject::Op(OpId(0), Op::Put(put)), Some(&Token::from(TOKEN)));
+        audit.sent(0, 0, call, &Subject::Op(OpId(0), Op::Put(put)), Some(&Token::from(TOKEN)));
         audit.arrived(0, call, 0, Arrival { committed: LogIndex(4), applied: LogIndex(applied), bytes: 0, time });
     }
 
@@ -573,7 +589,7 @@ mod tests {
 
     #[test]
     fn a_session_that_was_not_used_for_its_ttl_is_over() {
-        let (reference, mut audit) = (log(), Audit::new(None, Duration::from_secs(10)));
+        let (reference, mut audit) = (log(), Audit::new(true, None, Duration::from_secs(10)));
         audit.shown(&reference, 0, LogIndex(4), at(0));
         arrives(&mut audit, 1, 4, at(9));
         assert_eq!(is_answered(&mut audit, &reference, 1), Ok(()));
@@ -586,7 +602,7 @@ mod tests {
     /// It waits for a read index, and by then the member has opened the session.
     #[test]
     fn a_session_does_not_run_out_before_its_member_has_opened_it() {
-        let (reference, mut audit) = (log(), Audit::new(None, Duration::from_secs(10)));
+        let (reference, mut audit) = (log(), Audit::new(true, None, Duration::from_secs(10)));
         audit.shown(&reference, 0, LogIndex(3), at(0));
         arrives(&mut audit, 1, 3, at(1));
         audit.touched(0, Token::from(TOKEN), at(2));
@@ -600,7 +616,7 @@ mod tests {
     /// A member that lost its disk is told of it by the log again.
     #[test]
     fn a_session_that_a_member_opens_again_begins_to_live_again() {
-        let (reference, mut audit) = (log(), Audit::new(None, Duration::from_secs(10)));
+        let (reference, mut audit) = (log(), Audit::new(true, None, Duration::from_secs(10)));
         audit.shown(&reference, 0, LogIndex(4), at(0));
         audit.started(0);
         audit.shown(&reference, 0, LogIndex(0), at(1));

@@ -7,15 +7,16 @@ use quorate_core::raft::{Raft, Role, Status};
 use quorate_core::store::Applied;
 use quorate_core::{Incarnation, LogIndex, NodeId, Term};
 
+use super::track::Track;
 use super::{Verdict, Violation};
 use crate::trace::Digest;
 
 /// What the members have agreed on so far, as seen from outside.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Consensus {
     leaders: BTreeMap<Term, (usize, NodeId)>,
-    /// What is committed at index 1 + i.
-    committed: Vec<Committed>,
+    /// What is committed at an index.
+    committed: Track<Committed>,
     /// State hash after an index, and who had it first.
     states: BTreeMap<LogIndex, (u64, usize)>,
     /// The entry that each member has to be given next.
@@ -37,6 +38,18 @@ struct Committed {
     by: Term,
 }
 
+impl Default for Consensus {
+    fn default() -> Self {
+        Self {
+            leaders: BTreeMap::new(),
+            committed: Track::new(1),
+            states: BTreeMap::new(),
+            next: BTreeMap::new(),
+            matched: BTreeMap::new(),
+        }
+    }
+}
+
 impl Consensus {
     /// How many terms had a leader.
     #[must_use]
@@ -47,7 +60,13 @@ impl Consensus {
     /// The last index that anyone committed.
     #[must_use]
     pub fn last_committed(&self) -> LogIndex {
-        LogIndex(self.committed.len() as u64)
+        LogIndex(self.committed.next() - 1)
+    }
+
+    /// No member can come back to anything before this index.
+    pub fn forget(&mut self, before: LogIndex) {
+        self.committed.forget(before.0);
+        self.states = self.states.split_off(&before);
     }
 
     /// A member said this of itself.
@@ -103,8 +122,7 @@ impl Consensus {
             }
             *expected = entry.index.next();
             let digest = digest(entry);
-            let position = usize::try_from(entry.index.0 - 1).expect("logs fit into memory");
-            match self.committed.get(position) {
+            match self.committed.get(entry.index.0) {
                 Some(known) if (known.term, known.digest) != (entry.term, digest) => {
                     let text = format!(
                         "index {}: member {} committed an entry of term {}, member {member} another of term {}",
@@ -113,8 +131,12 @@ impl Consensus {
                     return Err(Violation::new("committed", text));
                 }
                 Some(_) => {}
-                None if position == self.committed.len() => {
+                None if entry.index.0 == self.committed.next() => {
                     self.committed.push(Committed { term: entry.term, digest, member, by });
+                }
+                None if self.committed.is_forgotten(entry.index.0) => {
+                    let text = format!("member {member} committed {} again, which nobody can have kept", entry.index);
+                    return Err(Violation::new("committed", text));
                 }
                 None => {
                     let text = format!("member {member} committed {} after a gap", entry.index);
@@ -135,9 +157,8 @@ impl Consensus {
         let (since, matched) = self.matched.entry(member).or_default();
         if *since != term {
             (*since, *matched) = (term, BTreeMap::new());
-            let before = |index: &usize| self.committed[*index].by < term;
-            if let Some(last) = (0..self.committed.len()).rev().find(before) {
-                let (index, known) = (LogIndex(last as u64 + 1), self.committed[last]);
+            if let Some((last, known)) = self.committed.rfind(|committed| committed.by < term) {
+                let index = LogIndex(last);
                 let held = raft.entry(index).map(|entry| entry.term);
                 if index > raft.start() && held != Some(known.term) {
                     let text = format!(

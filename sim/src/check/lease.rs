@@ -82,6 +82,24 @@ impl Leases {
         !self.excused.contains(&id) && self.lives.get(&id).is_some_and(|life| now < life.until)
     }
 
+    /// Whether the lease had ended before this time, for good.
+    #[must_use]
+    pub fn is_over(&self, id: LeaseId, before: Nanos) -> bool {
+        let ended = self.lives.get(&id).and_then(|life| life.ended);
+        !self.excused_regrant(id) && ended.is_some_and(|ended| ended < before)
+    }
+
+    /// Forgets the leases that had ended before this time: nobody tells of them any more.
+    pub fn forget(&mut self, before: Nanos) {
+        let mut gone: Vec<LeaseId> = self.lives.keys().copied().collect();
+        gone.retain(|id| self.is_over(*id, before));
+        for id in gone {
+            self.lives.remove(&id);
+            self.excused.remove(&id);
+            self.revoked.remove(&id);
+        }
+    }
+
     fn excused_regrant(&self, id: LeaseId) -> bool {
         // IDs that clients choose are small and are granted again and again.
         id.0 < 1_000

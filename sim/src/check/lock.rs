@@ -54,6 +54,9 @@ pub struct Locks {
     /// The first in the queue at this revision, as somebody was told.
     told: Vec<(Revision, Revision)>,
     queue: Queue,
+    /// The queue as the history has it, through this revision.
+    judged: Queue,
+    judged_through: Revision,
     /// How many of what.
     pub figures: Figures,
 }
@@ -66,6 +69,8 @@ impl Default for Locks {
             through: Some(Revision(1)),
             told: Vec::new(),
             queue: Queue::default(),
+            judged: Queue::default(),
+            judged_through: Revision(1),
             figures: Figures::default(),
         }
     }
@@ -134,34 +139,43 @@ impl Locks {
         self.queue.step(revision, changes.map(|(kv, deleted)| (&kv.key, (!deleted).then_some(kv))))
     }
 
+    /// More of the history is known, and with it what was told of it.
+    ///
+    /// # Errors
+    /// The first promise that was broken.
+    pub fn follow(&mut self, kv: &Kv) -> Verdict {
+        for revision in (self.judged_through.0 + 1..=kv.revision().0).map(Revision) {
+            let change = |change: &'_ Change| match change {
+                Change::Put { kv, .. } => (kv.clone(), false),
+                Change::Delete { prev, .. } => (prev.clone(), true),
+            };
+            let changes: Vec<(KeyValue, bool)> = kv.changes(revision).iter().filter(concerns).map(change).collect();
+            self.judged.step(revision, changes.iter().map(|(kv, deleted)| (&kv.key, (!deleted).then_some(kv))))?;
+        }
+        self.judged_through = kv.revision();
+        self.figures.fenced_writes = self.judged.fenced_writes;
+        for (at, place) in self.told.drain(..) {
+            let first = self.judged.first_at(at);
+            if first.map(|first| first.place) != Some(place) {
+                return fail(format!("somebody is told that place {place} was the first at {at}, it was {first:?}"));
+            }
+        }
+        Ok(())
+    }
+
     /// The whole run, as the history has it, and what observers saw of it. `last` is a revision that an observer must have
     /// been told everything up to, if it is still there.
     ///
     /// # Errors
     /// The first promise that was broken.
     pub fn judge<'a>(&mut self, kv: &Kv, observers: impl Iterator<Item = (&'a [Sight], Option<Revision>)>) -> Verdict {
-        let mut queue = Queue::default();
-        for revision in (2..=kv.revision().0).map(Revision) {
-            let change = |change: &'_ Change| match change {
-                Change::Put { kv, .. } => (kv.clone(), false),
-                Change::Delete { prev, .. } => (prev.clone(), true),
-            };
-            let changes: Vec<(KeyValue, bool)> = kv.changes(revision).iter().filter(concerns).map(change).collect();
-            queue.step(revision, changes.iter().map(|(kv, deleted)| (&kv.key, (!deleted).then_some(kv))))?;
-        }
-        self.figures.fenced_writes = queue.fenced_writes;
-        for &(at, place) in &self.told {
-            let first = queue.first_at(at);
-            if first.map(|first| first.place) != Some(place) {
-                return fail(format!("somebody is told that place {place} was the first at {at}, it was {first:?}"));
-            }
-        }
+        self.follow(kv)?;
         for (sights, last) in observers {
             for (number, sight) in sights.iter().enumerate() {
                 let through =
                     last.filter(|_| number + 1 == sights.len()).map_or(sight.through, |last| last.max(sight.through));
                 self.figures.leaders_seen += sight.leaders.len() as u64;
-                queue.judge(sight, through)?;
+                self.judged.judge(sight, through)?;
             }
         }
         Ok(())

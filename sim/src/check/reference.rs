@@ -4,6 +4,7 @@
 //! itself leaves as much history as it was told to.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use quorate_core::auth::{AuthCommand, Author};
 use quorate_core::command::{Command, Envelope, Origin, Outcome};
@@ -17,6 +18,7 @@ use quorate_core::{Blob, Incarnation, LeaseId, LogIndex, NodeId, Revision};
 use quorate_jepsen::auth::Monitor;
 use quorate_jepsen::model::Model;
 
+use super::track::Track;
 use super::{Verdict, Violation};
 use crate::clock::DRIFT_PPM_MAX;
 use crate::heap::Nanos;
@@ -29,9 +31,8 @@ type Result = std::result::Result<Outcome, Error>;
 struct State {
     revision: Revision,
     floor: Revision,
-    /// Which of the monitors, and of the sets of alarms.
-    monitor: usize,
-    alarms: usize,
+    monitor: Arc<Monitor>,
+    alarms: Arc<BTreeSet<Alarm>>,
 }
 
 /// A session that the log opened.
@@ -62,22 +63,22 @@ pub struct Reference {
     mode: Option<AutoCompaction>,
     tracks_leases: bool,
     model: Model,
-    /// Every state of users and roles, as it came.
-    monitors: Vec<Monitor>,
     monitor: Monitor,
     passwords: BTreeMap<String, Option<String>>,
     sessions: BTreeMap<String, Session>,
     /// Their tokens, in the order of the log.
     tokens: Vec<String>,
-    alarms: Vec<BTreeSet<Alarm>>,
+    alarms: Arc<BTreeSet<Alarm>>,
     /// Where it is said that there is no space, and by whom.
     complaints: Vec<(LogIndex, NodeId)>,
     admitted: Admitted,
-    /// After entry i; the empty store first.
-    states: Vec<State>,
+    /// After no entry: any member may be without a state.
+    empty: State,
+    /// After an entry.
+    states: Track<State>,
     answers: BTreeMap<Origin, (LogIndex, Result)>,
-    /// When revision 2 + i was committed.
-    made: Vec<Nanos>,
+    /// When a revision was committed.
+    made: Track<Nanos>,
     /// The keys of each lease, from an entry on.
     attached: BTreeMap<LeaseId, Vec<(LogIndex, Vec<Blob>)>>,
     /// Leases that have keys now.
@@ -94,29 +95,27 @@ pub struct Reference {
     pub raised: u64,
 }
 
-/// Answers older than so many entries are not waited for.
-const ANSWERS_KEPT: u64 = 100_000;
-
 impl Reference {
     /// The empty store, which compacts itself or not. It remembers which keys leases had, or not.
     #[must_use]
     pub fn new(mode: Option<AutoCompaction>, tracks_leases: bool) -> Self {
-        let states = vec![State { revision: Revision(1), floor: Revision(-1), monitor: 0, alarms: 0 }];
+        let empty =
+            State { revision: Revision(1), floor: Revision(-1), monitor: Arc::default(), alarms: Arc::default() };
         Self {
             mode,
             tracks_leases,
             model: Model::default(),
-            monitors: vec![Monitor::default()],
             monitor: Monitor::default(),
             passwords: BTreeMap::new(),
             sessions: BTreeMap::new(),
             tokens: Vec::new(),
-            alarms: vec![BTreeSet::new()],
+            alarms: Arc::default(),
             complaints: Vec::new(),
             admitted: Admitted::default(),
-            states,
+            empty: empty.clone(),
+            states: Track::of(0, empty),
             answers: BTreeMap::new(),
-            made: Vec::new(),
+            made: Track::new(2),
             attached: BTreeMap::new(),
             holding: BTreeSet::new(),
             bytes: BTreeMap::new(),
@@ -130,13 +129,20 @@ impl Reference {
     /// The last entry that anyone was told is committed.
     #[must_use]
     pub fn last(&self) -> LogIndex {
-        LogIndex(self.states.len() as u64 - 1)
+        LogIndex(self.states.next() - 1)
+    }
+
+    /// The states that a member can have been in from one through another: of those that are forgotten only the empty one.
+    pub fn states(&self, from: LogIndex, through: LogIndex) -> impl Iterator<Item = LogIndex> {
+        let known = from.0.max(self.states.first())..=through.0;
+        let empty = (from == LogIndex(0) && !known.contains(&0)).then_some(from);
+        empty.into_iter().chain(known.map(LogIndex))
     }
 
     /// Users and roles after the entry.
     #[must_use]
     pub fn monitor(&self, at: LogIndex) -> &Monitor {
-        &self.monitors[self.state(at).monitor]
+        &self.state(at).monitor
     }
 
     /// Logical bytes of the states that members have shown, from one entry through another.
@@ -153,7 +159,7 @@ impl Reference {
     /// Whether this alarm was on after the entry.
     #[must_use]
     pub fn has_alarm(&self, alarm: Alarm, at: LogIndex) -> bool {
-        self.alarms[self.state(at).alarms].contains(&alarm)
+        self.alarms_at(at).contains(&alarm)
     }
 
     /// Where the log was told since the last call that there is no space, and by whom.
@@ -164,7 +170,7 @@ impl Reference {
     /// Whether an alarm of this kind was on after the entry.
     #[must_use]
     pub fn is_alarmed(&self, kind: AlarmKind, at: LogIndex) -> bool {
-        self.alarms[self.state(at).alarms].iter().any(|alarm| alarm.kind == kind)
+        self.alarms_at(at).iter().any(|alarm| alarm.kind == kind)
     }
 
     /// The session of a token, if there ever was one.
@@ -222,7 +228,7 @@ impl Reference {
     fn execute(&mut self, author: &Author, command: &Command, at: LogIndex) -> Result {
         let attached = |lease| self.model.kv().attached(lease).cloned().collect();
         self.monitor.check(author, command, &attached).inspect_err(|_| self.refused += 1)?;
-        let alarms = self.alarms.last().expect("never empty");
+        let alarms = &self.alarms;
         if changes(command) && alarms.iter().any(|alarm| alarm.kind == AlarmKind::Corrupt) {
             self.alarmed += 1;
             return Err(Error::Corrupt);
@@ -237,10 +243,8 @@ impl Reference {
                 if alarm.kind == AlarmKind::NoSpace {
                     self.complaints.push((at, alarm.member));
                 }
-                let mut after = alarms.clone();
-                if after.insert(*alarm) {
+                if Arc::make_mut(&mut self.alarms).insert(*alarm) {
                     self.raised += 1;
-                    self.alarms.push(after);
                 }
                 Ok(Outcome::Alarms(vec![*alarm]))
             }
@@ -250,10 +254,7 @@ impl Reference {
                     *on == alarm || (fenced && alarm.kind == AlarmKind::Corrupt)
                 };
                 let cleared: Vec<Alarm> = alarms.iter().filter(is_meant).copied().collect();
-                if !cleared.is_empty() {
-                    let after = alarms.iter().filter(|on| !cleared.contains(on)).copied().collect();
-                    self.alarms.push(after);
-                }
+                Arc::make_mut(&mut self.alarms).retain(|on| !cleared.contains(on));
                 Ok(Outcome::Alarms(cleared))
             }
             other => self.model.apply(other),
@@ -295,27 +296,37 @@ impl Reference {
         }
     }
 
+    /// No member can come back to a state before `before`, and nobody asks for one.
+    pub fn forget(&mut self, before: LogIndex) {
+        self.states.forget(before.0);
+        self.bytes = self.bytes.split_off(&before);
+        self.answers.retain(|_, (index, _)| *index >= before);
+        self.attached.retain(|_, history| {
+            let known = history.partition_point(|(since, _)| *since <= before);
+            history.drain(..known.saturating_sub(1));
+            history.len() > 1 || history.first().is_some_and(|(since, keys)| *since > before || !keys.is_empty())
+        });
+        self.made.forget(self.model.compacted().0.max(0).unsigned_abs());
+        self.model.forget(self.model.compacted());
+        self.admitted.forget();
+    }
+
     /// Writes down where the store stands after entry `at`.
     fn note(&mut self, now: Nanos, at: LogIndex) {
-        while self.made.len() < usize::try_from(self.model.revision().0 - 1).expect("positive") {
+        while self.made.next() <= self.model.revision().0.unsigned_abs() {
             self.made.push(now);
         }
-        if *self.monitors.last().expect("never empty") != self.monitor {
-            self.monitors.push(self.monitor.clone());
-        }
-        let before = self.states.last().expect("never empty").revision;
-        if self.model.revision() > before && self.tracks_leases {
+        let State { revision: before, monitor, .. } = self.states.last().expect("never empty");
+        let monitor = if **monitor == self.monitor { Arc::clone(monitor) } else { Arc::new(self.monitor.clone()) };
+        if self.model.revision() > *before && self.tracks_leases {
             self.note_attached(at);
         }
         self.states.push(State {
             revision: self.model.revision(),
             floor: self.model.compacted(),
-            monitor: self.monitors.len() - 1,
-            alarms: self.alarms.len() - 1,
+            monitor,
+            alarms: Arc::clone(&self.alarms),
         });
-        if at.0.is_multiple_of(ANSWERS_KEPT) {
-            self.answers.retain(|_, (index, _)| index.0 + ANSWERS_KEPT > at.0);
-        }
     }
 
     fn note_attached(&mut self, at: LogIndex) {
@@ -347,7 +358,7 @@ impl Reference {
             Some(AutoCompaction::Periodic(period)) => {
                 let period = u64::try_from(period.as_nanos()).expect("short periods");
                 let slowest = period / (1_000_000 + DRIFT_PPM_MAX as u64) * 1_000_000;
-                let made = usize::try_from(at.0 - 2).ok().and_then(|i| self.made.get(i)).copied().unwrap_or(0);
+                let made = u64::try_from(at.0).ok().and_then(|at| self.made.get(at)).copied().unwrap_or(0);
                 if made + slowest > now {
                     return fail(format!(
                         "compacted at {at} by itself at {now}, which was made at {made}, within {period}"
@@ -365,15 +376,16 @@ impl Reference {
     pub fn applied(&mut self, member: usize, applied: &Applied) -> Verdict {
         let at = applied.index;
         let fail = |what: String| Err(Violation::new("reference", format!("member {member} at {at}: {what}")));
-        let State { revision, floor, alarms, .. } = *self.state(at);
+        let &State { revision, floor, .. } = self.state(at);
+        let alarms = self.alarms_at(at);
         if (applied.revision, applied.compacted) != (revision, floor) {
             let found = (applied.revision, applied.compacted);
             return fail(format!("revision and floor are {found:?}, the log says {:?}", (revision, floor)));
         }
         if let Some(found) = &applied.alarms
-            && !found.iter().eq(self.alarms[alarms].iter())
+            && !found.iter().eq(alarms.iter())
         {
-            return fail(format!("alarms are {found:?}, the log says {:?}", self.alarms[alarms]));
+            return fail(format!("alarms are {found:?}, the log says {alarms:?}"));
         }
         for (origin, result) in &applied.results {
             let Some((index, expected)) = self.answers.get(origin) else {
@@ -393,14 +405,15 @@ impl Reference {
     /// It is another one than the log says, or than another member has.
     pub fn published(&mut self, member: usize, at: LogIndex, view: &View) -> Verdict {
         let fail = |what: String| Err(Violation::new("reference", format!("member {member} at {at}: {what}")));
-        let State { revision, floor, alarms, .. } = *self.state(at);
+        let &State { revision, floor, .. } = self.state(at);
+        let alarms = self.alarms_at(at);
         if (view.revision(), view.compacted()) != (revision, floor) {
             let found = (view.revision(), view.compacted());
             return fail(format!("shows revision and floor {found:?}, the log says {:?}", (revision, floor)));
         }
-        if !view.alarms().eq(self.alarms[alarms].iter().copied()) {
+        if !view.alarms().eq(alarms.iter().copied()) {
             let found: Vec<Alarm> = view.alarms().collect();
-            return fail(format!("shows the alarms {found:?}, the log says {:?}", self.alarms[alarms]));
+            return fail(format!("shows the alarms {found:?}, the log says {alarms:?}"));
         }
         let monitor = self.monitor(at);
         if (view.auth().is_enabled(), view.auth().revision()) != (monitor.enabled, monitor.revision()) {
@@ -436,7 +449,14 @@ impl Reference {
     }
 
     fn state(&self, at: LogIndex) -> &State {
-        &self.states[usize::try_from(at.0).expect("logs fit into memory")]
+        if at == LogIndex(0) {
+            return &self.empty;
+        }
+        self.states.get(at.0).unwrap_or_else(|| panic!("the state after {at} is not known yet, or forgotten"))
+    }
+
+    fn alarms_at(&self, at: LogIndex) -> &BTreeSet<Alarm> {
+        &self.state(at).alarms
     }
 }
 
@@ -540,6 +560,15 @@ struct Admitted {
 }
 
 impl Admitted {
+    /// Forgets what is refused by its number alone.
+    fn forget(&mut self) {
+        let Self { seen, lives, .. } = self;
+        seen.retain(|origin| {
+            let life = lives.get(&origin.member).and_then(|lives| lives.get(&origin.incarnation));
+            life.is_some_and(|(_, highest)| *highest - origin.sequence < 1024)
+        });
+    }
+
     fn admit(&mut self, origin: Origin, at: LogIndex) -> bool {
         let life = (origin.member, origin.incarnation);
         if self.retired.contains(&life) {

@@ -76,6 +76,13 @@ impl Space {
         }
     }
 
+    /// Forgets what arrived before this time and is over; gives the first state that the rest may have been weighed by.
+    pub fn forget(&mut self, before: Nanos) -> LogIndex {
+        self.over.retain(|request| request.arrived >= before);
+        let since = self.over.iter().chain(self.under_way.values()).map(|request| request.since);
+        since.min().unwrap_or(LogIndex(u64::MAX))
+    }
+
     /// A member starts anew, when so much is committed: whatever was asked of it before is over.
     pub fn started(&mut self, member: usize, committed: LogIndex) {
         let broken = self.under_way.values().filter(|request| request.member == member && !request.is_used);

@@ -1,39 +1,59 @@
 //! What watchers are told: ordered, unique, whole revisions, nothing left out, progress that is true.
 
+use std::collections::VecDeque;
+
 use quorate_api::mvccpb;
 use quorate_core::Revision;
-use quorate_jepsen::model::Kv;
-use quorate_jepsen::watch;
+use quorate_jepsen::watch::{self, Truth};
 
 use super::{Verdict, Violation};
 use crate::wire;
 use crate::workload::watcher::{Told, Watcher};
 
-/// Compares everything that `watcher` was told, over all its connections, with what happened.
-///
-/// `final_revision` is one that the watcher must have been told everything up to, if it is still alive; `floor` is the
-/// highest revision that was ever compacted.
+/// How far what a watcher was told, over all its connections, is judged.
+#[derive(Clone, Debug, Default)]
+pub struct Judged {
+    watcher: Option<watch::Watcher>,
+    /// What it was told last, in short.
+    recent: VecDeque<String>,
+}
+
+/// Compares what `watcher` was told since it was last judged with what happened, and forgets it; gives how often it was told
+/// anything.
 ///
 /// # Errors
 /// The first difference.
-pub fn check(watcher: &Watcher, kv: &Kv, final_revision: Option<Revision>, floor: Revision) -> Verdict {
-    let mut checker = watch::Watcher::new(kv, floor, request(watcher, None));
-    for (number, told) in watcher.told.iter().enumerate() {
-        if let Told::Created { from, .. } = told {
-            checker = watch::Watcher::new(kv, floor, request(watcher, *from));
+pub fn judge(watcher: &mut Watcher, truth: Truth<'_>) -> Result<u64, Violation> {
+    let all = std::mem::take(&mut watcher.told);
+    for told in &all {
+        let from = if let Told::Created { from, .. } = told { Some(*from) } else { None };
+        let new = from.map(|from| watch::Watcher::new(request(watcher, from)));
+        let Judged { watcher: checker, recent } = &mut watcher.judged;
+        *checker = new.or(checker.take());
+        let Some(checker) = checker else {
+            return Err(Violation::new("watch", format!("told before it was created: {}", brief(told))));
+        };
+        let verdict = checker.receive(truth, &response(told));
+        if recent.len() == 4 {
+            recent.pop_front();
         }
-        checker.receive(&response(told)).map_err(|violation| {
-            let recent = &watcher.told[number.saturating_sub(3)..=number];
-            let recent: Vec<String> = recent.iter().map(brief).collect();
+        recent.push_back(brief(told));
+        verdict.map_err(|violation| {
+            let recent: Vec<&str> = recent.iter().map(String::as_str).collect();
             Violation::new("watch", format!("{}\n  before: {}", violation.text, recent.join("; ")))
         })?;
     }
-    match final_revision {
-        Some(last) if !watcher.finished => {
-            checker.must_have(last).map_err(|violation| Violation::new("watch", violation.text))
-        }
-        _ => Ok(()),
-    }
+    Ok(all.len() as u64)
+}
+
+/// Demands of a watcher that was judged, and is still alive, that it was told everything through `last`.
+///
+/// # Errors
+/// What is missing.
+pub fn must_have(watcher: &Watcher, truth: Truth<'_>, last: Revision) -> Verdict {
+    let checker = watcher.judged.watcher.as_ref().filter(|_| !watcher.finished);
+    let verdict = checker.map_or(Ok(()), |checker| checker.must_have(truth, last));
+    verdict.map_err(|violation| Violation::new("watch", violation.text))
 }
 
 fn request(watcher: &Watcher, start: Option<Revision>) -> watch::Request {
@@ -78,7 +98,7 @@ fn brief(told: &Told) -> String {
 #[cfg(test)]
 mod tests {
     use quorate_core::request::{KeyRange, PutRequest};
-    use quorate_jepsen::model::Change;
+    use quorate_jepsen::model::{Change, Kv};
 
     use super::*;
     use crate::workload::watcher::Wish;
@@ -126,7 +146,9 @@ mod tests {
         let mut told = vec![Told::Created { from: Some(Revision(2)), header: Revision(4) }];
         let events = revisions.iter().map(|&at| Told::Events { header: Revision(4), events: vec![event(&kv, at)] });
         told.extend(events);
-        check(&Watcher::of(wish, told), &kv, last, Revision(-1))
+        let (mut watcher, truth) = (Watcher::of(wish, told), Truth { kv: &kv, compacted: Revision(-1) });
+        judge(&mut watcher, truth)?;
+        last.map_or(Ok(()), |last| must_have(&watcher, truth, last))
     }
 
     #[test]

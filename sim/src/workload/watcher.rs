@@ -9,6 +9,7 @@ use quorate_core::request::KeyRange;
 use quorate_core::{Blob, Revision};
 
 use super::Generator;
+use crate::check::watch::Judged;
 use crate::heap::{MILLI, Nanos, SECOND};
 use crate::wire;
 
@@ -76,8 +77,16 @@ pub fn progress_request() -> pb::WatchRequest {
 pub struct Watcher {
     /// What it wants.
     pub wish: Wish,
-    /// Everything it was told.
+    /// What it was told since it was last judged.
     pub told: Vec<Told>,
+    /// The judge's notes.
+    pub judged: Judged,
+    /// How often it was told of changes.
+    changes: usize,
+    /// Where the connection at hand started; `None`: then.
+    from: Option<Revision>,
+    /// It was told that this was compacted.
+    compacted: Option<Revision>,
     /// Where the next connection starts; `None`: now.
     pub next: Option<Revision>,
     /// It was canceled for good.
@@ -125,13 +134,14 @@ pub struct WatchClient {
     pub refused: bool,
     /// Creates on the stream at hand that make no sense and have not been refused yet.
     absurd: usize,
+    /// Of watchers that are gone: how often they were told of changes, and of which compaction.
+    past: (usize, Option<Revision>),
 }
 
 impl WatchClient {
     /// How often its watchers were told of changes.
     pub fn changes(&self) -> usize {
-        let told = self.watchers.iter().flat_map(|watcher| &watcher.told);
-        told.filter(|told| matches!(told, Told::Events { .. })).count()
+        self.past.0 + self.watchers.iter().map(|watcher| watcher.changes).sum::<usize>()
     }
 
     /// A client that begins with `member`.
@@ -151,6 +161,7 @@ impl WatchClient {
             slow: !audits,
             refused: false,
             absurd: 0,
+            past: (0, None),
         }
     }
 
@@ -163,7 +174,7 @@ impl WatchClient {
     pub fn draw_missing(&mut self, newest: Revision, wanted: usize) -> Vec<Watcher> {
         let mut new = Vec::new();
         if self.audits && self.watchers.iter().all(|watcher| watcher.finished || !watcher.wish.is_everything()) {
-            let from = self.watchers.iter().filter_map(Watcher::compacted_at).max();
+            let from = self.watchers.iter().map(|watcher| watcher.compacted).max().flatten().max(self.past.1);
             new.push(Watcher { next: from.or(Some(Revision(1))), ..Watcher::of(Wish::everything(), Vec::new()) });
         }
         let unfinished = self.watchers.iter().filter(|watcher| !watcher.finished).count();
@@ -187,6 +198,7 @@ impl WatchClient {
         self.unread.clear();
         self.reading = false;
         self.absurd = 0;
+        self.forget_judged();
         self.watchers.extend(new);
         let mut requests = Vec::new();
         for (number, watcher) in self.watchers.iter_mut().enumerate().filter(|(_, watcher)| !watcher.finished) {
@@ -201,6 +213,18 @@ impl WatchClient {
             });
         }
         requests
+    }
+
+    /// Watchers that are finished and judged are gone.
+    fn forget_judged(&mut self) {
+        let Self { watchers, past, .. } = self;
+        watchers.retain(|watcher| {
+            let is_gone = watcher.finished && watcher.told.is_empty();
+            if is_gone {
+                *past = (past.0 + watcher.changes, past.1.max(watcher.compacted));
+            }
+            !is_gone
+        });
     }
 
     fn draw(&mut self, newest: Revision) -> Watcher {
@@ -378,22 +402,26 @@ impl Watcher {
     /// and an interval later if something was in the way.
     #[must_use]
     pub fn is_neglected(&self, now: Nanos, newest: Revision) -> bool {
-        let from = self.told.iter().rev().find_map(|told| match told {
-            Told::Created { from, .. } => Some(*from),
-            _ => None,
-        });
-        let waits = from.flatten().is_some_and(|from| from > newest);
+        let waits = self.from.is_some_and(|from| from > newest);
         self.wish.progress_notify && self.is_live() && !waits && now > self.heard + 12 * SECOND
-    }
-
-    fn compacted_at(&self) -> Option<Revision> {
-        self.told.iter().find_map(|told| if let Told::Compacted(at) = told { Some(*at) } else { None })
     }
 
     /// A watcher that was told this.
     #[must_use]
     pub fn of(wish: Wish, told: Vec<Told>) -> Self {
-        Self { wish, told, next: None, finished: false, live: false, heard: 0, partial: Vec::new() }
+        Self {
+            wish,
+            told,
+            judged: Judged::default(),
+            changes: 0,
+            from: None,
+            compacted: None,
+            next: None,
+            finished: false,
+            live: false,
+            heard: 0,
+            partial: Vec::new(),
+        }
     }
 
     /// It is told this.
@@ -409,6 +437,7 @@ impl Watcher {
                 return Err(format!("not the create expected: {response:?}"));
             }
             self.live = true;
+            self.from = self.next;
             self.told.push(Told::Created { from: self.next, header });
             self.next.get_or_insert(header.next());
             return Ok(());
@@ -421,6 +450,7 @@ impl Watcher {
                 return Err(format!("canceled for no reason: {response:?}"));
             }
             self.finished = true;
+            self.compacted = Some(Revision(response.compact_revision));
             self.told.push(Told::Compacted(Revision(response.compact_revision)));
             return Ok(());
         }
@@ -433,6 +463,7 @@ impl Watcher {
             let events = std::mem::take(&mut self.partial);
             let last = events.iter().filter_map(|event| event.kv.as_ref()).map(|kv| kv.mod_revision).max();
             self.next = last.map(|last| Revision(last + 1));
+            self.changes += 1;
             self.told.push(Told::Events { header, events });
         }
         Ok(())

@@ -5,6 +5,7 @@ use quorate_core::Revision;
 use quorate_core::entry::Standing;
 use quorate_core::raft::Role;
 use quorate_core::replica;
+use quorate_core::request::KeyValue;
 use quorate_core::store::RevisionEvents;
 use quorate_jepsen::history::Sighting;
 use quorate_node::applier;
@@ -52,8 +53,9 @@ impl World {
             }
         }
         for input in actions.applied.drain(..) {
-            self.see_applied(now, member, input)?;
+            self.see_applied(now, member, input, &mut actions.changes)?;
         }
+        actions.changes.clear();
         let mut is_spreading = false;
         for frame in actions.frames.drain(..) {
             if frame.bulk && self.would_prevail(member, frame.to, &frame.bytes) {
@@ -114,7 +116,13 @@ impl World {
         Ok(())
     }
 
-    fn see_applied(&mut self, now: Nanos, member: usize, input: replica::Input) -> Verdict {
+    fn see_applied(
+        &mut self,
+        now: Nanos,
+        member: usize,
+        input: replica::Input,
+        changes: &mut Vec<RevisionEvents>,
+    ) -> Verdict {
         match input {
             replica::Input::Applied { applied, .. } => {
                 self.trace.event(now, Kind::Backend, member, applied.hash, &[], || format!("state {}", applied.index));
@@ -126,7 +134,9 @@ impl World {
                 if let Some(reference) = &mut self.reference {
                     reference.applied(member, &applied)?;
                 }
-                self.see_revisions(now, member, applied.revision)?;
+                self.settled.shown(applied.index, applied.compacted);
+                let through = changes.partition_point(|change| change.revision <= applied.revision);
+                self.see_revisions(now, member, applied.revision, changes.drain(..through).collect())?;
                 for change in &applied.leases {
                     self.leases.changed(change, now)?;
                 }
@@ -142,30 +152,40 @@ impl World {
     }
 
     /// Tells the history what new revisions changed, as soon as the first member has applied them: it settles what
-    /// operations of unknown outcome did.
-    fn see_revisions(&mut self, now: Nanos, member: usize, revision: Revision) -> Verdict {
+    /// operations of unknown outcome did. Whoever reads its history is told the same, as far as it is not compacted.
+    fn see_revisions(
+        &mut self,
+        now: Nanos,
+        member: usize,
+        revision: Revision,
+        mut changes: Vec<RevisionEvents>,
+    ) -> Verdict {
         let Some(process) = &self.machines[member].process else { return Ok(()) };
-        let applier::Published { view, rows, .. } = process.published();
-        let from = self.seen.next().max(view.compacted());
         if revision <= self.seen {
             return Ok(());
         }
-        let (revisions, through) = view
-            .history(rows, from, revision, u64::MAX, false)
-            .map_err(|error| Violation::new("history", format!("member {member} cannot read {from}: {error}")))?;
-        if through != revision {
-            let text =
-                format!("member {member} reads history through {through}, it was asked for all through {revision}");
-            return Err(Violation::new("history", text));
+        let fail = |text: String| Err(Violation::new("history", format!("member {member} {text}")));
+        changes.retain(|change| change.revision > self.seen);
+        if changes.len() as i64 != revision.0 - self.seen.0 {
+            return fail(format!("goes from {} to {revision} with {} changes", self.seen, changes.len()));
         }
-        for RevisionEvents { revision, events } in revisions {
-            // The first one may have lost changes to a compaction in the same batch.
-            if revision > view.compacted() {
-                let changes = u32::try_from(events.len()).expect("small txns");
-                self.history.saw(now, Sighting::Whole { revision, changes });
-                if !self.contenders.is_empty() {
-                    self.locks.saw(revision, events.iter().map(|event| (&event.kv, event.deleted)))?;
-                }
+        let applier::Published { view, rows, .. } = process.published();
+        let from = self.seen.max(view.compacted()).next();
+        if from <= revision {
+            let (read, through) = match view.history(rows, from, revision, u64::MAX, false) {
+                Ok(read) => read,
+                Err(error) => return fail(format!("cannot read {from}: {error}")),
+            };
+            let told = &changes[changes.partition_point(|change| change.revision < from)..];
+            if through != revision || !read.iter().map(essence).eq(told.iter().map(essence)) {
+                return fail(format!("reads from {from} through {through} {read:?}, it was told {told:?}"));
+            }
+        }
+        for RevisionEvents { revision, events } in changes {
+            let changes = u32::try_from(events.len()).expect("small txns");
+            self.history.saw(now, Sighting::Whole { revision, changes });
+            if !self.contenders.is_empty() {
+                self.locks.saw(revision, events.iter().map(|event| (&event.kv, event.deleted)))?;
             }
             for event in events {
                 self.history.saw(
@@ -180,4 +200,9 @@ impl World {
         self.seen = revision;
         Ok(())
     }
+}
+
+/// What a revision changed, without what compaction may have taken from what was before.
+fn essence(change: &RevisionEvents) -> (Revision, Vec<(&KeyValue, bool, u32)>) {
+    (change.revision, change.events.iter().map(|event| (&event.kv, event.deleted, event.sub)).collect())
 }

@@ -144,7 +144,7 @@ impl World {
         let text = if self.trace.logs() { format!("asks {member} {subject:?}") } else { String::new() };
         self.trace.event(now, Kind::Client, number, rpc as u64, &bytes, || text);
         let call = CallId { client: number, call: client.sent(subject.clone(), now) };
-        self.audit.sent(number, call.call, &subject, token.as_ref());
+        self.audit.sent(now, number, call.call, &subject, token.as_ref());
         let shows = Shows::of(token.as_ref(), self.badges.get(number));
         self.note_call(now, call, member, (rpc, &bytes), shows, patience);
         self.send_call(now, member, call, (rpc, bytes), token, patience);

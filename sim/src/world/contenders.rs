@@ -198,7 +198,7 @@ impl World {
                 (observer.sent(pending), observer.member, observer.patience())
             }
         };
-        self.audit.sent(client, call, &subject, None);
+        self.audit.sent(now, client, call, &subject, None);
         self.send_as(now, CallId { client, call }, member, request, patience);
     }
 
@@ -233,7 +233,7 @@ impl World {
             let request = lease_request(&subject).expect("not an operation");
             let pending = |call| Pending { call, subject: subject.clone(), sent: now };
             let (call, member) = (contender.sent(pending, true), contender.member);
-            self.audit.sent(line, call, &subject, None);
+            self.audit.sent(now, line, call, &subject, None);
             self.send_as(now, CallId { client: line, call }, member, request, 2 * pace);
         }
         self.heap.push(now + pace, link::client(line, 2), Event::Renew { line, lease });

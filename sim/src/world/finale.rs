@@ -3,7 +3,7 @@
 use quorate_core::Revision;
 use quorate_core::request::PutRequest;
 use quorate_jepsen::history::{Op, OpId};
-use quorate_jepsen::witness;
+use quorate_jepsen::{watch::Truth, witness};
 
 use super::World;
 use super::event::{Event, link};
@@ -251,7 +251,7 @@ impl World {
 
     /// The oracles that look at the whole run.
     pub(super) fn judge(&mut self) -> Verdict {
-        let witness = witness::check(&self.history).map_err(|failure| match failure {
+        let witness = self.explain().map_err(|failure| match failure {
             witness::Failure::Violated(violation) => Violation::new("history", violation.to_string()),
             witness::Failure::Undecided(_) => Violation::new("undecided", failure.to_string()),
         });
@@ -262,12 +262,10 @@ impl World {
             }
             other => other?,
         };
-        for client in &self.watchers {
-            for watcher in &client.watchers {
-                self.totals.watch_events += watcher.told.len() as u64;
-                let last = if watcher.is_live() { self.finale.last } else { None };
-                check::watch::check(watcher, &witness.kv, last, self.floor)?;
-            }
+        self.judge_told(&witness)?;
+        let truth = Truth { kv: &witness.kv, compacted: self.floor };
+        for watcher in self.watchers.iter().flat_map(|client| &client.watchers).filter(|watcher| watcher.is_live()) {
+            self.finale.last.map_or(Ok(()), |last| check::watch::must_have(watcher, truth, last))?;
         }
         self.judge_contest(&witness.kv)
     }

@@ -37,6 +37,8 @@ pub(super) struct Machine {
     pub(super) resumed: Nanos,
     /// The latest configuration in its log, as last seen.
     pub(super) config: (LogIndex, Configuration),
+    /// Where the log began that it had when it was last looked at.
+    pub(super) log_start: LogIndex,
     pub(super) disk: SimDisk,
     pub(super) backends: SimBackends,
     pub(super) clock: Clock,
@@ -77,6 +79,7 @@ impl Machine {
         (self.trusted, self.rotten, self.doubtful) = (false, false, false);
         (self.blank, self.removed) = (true, false);
         self.config = (LogIndex(0), Configuration::default());
+        self.log_start = LogIndex(u64::MAX);
         self.wrong = Wrong::default();
     }
 }

@@ -139,7 +139,7 @@ impl World {
         let call = CallId { client: line, call: operator.sent(subject.clone(), now) };
         let shows = Shows::of(token.as_ref(), Some(&operator.badge));
         self.note_call(now, call, member, (request.0, &request.1), shows, patience);
-        self.audit.sent(line, call.call, &subject, token.as_ref());
+        self.audit.sent(now, line, call.call, &subject, token.as_ref());
         self.send_call(now, member, call, request, token, patience);
     }
 
@@ -207,7 +207,7 @@ impl World {
         let call = CallId { client: line, call: self.finale.next_call() };
         let id = if let Subject::Op(id, _) = &subject { Some(*id) } else { None };
         self.finale.opening().pending = Some((call.call, id));
-        self.audit.sent(line, call.call, &subject, token.as_ref());
+        self.audit.sent(now, line, call.call, &subject, token.as_ref());
         self.send_call(now, member, call, encode(&subject), token, 3 * SECOND);
     }
 
