@@ -9,11 +9,11 @@
 mod process;
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use process::{Node, cluster, free_port};
+use process::{Node, cluster, free_port, real_etcd};
 use quorate_api::etcdserverpb as pb;
 use quorate_api::etcdserverpb::lease_client::LeaseClient;
 use quorate_api::etcdserverpb::maintenance_client::MaintenanceClient;
@@ -208,12 +208,6 @@ async fn a_snapshot_that_cannot_be_trusted_leaves_nothing_behind() {
     assert!(nodes[0].data_dir().join("member").is_dir());
 }
 
-/// A real etcd, or one of its tools.
-fn find(name: &str) -> Option<PathBuf> {
-    let path = Path::new(&std::env::var_os("QUORATE_ETCD")?).join(name);
-    path.is_file().then_some(path)
-}
-
 struct Etcd {
     process: Child,
     port: u16,
@@ -224,7 +218,7 @@ impl Etcd {
         let (port, peer) = (free_port(), free_port());
         let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
         let log = File::create(data_dir.with_extension("log")).unwrap();
-        let process = Command::new(find("etcd").unwrap())
+        let process = Command::new(real_etcd("etcd").unwrap())
             .arg("--data-dir")
             .arg(data_dir)
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client, "--listen-peer-urls", &peer])
@@ -257,7 +251,7 @@ impl Drop for Etcd {
 }
 
 fn tool(name: &str, words: &[&str]) -> (bool, String) {
-    let output = Command::new(find(name).unwrap()).args(words).stderr(Stdio::null()).output().unwrap();
+    let output = Command::new(real_etcd(name).unwrap()).args(words).stderr(Stdio::null()).output().unwrap();
     (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -295,7 +289,7 @@ fn answers(port: u16) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_moves_from_etcd_and_back() {
-    if ["etcd", "etcdctl", "etcdutl"].iter().any(|name| find(name).is_none()) {
+    if ["etcd", "etcdctl", "etcdutl"].iter().any(|name| real_etcd(name).is_none()) {
         assert!(std::env::var_os("QUORATE_CI").is_none(), "skipped: no etcd, etcdctl and etcdutl in QUORATE_ETCD");
         return eprintln!("skipped: no etcd, etcdctl and etcdutl in QUORATE_ETCD");
     }

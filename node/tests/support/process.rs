@@ -278,3 +278,9 @@ pub(crate) fn http_get(port: u16, path: &str) -> String {
     stream.read_to_string(&mut answer).unwrap();
     answer
 }
+
+/// A real etcd, or one of its tools, in the folder that `QUORATE_ETCD` names.
+pub(crate) fn real_etcd(name: &str) -> Option<PathBuf> {
+    let path = Path::new(&std::env::var_os("QUORATE_ETCD")?).join(name);
+    path.is_file().then_some(path)
+}
