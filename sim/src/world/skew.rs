@@ -220,7 +220,9 @@ impl World {
         // It serves again, until it finds out that this state is wrong, too.
         self.machines[member].wrong.suspected = None;
         if !self.is_known_wrong(index, hash) {
-            self.machines[member].wrong.since = None;
+            // What it was handed after the snapshot, which it has just come to, may be wrong all the same.
+            let since = self.machines[member].wrong.since;
+            self.machines[member].wrong.since = since.filter(|since| *since > index);
             return self.consensus.restored(member, index, hash);
         }
         let wrong = &mut self.machines[member].wrong;
