@@ -75,6 +75,11 @@ impl Witness {
         self.authors.iter().copied().zip((self.after.0 + 1..).map(Revision))
     }
 
+    /// The operations that made the revisions that it tells of.
+    fn operations(&self) -> BTreeSet<OpId> {
+        self.authors.iter().filter_map(|author| author.operation()).collect()
+    }
+
     fn author(&self, revision: Revision) -> Option<Author> {
         let i = usize::try_from(revision.0 - self.after.0 - 1).ok()?;
         self.authors.get(i).copied()

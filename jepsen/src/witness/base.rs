@@ -71,6 +71,11 @@ impl Base {
         history.operations().filter(|(id, _)| !self.is_settled(*id))
     }
 
+    /// Of those the ones of unknown outcome that may write.
+    pub(super) fn open<'h>(&self, history: &'h History) -> impl Iterator<Item = (OpId, &'h Operation)> {
+        self.unsettled(history).filter(|(_, operation)| operation.end == End::Open && may_write(&operation.op))
+    }
+
     /// One value for each operation: what is known of those from before, and `fresh` for the others.
     pub(super) fn floors(&self, history: &History, fresh: Revision) -> ByOperation<Revision> {
         self.by_operation(history, |carried| carried.floor, fresh)
@@ -105,7 +110,7 @@ impl Base {
         let Some(doubtful) = replay::doubts(history, self, times, &witness, to) else { return false };
         let compacted = refusals::floors(history, self);
         let used = self.believe(history, &witness, to, &doubtful);
-        let needed: BTreeSet<OpId> = witness.authors().filter_map(|(author, _)| author.operation()).collect();
+        let needed = witness.operations();
         let mut oldest = past.oldest.min(to);
         let mut carried = BTreeMap::new();
         for (id, operation) in history.operations().take_while(|(id, _)| *id < cut.first) {

@@ -8,7 +8,6 @@ use quorate_core::request::{RangeRequest, RequestOp, ResponseOp, TxnRequest, Txn
 use quorate_core::{LeaseId, Revision};
 
 use super::base::{Base, ByOperation, NEVER};
-use super::footprint::may_write;
 use super::leases::Lives;
 use super::times::{Times, serializable};
 use super::{Rule, Violation, Witness};
@@ -107,9 +106,9 @@ fn untold(history: &History, base: &Base, witness: &Witness) -> Option<u32> {
     if witness.kv.leases_with_keys().next().is_some() {
         return Some(0);
     }
-    let used: BTreeSet<OpId> = witness.authors.iter().filter_map(|author| author.operation()).collect();
-    let open = base.unsettled(history).filter(|(id, operation)| operation.end == End::Open && !used.contains(id));
-    open.filter(|(_, operation)| may_write(&operation.op)).map(|(_, operation)| operation.invoked.turn).min()
+    let used = witness.operations();
+    let open = base.open(history).filter(|(id, _)| !used.contains(id));
+    open.map(|(_, operation)| operation.invoked.turn).min()
 }
 
 /// Whether such a refusal depends on what keys there are.

@@ -460,8 +460,7 @@ pub(super) fn doubts(
     if gaps.is_empty() {
         return Some(doubtful);
     }
-    let is_open = |(_, operation): &(OpId, &Operation)| operation.end == End::Open && may_write(&operation.op);
-    let open: Vec<(OpId, &Operation)> = base.unsettled(history).filter(is_open).collect();
+    let open: Vec<(OpId, &Operation)> = base.open(history).collect();
     let mut kv = witness.kv.clone();
     for revision in gaps.into_iter().rev() {
         let before = Revision(revision.0 - 1);

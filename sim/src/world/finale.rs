@@ -3,7 +3,7 @@
 use quorate_core::Revision;
 use quorate_core::request::PutRequest;
 use quorate_jepsen::history::{Op, OpId};
-use quorate_jepsen::{watch::Truth, witness};
+use quorate_jepsen::watch::Truth;
 
 use super::World;
 use super::event::{Event, link};
@@ -251,16 +251,9 @@ impl World {
 
     /// The oracles that look at the whole run.
     pub(super) fn judge(&mut self) -> Verdict {
-        let witness = self.explain().map_err(|failure| match failure {
-            witness::Failure::Violated(violation) => Violation::new("history", violation.to_string()),
-            witness::Failure::Undecided(_) => Violation::new("undecided", failure.to_string()),
-        });
-        let witness = match witness {
-            Err(violation) if violation.oracle == "undecided" => {
-                self.totals.undecided += 1;
-                return Ok(());
-            }
-            other => other?,
+        let Some(witness) = self.explain()? else {
+            self.totals.undecided += 1;
+            return Ok(());
         };
         self.judge_told(&witness)?;
         let truth = Truth { kv: &witness.kv, compacted: self.floor };

@@ -83,14 +83,13 @@ impl World {
         if self.history.turns().len() < self.settled.next {
             return Ok(());
         }
-        let is_settled = match self.settled.checker.check(&self.history) {
-            Ok(witness) => {
+        let is_settled = match self.explain()? {
+            Some(witness) => {
                 self.judge_told(&witness)?;
                 self.forget(now, witness)
             }
-            Err(Failure::Violated(violation)) => return Err(Violation::new("history", violation.to_string())),
             // The rest may decide it.
-            Err(Failure::Undecided(_)) => false,
+            None => false,
         };
         let (left, remembered) = (self.history.turns().len(), self.history.operations().count());
         self.totals.remembered = self.totals.remembered.max(remembered as u64);
@@ -98,12 +97,16 @@ impl World {
         Ok(())
     }
 
-    /// The history to its end.
+    /// How the history came about, as far as it goes; `None` if that was not decided.
     ///
     /// # Errors
-    /// As [`Checker::check`].
-    pub(super) fn explain(&self) -> Result<Witness, Failure> {
-        self.settled.checker.check(&self.history)
+    /// It is not correct.
+    pub(super) fn explain(&self) -> Result<Option<Witness>, Violation> {
+        match self.settled.checker.check(&self.history) {
+            Ok(witness) => Ok(Some(witness)),
+            Err(Failure::Violated(violation)) => Err(Violation::new("history", violation.to_string())),
+            Err(Failure::Undecided(_)) => Ok(None),
+        }
     }
 
     /// Compares what watchers and contenders were told so far with what happened.
