@@ -220,6 +220,12 @@ impl Script {
         self.did(op, Response::LeaseGrant(lease, Revision(revision)))
     }
 
+    /// Nobody answers.
+    fn asks_for_any_lease(&mut self) {
+        self.1 += 2;
+        self.0.invoke(2, self.1, Op::LeaseGrant { id: None, ttl: Ttl(9) });
+    }
+
     fn violation(&self) -> Violation {
         match check(&self.0) {
             Err(Failure::Violated(violation)) => violation,
@@ -257,6 +263,25 @@ fn lease_is_used_only_while_it_lives() {
     assert!(check(&again.0).is_ok());
     let late = script.put("a", Some(7), 4);
     assert_eq!((script.violation().rule, script.violation().operations), (Rule::Lease, vec![late]));
+}
+
+/// It was found in a list, and nobody was told who asked for it.
+#[test]
+fn lease_may_be_of_a_grant_that_was_not_answered() {
+    let mut script = Script(History::new(), 0);
+    script.put("a", None, 2);
+    script.asks_for_any_lease();
+    script.put("b", Some(7), 3);
+    script.did(Op::LeaseRevoke(LeaseId(7)), Response::LeaseRevoke(Revision(4)));
+    script.did(Op::LeaseRevoke(LeaseId(8)), Response::LeaseRevoke(Revision(4)));
+    assert!(check(&script.0).is_ok());
+    let late = script.put("b", Some(7), 5);
+    assert_eq!((script.violation().rule, script.violation().operations), (Rule::Lease, vec![late]), "it is over");
+
+    let mut script = Script(History::new(), 0);
+    let early = script.put("a", Some(7), 2);
+    script.asks_for_any_lease();
+    assert_eq!((script.violation().rule, script.violation().operations), (Rule::Lease, vec![early]));
 }
 
 #[test]

@@ -21,6 +21,7 @@ pub enum Rpc {
     LeaseGrant,
     LeaseRevoke,
     LeaseTimeToLive,
+    LeaseLeases,
     LeaseKeepAlive,
     /// Has no [`Stage`]: a password is compared in its middle.
     Authenticate,
@@ -119,6 +120,7 @@ pub fn start(rpc: Rpc, request: Bytes, local: &Local<'_>) -> Result<(Option<Requ
         Rpc::LeaseGrant => begin::<pb::LeaseGrantRequest>(request, local),
         Rpc::LeaseRevoke => begin::<pb::LeaseRevokeRequest>(request, local),
         Rpc::LeaseTimeToLive => begin::<pb::LeaseTimeToLiveRequest>(request, local),
+        Rpc::LeaseLeases => begin::<pb::LeaseLeasesRequest>(request, local),
         Rpc::MemberList => begin::<pb::MemberListRequest>(request, local),
         Rpc::MemberAdd => begin::<pb::MemberAddRequest>(request, local),
         Rpc::MemberRemove => begin::<pb::MemberRemoveRequest>(request, local),

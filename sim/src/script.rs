@@ -103,7 +103,7 @@ pub enum Asked {
 }
 
 /// The methods that scripts name.
-const METHODS: [Rpc; 29] = [
+const METHODS: [Rpc; 30] = [
     Rpc::Range,
     Rpc::Put,
     Rpc::DeleteRange,
@@ -112,6 +112,7 @@ const METHODS: [Rpc; 29] = [
     Rpc::LeaseGrant,
     Rpc::LeaseRevoke,
     Rpc::LeaseTimeToLive,
+    Rpc::LeaseLeases,
     Rpc::LeaseKeepAlive,
     Rpc::Authenticate,
     Rpc::AuthStatus,

@@ -175,13 +175,20 @@ impl World {
                 let id = Some(id).filter(|_| self.percent(80));
                 Op::LeaseGrant { id, ttl: Ttl(self.below(5) as i64) }
             }
-            19 if self.shape.leases => Op::LeaseRevoke(LeaseId(1 + self.below(4) as i64)),
+            19 if self.shape.leases => Op::LeaseRevoke(self.lease()),
             _ => Op::Put(self.put()),
         }
     }
 
     fn key(&mut self) -> Blob {
         Blob::copy(format!("k{}", self.below(self.shape.keys)).as_bytes())
+    }
+
+    /// One of those that are named by who asks for them, or one from a list: its grant may not have been answered.
+    fn lease(&mut self) -> LeaseId {
+        let listed: Vec<LeaseId> = self.model.leases().keys().copied().collect();
+        let listed = if self.percent(30) { self.pick(&listed) } else { None };
+        listed.unwrap_or_else(|| LeaseId(1 + self.below(4) as i64))
     }
 
     fn value(&mut self) -> Blob {
@@ -200,7 +207,7 @@ impl World {
 
     fn put(&mut self) -> PutRequest {
         let lease = self.shape.leases && self.percent(25);
-        let lease = lease.then(|| LeaseId(1 + self.below(4) as i64));
+        let lease = lease.then(|| self.lease());
         let ignore_value = self.percent(5);
         let ignore_lease = lease.is_none() && self.percent(5);
         let value = if ignore_value { Blob::EMPTY } else { self.value() };

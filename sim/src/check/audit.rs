@@ -1,5 +1,5 @@
 //! Nobody is answered what no state of users and roles during the call allowed, nobody is refused what every one of them
-//! allowed, and what is told of users, roles and alarms is what the log says. A put is refused for want of space if its
+//! allowed, and what is told of users, roles, alarms and leases is what the log says. A put is refused for want of space if its
 //! member was beyond the quota, by a state that was not behind, or the alarm was on, and only then; and members hash the
 //! same history to the same number.
 
@@ -23,7 +23,7 @@ use crate::heap::Nanos;
 use crate::member::{Gated, hash_of};
 use crate::wire;
 use crate::workload::Token;
-use crate::workload::chore::{Chore, wire_permission};
+use crate::workload::chore::{Chore, listed, wire_permission};
 use crate::workload::client::Subject;
 
 /// A call under way.
@@ -346,7 +346,9 @@ impl Window<'_> {
     fn judge_reading(&self, chore: &Chore, bytes: &Bytes) -> Result<(), String> {
         let monitor = self.reference.monitor(self.applied);
         let told = |right: bool| if right { Ok(()) } else { Err(format!("the log says {monitor:?}")) };
-        if !matches!(chore, Chore::HashKv(_) | Chore::Defragment) && self.applied < self.arrival.committed {
+        // Of leases a member tells what it knows. (etcd)
+        let is_local = matches!(chore, Chore::HashKv(_) | Chore::Defragment | Chore::Leases);
+        if !is_local && self.applied < self.arrival.committed {
             return Err("the state it was answered from is older than the question".into());
         }
         match chore {
@@ -376,6 +378,11 @@ impl Window<'_> {
                 let reply: pb::AlarmResponse = wire::message(bytes.clone());
                 let is_on = self.reference.is_alarmed(AlarmKind::NoSpace, self.applied);
                 told(is_on != reply.alarms.is_empty())
+            }
+            Chore::Leases => {
+                let leases = self.reference.leases(self.applied);
+                let right = listed(bytes).into_iter().eq(leases.iter().copied());
+                if right { Ok(()) } else { Err(format!("the log says {leases:?}")) }
             }
             _ => Ok(()),
         }
@@ -468,6 +475,7 @@ impl Window<'_> {
                     monitor.answer(user, Question::Root)
                 }
                 Chore::Alarms => monitor.answer(user, Question::AnyUser),
+                Chore::Leases => monitor.answer(user, Question::ReadKeys(&self.reference.all_attached(at))),
             },
         }
     }

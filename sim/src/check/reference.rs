@@ -33,6 +33,7 @@ struct State {
     floor: Revision,
     monitor: Arc<Monitor>,
     alarms: Arc<BTreeSet<Alarm>>,
+    leases: Arc<BTreeSet<LeaseId>>,
 }
 
 /// A session that the log opened.
@@ -69,6 +70,7 @@ pub struct Reference {
     /// Their tokens, in the order of the log.
     tokens: Vec<String>,
     alarms: Arc<BTreeSet<Alarm>>,
+    leases: Arc<BTreeSet<LeaseId>>,
     /// Where it is said that there is no space, and by whom.
     complaints: Vec<(LogIndex, NodeId)>,
     admitted: Admitted,
@@ -99,8 +101,13 @@ impl Reference {
     /// The empty store, which compacts itself or not. It remembers which keys leases had, or not.
     #[must_use]
     pub fn new(mode: Option<AutoCompaction>, tracks_leases: bool) -> Self {
-        let empty =
-            State { revision: Revision(1), floor: Revision(-1), monitor: Arc::default(), alarms: Arc::default() };
+        let empty = State {
+            revision: Revision(1),
+            floor: Revision(-1),
+            monitor: Arc::default(),
+            alarms: Arc::default(),
+            leases: Arc::default(),
+        };
         Self {
             mode,
             tracks_leases,
@@ -110,6 +117,7 @@ impl Reference {
             sessions: BTreeMap::new(),
             tokens: Vec::new(),
             alarms: Arc::default(),
+            leases: Arc::default(),
             complaints: Vec::new(),
             admitted: Admitted::default(),
             empty: empty.clone(),
@@ -193,6 +201,18 @@ impl Reference {
         if known == 0 { &[] } else { &history[known - 1].1 }
     }
 
+    /// The keys of all leases after the entry.
+    #[must_use]
+    pub fn all_attached(&self, at: LogIndex) -> Vec<Blob> {
+        self.attached.keys().flat_map(|lease| self.attached(*lease, at)).cloned().collect()
+    }
+
+    /// The leases that there were after the entry.
+    #[must_use]
+    pub fn leases(&self, at: LogIndex) -> &BTreeSet<LeaseId> {
+        &self.state(at).leases
+    }
+
     /// A member hands these committed entries to its store at `now`; gives what members compacted by themselves.
     ///
     /// # Errors
@@ -256,6 +276,11 @@ impl Reference {
                 let cleared: Vec<Alarm> = alarms.iter().filter(is_meant).copied().collect();
                 Arc::make_mut(&mut self.alarms).retain(|on| !cleared.contains(on));
                 Ok(Outcome::Alarms(cleared))
+            }
+            Command::LeaseGrant(_) | Command::LeaseRevoke(_) | Command::LeaseExpire(_) => {
+                let outcome = self.model.apply(command)?;
+                self.leases = Arc::new(self.model.leases().keys().copied().collect());
+                Ok(outcome)
             }
             other => self.model.apply(other),
         }
@@ -326,6 +351,7 @@ impl Reference {
             floor: self.model.compacted(),
             monitor,
             alarms: Arc::clone(&self.alarms),
+            leases: Arc::clone(&self.leases),
         });
     }
 

@@ -82,6 +82,7 @@ pub fn chore(rpc: Rpc, bytes: &Bytes) -> Option<Chore> {
             pb::AlarmRequest { action: 2, member_id, .. } => Chore::Disarm(NodeId(member_id)),
             _ => return None,
         },
+        Rpc::LeaseLeases => Chore::Leases,
         Rpc::HashKv => {
             let revision = read::<pb::HashKvRequest>(bytes)?.revision;
             Chore::HashKv((revision != 0).then_some(Revision(revision)))

@@ -1,12 +1,13 @@
-//! Calls that are not about keys: users and roles, alarms, hashes, logins.
+//! Calls that are not about keys: users and roles, alarms, lists of leases, hashes, logins.
 
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_api::{authpb, etcdserverpb as pb};
 use quorate_core::auth::{Allows, AuthCommand, Permission};
-use quorate_core::{NodeId, Revision};
+use quorate_core::{LeaseId, NodeId, Revision};
 
 use crate::call::Rpc;
+use crate::wire;
 
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub enum Chore {
     Alarms,
     /// Clears NOSPACE of a member.
     Disarm(NodeId),
+    /// Asks which leases there are.
+    Leases,
     /// Asks for a hash of history; `None` is through the newest revision.
     HashKv(Option<Revision>),
     /// Tidies the disk.
@@ -62,6 +65,7 @@ impl Chore {
             Self::Disarm(member) => {
                 (Rpc::Alarm, alarm(pb::alarm_request::AlarmAction::Deactivate, member.0, pb::AlarmType::Nospace))
             }
+            Self::Leases => (Rpc::LeaseLeases, pb::LeaseLeasesRequest {}.encode_to_vec()),
             Self::HashKv(revision) => {
                 let revision = revision.map_or(0, |revision| revision.0);
                 (Rpc::HashKv, pb::HashKvRequest { revision }.encode_to_vec())
@@ -111,6 +115,13 @@ fn change(command: &AuthCommand) -> (Rpc, Vec<u8>) {
         }
         AuthCommand::OpenSession { .. } => unreachable!("members open sessions"),
     }
+}
+
+/// The leases that a member told of, when it was asked which ones there are.
+#[must_use]
+pub fn listed(bytes: &Bytes) -> Vec<LeaseId> {
+    let reply: pb::LeaseLeasesResponse = wire::message(bytes.clone());
+    reply.leases.iter().map(|lease| LeaseId(lease.id)).collect()
 }
 
 /// A permission as the wire has it.

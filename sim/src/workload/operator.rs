@@ -124,6 +124,7 @@ impl Operator {
                 Task::Chore(Chore::HashKv(None))
             }
             80..84 => Task::Chore(Chore::Defragment),
+            84..90 => Task::Chore(Chore::Leases),
             _ => Task::Chore(Chore::Alarms),
         }
     }

@@ -18,7 +18,7 @@ use crate::member::CallId;
 use crate::script;
 use crate::trace::Kind;
 use crate::wire;
-use crate::workload::client::read_all;
+use crate::workload::client::{Subject, read_all};
 use crate::workload::watcher::WatchClient;
 
 /// How long after healing everything must work again.
@@ -74,6 +74,11 @@ impl Finale {
     pub(super) fn next_call(&mut self) -> u64 {
         self.calls += 1;
         self.calls
+    }
+
+    /// What is under way has time until then.
+    pub(super) fn allow(&mut self, until: Nanos) {
+        self.deadline = until;
     }
 
     pub(super) fn opening(&mut self) -> &mut Opening {
@@ -208,6 +213,7 @@ impl World {
         let id = self.history.invoke(client as u64, now, op.clone());
         let call = CallId { client, call: self.finale.next_call() };
         let request = wire::encode(&op);
+        self.audit.sent(now, client, call.call, &Subject::Op(id, op.clone()), None);
         self.finale.pending = Some((call.call, id, op));
         self.tell(now, || {
             let text = script::describe(request.0, &request.1);

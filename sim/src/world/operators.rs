@@ -28,7 +28,7 @@ use crate::trace::Kind;
 use crate::wire;
 use crate::workload::Token;
 use crate::workload::badge::{Badge, ROOT, ROOT_PASSWORD};
-use crate::workload::chore::Chore;
+use crate::workload::chore::{Chore, listed};
 use crate::workload::client::{Subject, lease_request};
 use crate::workload::operator::{Operator, Task, everything};
 
@@ -64,6 +64,7 @@ impl Opening {
         if regime.quota_bytes.is_some() {
             let range = everything();
             opening.tasks.push_back(Task::Op(Op::DeleteRange(DeleteRangeRequest { range, prev_kv: false })));
+            opening.tasks.push_back(Task::Chore(Chore::Leases));
             opening.tasks.push_back(Task::Op(Op::Compact(newest)));
             opening.tasks.push_back(Task::Chore(Chore::Alarms));
         }
@@ -147,8 +148,10 @@ impl World {
         match task {
             Task::Chore(chore) => Subject::Chore(chore),
             Task::Op(op) => {
-                if let Op::Compact(revision) = &op {
-                    self.floor = self.floor.max(*revision);
+                match &op {
+                    Op::Compact(revision) => self.floor = self.floor.max(*revision),
+                    Op::LeaseRevoke(lease) => self.leases.meddled(*lease),
+                    _ => {}
                 }
                 Subject::Op(self.history.invoke(line as u64, now, op.clone()), op)
             }
@@ -215,8 +218,13 @@ impl World {
         let opening = self.finale.opening();
         let Some((_, id)) = opening.pending.take_if(|(pending, _)| *pending == call) else { return Ok(()) };
         let Some(task) = opening.tasks.pop_front() else { return Ok(()) };
-        if let (Some(id), Task::Op(op)) = (id, &task) {
-            self.record(now, id, op, answer.clone())?;
+        if let (Some(id), Task::Op(op)) = (id, &task)
+            && self.record(now, id, op, answer.clone())?
+            && let Op::LeaseRevoke(lease) = op
+        {
+            self.leases.revoked(*lease, now);
+            let until = now + self.recovery();
+            self.finale.allow(until); // There may be hundreds.
         }
         let opening = self.finale.opening();
         let says = |error: Error| matches!(&answer, Some(Err(CallError::Status(status))) if *status == error.into());
@@ -228,7 +236,11 @@ impl World {
             (Task::Chore(Chore::Alarms), Some(Ok(bytes))) => {
                 opening.tasks.extend(alarmed(bytes).into_iter().map(|member| Task::Chore(Chore::Disarm(member))));
             }
+            (Task::Chore(Chore::Leases), Some(Ok(bytes))) => {
+                listed(bytes).into_iter().for_each(|lease| opening.tasks.push_front(Task::Op(Op::LeaseRevoke(lease))));
+            }
             (_, Some(Ok(_))) => {}
+            (Task::Op(Op::LeaseRevoke(_)), _) if says(Error::LeaseNotFound) => {}
             (Task::Chore(Chore::Login { .. }), _) if says(Error::AuthNotEnabled) => opening.token = None,
             (Task::Op(Op::Compact(_)), Some(Err(CallError::Status(_))))
                 if says(Error::Compacted { oldest: Revision(0) }) => {}
