@@ -16,7 +16,7 @@ pub struct Told {
     pub cluster: ClusterId,
     /// Its own ID.
     pub member: NodeId,
-    /// The initial voters, itself among them.
+    /// The initial voters, or those that a running cluster tells of; itself among them unless it is a learner.
     pub voters: Vec<NodeId>,
     /// Drawn at random at every start: the member's incarnation if its disk holds none.
     pub incarnation: Incarnation,
@@ -25,9 +25,9 @@ pub struct Told {
 }
 
 impl Told {
-    /// Whether the voters it was told of can give it back what it has lost: as [`is_restorable`], itself being one of them.
+    /// Whether the voters it was told of can give it back what it has lost.
     fn is_restorable(&self) -> bool {
-        self.voters.len() >= 3
+        can_restore(self.voters.iter(), self.member)
     }
 }
 
@@ -72,8 +72,13 @@ pub struct Booted<D> {
 /// Whether the other members of `config` can give `member` back what it has lost: a quorum of voters without it.
 #[must_use]
 pub fn is_restorable(config: &Configuration, member: NodeId) -> bool {
-    let others = config.voters.keys().filter(|id| **id != member).count();
-    others >= if config.voters.contains_key(&member) { 2 } else { 1 }
+    can_restore(config.voters.keys(), member)
+}
+
+/// A voter counts again once two others vouch for it, a quorum of three; a learner needs one to learn from.
+fn can_restore<'a>(voters: impl Iterator<Item = &'a NodeId>, member: NodeId) -> bool {
+    let (own, others): (Vec<&NodeId>, Vec<&NodeId>) = voters.partition(|id| **id == member);
+    others.len() >= if own.is_empty() { 1 } else { 2 }
 }
 
 /// Whether the others can give a member back what its sound log needs. The voters that it was told of at its command line
@@ -107,7 +112,7 @@ pub fn is_removed(recovered: &Recovered, applied: LogIndex) -> bool {
 /// Opens the log on the disk that `open` gives, or begins one. Who a member is, its log says; what it is told otherwise
 /// does not matter then. (etcd)
 ///
-/// A damaged log of a member whose cluster can restore it (three voters or more) is moved aside, never deleted, and the
+/// A damaged log of a member whose cluster can restore it (see [`is_restorable`]) is moved aside, never deleted, and the
 /// member begins as an amnesiac.
 ///
 /// # Errors
@@ -289,6 +294,17 @@ mod tests {
         let expected = booted.recovered.clone();
         drop(booted);
         assert_eq!(start(folder.path(), 3, 9).unwrap().recovered, expected, "the new life lasts");
+    }
+
+    #[test]
+    fn a_learner_is_restored_by_a_single_voter_and_a_voter_by_two() {
+        let of = |member: u64, voters: &[u64]| {
+            let (member, voters) = (NodeId(member), voters.iter().copied().map(NodeId).collect());
+            let incarnation = Incarnation(1);
+            Told { cluster: ClusterId(1), member, voters, incarnation, joins: true }.is_restorable()
+        };
+        assert!(of(9, &[1]) && of(1, &[1, 2, 3]));
+        assert!(!of(1, &[1, 2]) && !of(1, &[1]) && !of(9, &[]));
     }
 
     #[test]

@@ -334,7 +334,7 @@ async fn ask(config: &Config, connector: &Connector) -> Result<Instructions, Lau
     let told = Told {
         cluster: joined.cluster,
         member: joined.member,
-        voters: joined.others.iter().map(|(id, _)| *id).chain([joined.member]).collect(),
+        voters: joined.voters,
         incarnation: Incarnation(random()?),
         joins: true,
     };

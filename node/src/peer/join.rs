@@ -18,6 +18,8 @@ pub struct Joined {
     pub member: NodeId,
     /// The others: their IDs and peer URLs.
     pub others: Vec<(NodeId, Vec<Url>)>,
+    /// Those that vote, itself among them unless it is a learner.
+    pub voters: Vec<NodeId>,
 }
 
 /// Asks the other members of `--initial-cluster`, one after the other, until one knows of all of them.
@@ -68,7 +70,8 @@ fn match_up(cluster: &pb::MembersResponse, initial: &[InitialMember], name: &str
         }
     }
     let member = member.ok_or_else(|| refused("this member is not among them"))?;
-    Ok(Joined { cluster: ClusterId(cluster.cluster_id), member, others })
+    let voters = cluster.members.iter().filter(|theirs| !theirs.is_learner).map(|theirs| NodeId(theirs.id)).collect();
+    Ok(Joined { cluster: ClusterId(cluster.cluster_id), member, others, voters })
 }
 
 fn sorted(mut urls: Vec<Url>) -> Vec<Url> {
@@ -115,8 +118,10 @@ mod tests {
 
     #[test]
     fn a_member_is_whom_the_cluster_says_has_its_urls() {
-        let joined = match_up(&cluster(&["a", "b"]), &initial(&["b", "a"]), "b").unwrap();
-        assert_eq!((joined.cluster, joined.member), (ClusterId(0xc1), NodeId(8)));
+        let mut theirs = cluster(&["a", "b"]);
+        theirs.members[1].is_learner = true;
+        let joined = match_up(&theirs, &initial(&["b", "a"]), "b").unwrap();
+        assert_eq!((joined.cluster, joined.member, joined.voters), (ClusterId(0xc1), NodeId(8), vec![NodeId(7)]));
         assert_eq!(joined.others, [(NodeId(7), vec!["http://a:2380".parse().unwrap()])]);
     }
 

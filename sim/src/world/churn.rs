@@ -338,14 +338,14 @@ impl World {
         }
     }
 
-    /// Asks any other member who the members are. (The server: `peer::join`)
+    /// Asks any other member who votes. (The server: `peer::join`)
     pub(super) fn ask_members(&self, machine: usize, id: NodeId) -> Option<Vec<NodeId>> {
         let others = (0..self.machines.len()).map(|n| (machine + n) % self.machines.len()).skip(1);
         let reached = others.filter(|other| self.network.open(machine, *other) && self.network.open(*other, machine));
         let awake = reached.map(|other| &self.machines[other]).filter(|other| !other.paused);
         let lists = awake.filter_map(|other| other.process.as_ref()).map(|process| process.published().view.members());
         let knows = lists.into_iter().find(|members| members.get(id).is_some());
-        knows.map(|members| members.iter().map(|member| member.id).collect())
+        knows.map(|members| members.iter().filter(|member| !member.is_learner).map(|member| member.id).collect())
     }
 
     pub(super) fn start_later(&mut self, now: Nanos, machine: usize) {
