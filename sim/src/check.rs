@@ -4,6 +4,7 @@ use std::fmt;
 
 pub mod audit;
 pub mod consensus;
+pub mod leadership;
 pub mod lease;
 pub mod lock;
 pub mod membership;

@@ -12,6 +12,7 @@ use crate::backend::SimBackends;
 use crate::call::Answer;
 use crate::check::audit::Audit;
 use crate::check::consensus::Consensus;
+use crate::check::leadership::Leadership;
 use crate::check::lease::Leases;
 use crate::check::lock::Locks;
 use crate::check::membership::Membership;
@@ -87,6 +88,7 @@ pub struct World {
     badges: Vec<Badge>,
     history: History,
     consensus: Consensus,
+    leadership: Leadership,
     /// States after an entry that members had who were wrong.
     wrong_states: BTreeSet<(LogIndex, u64)>,
     leases: Leases,
@@ -183,6 +185,7 @@ impl World {
             lines: (0..lines).map(line).collect(),
             history: History::new(),
             consensus: Consensus::default(),
+            leadership: Leadership::new(setup.knobs.election, setup.knobs.heartbeat),
             wrong_states: BTreeSet::new(),
             leases: Leases::default(),
             locks: Locks::default(),

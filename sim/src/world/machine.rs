@@ -187,6 +187,7 @@ impl World {
         }
         self.totals.starts += 1;
         self.audit.started(member);
+        self.leadership.started(member);
         if let Some(reference) = &self.reference {
             self.space.started(member, reference.last());
         }
@@ -246,17 +247,19 @@ impl World {
         self.trace.event(now, Kind::Output, member, local.0, &[], || format!("turn at {}", local.0));
         self.carry_out(now, member)?;
         self.tell_status(now, member);
-        self.inspect(member)?;
+        self.inspect(now, member)?;
         self.see_config(member);
         self.rouse(now, member);
         Ok(())
     }
 
     /// What can be said of a member between two turns.
-    fn inspect(&mut self, member: usize) -> Verdict {
+    fn inspect(&mut self, now: Nanos, member: usize) -> Verdict {
         let deep = self.machines[member].rng.chance(1, 64);
         let Some(process) = &self.machines[member].process else { return Ok(()) };
         let raft = process.replica().raft();
+        let id = raft.identity().member;
+        self.leadership.turned(now, (member, id), raft.status(), raft.config_index())?;
         if raft.status().role == Role::Leader {
             let followers = self.machines.iter().map(|machine| machine.process.as_ref().map(|p| p.replica().raft()));
             self.consensus.led(member, raft, &followers.collect::<Vec<_>>())?;

@@ -36,6 +36,7 @@ impl World {
         self.trace.event(now, Kind::Input, to, from as u64, &bytes, || format!("<- {from} {text}"));
         if let Some(process) = &mut self.machines[to].process {
             process.receive(sender, bytes);
+            self.leadership.heard(now, to, sender);
             self.rouse(now, to);
         }
     }
