@@ -567,7 +567,7 @@ impl Raft {
                 reach!(StaleLeader);
                 self.send_promised(from, Body::Stale, out);
             }
-            _ if !is_current => {}
+            _ if !is_current && !(mutant::is_on(Mutant::R27) && matches!(message.body, Body::VoteReply { .. })) => {}
             Body::VoteReply { to, granted } => self.on_vote_reply(from, message.incarnation, to, granted, out),
             Body::Append { prev_index, prev_term, entries, commit } => {
                 self.on_append(from, (prev_index, prev_term), entries, commit, out);
@@ -650,7 +650,7 @@ impl Raft {
 
     /// Gives out what is committed and durable here.
     fn give(&mut self, out: &mut Vec<Output>) {
-        let to = self.commit.min(self.log.durable());
+        let to = if self.is_hasty() { self.commit } else { self.commit.min(self.log.durable()) };
         if to > self.given {
             out.push(Output::Commit { entries: self.log.range(self.given.next(), to) });
             self.given = to;

@@ -125,6 +125,9 @@ impl<D: Disk> Wal<D> {
         let mut bytes = Vec::new();
         for sequence in chain {
             bytes = disk.read(&file_name(*sequence))?;
+            if mutant::is_on(Mutant::P09) {
+                bytes.truncate(options.segment_bytes as usize);
+            }
             recovery.segment(*sequence, &bytes, chain.last() == Some(sequence))?;
         }
         let found = recovery.finish()?;
@@ -136,7 +139,8 @@ impl<D: Disk> Wal<D> {
         disk.sync(&name)?;
 
         let has_reserve = names.iter().any(|name| name == RESERVE);
-        let (next, previous_end) = (found.sequence + 1, found.end);
+        let end = if mutant::is_on(Mutant::P10) { found.proven } else { found.end };
+        let (next, previous_end) = (found.sequence + 1, end);
         let mut wal = Self::begin(disk, options, next, previous_end, found.checkpoint, found.layout, has_reserve)?;
         wal.disk.truncate(&name, previous_end.into())?;
         for sequence in stale {
@@ -261,7 +265,10 @@ impl<D: Disk> Wal<D> {
     fn rotate(&mut self) -> io::Result<()> {
         self.sync()?;
         let (sequence, previous_end) = (self.segment.sequence() + 1, self.segment.end());
-        let (options, checkpoint, mut has_reserve) = (self.options, self.checkpoint.clone(), self.has_reserve);
+        let (options, mut checkpoint, mut has_reserve) = (self.options, self.checkpoint.clone(), self.has_reserve);
+        if mutant::is_on(Mutant::P11) {
+            checkpoint.hard_state.vote = None;
+        }
         self.segment =
             self.guard(|disk| place(disk, options, sequence, previous_end, &checkpoint, &mut has_reserve))?;
         self.has_reserve = has_reserve;

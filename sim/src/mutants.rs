@@ -27,6 +27,8 @@ pub const ABSENT: &[(&str, &str)] = &[
     ("R29", "no leader answers reads by a lease: each read waits for a round; R34 and R36 plant such answers"),
     ("R30", "as R29"),
     ("R35", "a member reads only what it has applied since a round that began after it started"),
+    ("P14", "the applier owns the backend and does one thing after the other, each to its end"),
+    ("P17", "a log that begins behind a snapshot begins with the next entry: format::wal::Checkpoint refuses a gap"),
     ("A03", "a defragmentation is a flush and a compaction of the backend's: node/tests/backend_crash.rs"),
     ("A07", "a client that goes away reaches nothing but its own wait; entries know no client"),
     ("A13", "readers hold a published view and a picture of the backend, no lock"),
@@ -125,7 +127,7 @@ impl Ledger {
 /// # Errors
 /// The ledger cannot be written, or `out`.
 pub fn matrix(mutants: &[Mutant], effort: Effort, ledger: &mut Ledger, out: &mut impl Write) -> io::Result<bool> {
-    writeln!(out, "{:<7}{:<14}{:>8}{:>8}{:>8}  mistake", "mutant", "killed by", "seeds", "CPU s", "seed")?;
+    writeln!(out, "{:<7}{:<14}{:>8}{:>8}{:>11}  mistake", "mutant", "killed by", "seeds", "CPU s", "seed")?;
     let mut alive = 0;
     for &mutant in mutants {
         let mut tries = Vec::new();
@@ -152,7 +154,7 @@ pub fn matrix(mutants: &[Mutant], effort: Effort, ledger: &mut Ledger, out: &mut
         let oracle = oracle.as_deref().unwrap_or("ALIVE");
         writeln!(
             out,
-            "{:<7}{oracle:<14}{seeds:>8}{cpu_seconds:>8.1}{seed:>8}  {}{}",
+            "{:<7}{oracle:<14}{seeds:>8}{cpu_seconds:>8.1}{seed:>11}  {}{}",
             mutant.name(),
             mutant.text(),
             if lives > 0 { format!(" (alive in {lives} of {} tries)", tries.len()) } else { String::new() }

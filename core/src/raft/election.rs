@@ -41,7 +41,7 @@ impl Raft {
         leader.heartbeat_deadline = self.now + self.config.heartbeat;
         let is_checked = self.now >= leader.quorum_deadline;
         self.dismiss();
-        if is_checked && !self.has_heard_quorum() {
+        if is_checked && !self.has_heard_quorum() && !mutant::is_on(Mutant::R26) {
             reach!(CheckQuorum);
             // Check quorum: a leader that few can hear must not keep clients waiting. (thesis §6.2)
             self.follow(self.term, None, out);
@@ -94,7 +94,9 @@ impl Raft {
         self.role = Role::Candidate;
         self.leader_id = None;
         self.heard = None;
-        self.votes.clear();
+        if !mutant::is_on(Mutant::R25) {
+            self.votes.clear();
+        }
         self.reset_election_deadline();
         // Asked only once our own vote is durable: a candidate that forgets it could vote for another.
         let body = Body::Vote { last_index: self.log.last(), last_term: self.log.last_term(), transfer };
@@ -313,6 +315,9 @@ impl Raft {
             }));
             self.leader_id = None;
             self.received = self.commit; // What a leader has is not received.
+        }
+        if self.role == Role::Candidate && leader_id.is_none() && mutant::is_on(Mutant::R27) {
+            return;
         }
         if self.role != Role::Follower {
             self.role = Role::Follower;

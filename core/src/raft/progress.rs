@@ -249,7 +249,7 @@ impl Progress {
     /// Whether the budget in flight is used up.
     pub(super) fn is_full(&self, messages_max: u64, bytes_max: u64) -> bool {
         self.inflight.len() as u64 >= messages_max.max(1)
-            || (self.inflight_bytes >= bytes_max && !self.inflight.is_empty())
+            || (self.inflight_bytes >= bytes_max && (!self.inflight.is_empty() || mutant::is_on(Mutant::R40)))
     }
 
     fn replicate(&mut self, matched: LogIndex) {
@@ -266,7 +266,9 @@ impl Progress {
 
     fn clear_inflight(&mut self) {
         self.inflight.clear();
-        self.inflight_bytes = 0;
+        if !mutant::is_on(Mutant::R40) {
+            self.inflight_bytes = 0;
+        }
         self.mark = None;
     }
 

@@ -59,6 +59,10 @@ impl Raft {
                 }
                 let prev_index = LogIndex(progress.next.0 - 1);
                 let Some(prev_term) = self.log.term(prev_index) else {
+                    if mutant::is_on(Mutant::R39) {
+                        let (prev_term, entries) = (Term(0), Vec::new());
+                        out.push(send(Body::Append { prev_index, prev_term, entries, commit: self.commit }));
+                    }
                     // Not to one that may be gone: it would keep the lane, and log behind it, for nothing.
                     let is_alive = self.now < progress.heard + config.election_timeout;
                     let is_wanted = is_alive && !leader.departing.contains_key(to);
@@ -103,8 +107,14 @@ impl Raft {
         }
         let (prev_index, prev_term) = prev;
         let last_new = LogIndex(prev_index.0 + entries.len() as u64);
+        if prev_index < self.log.start() && mutant::is_on(Mutant::R07) && self.commit < self.log.last() {
+            self.log.truncate(self.commit.next());
+            self.received = self.commit;
+        }
+        let is_same = self.log.term(prev_index) == Some(prev_term)
+            || (mutant::is_on(Mutant::R39) && self.log.term(prev_index).unwrap_or_default() == prev_term);
         // What is compacted here is committed, hence the leader's too.
-        if prev_index >= self.log.start() && self.log.term(prev_index) != Some(prev_term) {
+        if prev_index >= self.log.start() && !is_same {
             if prev_index <= self.commit {
                 return; // Cannot be: committed entries never differ.
             }
@@ -221,6 +231,7 @@ impl Raft {
         let index = LogIndex(agreed(self.log.config(), |id, incarnation| match self.counted(id, incarnation) {
             Some(progress) => progress.matched.0,
             None if self.is_self(id, incarnation) && mutant::is_on(Mutant::R42) => self.log.last().0,
+            None if self.is_self(id, incarnation) && self.is_hasty() => self.log.last().0,
             None if self.is_self(id, incarnation) => self.log.durable().0,
             None => 0,
         }));
@@ -229,6 +240,11 @@ impl Raft {
         if index > self.commit && (self.log.term(index) == Some(self.term) || mutant::is_on(Mutant::R01)) {
             self.commit = index;
         }
+    }
+
+    /// Whether what this member wrote counts before it is durable: only a planted mistake does that.
+    pub(super) fn is_hasty(&self) -> bool {
+        mutant::is_on(Mutant::P01) && self.log.config().voters.len() == 1 && self.role == Role::Leader
     }
 
     /// What a majority of all members has, learners among them: only a planted mistake asks.
@@ -260,7 +276,8 @@ impl Raft {
 /// Whether a leader of `term` could have sent these entries after `prev`.
 fn is_well_formed(term: Term, prev: (LogIndex, Term), entries: &[Entry]) -> bool {
     let (mut index, mut before) = prev;
-    if (index == LogIndex(0)) != (before == Term(0)) || before > term {
+    let is_somewhere = (index == LogIndex(0)) == (before == Term(0)) || mutant::is_on(Mutant::R39);
+    if !is_somewhere || before > term {
         return false;
     }
     entries.iter().all(|entry| {

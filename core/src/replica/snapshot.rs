@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use super::{Output, PeerMessage, Replica, SnapshotChunk, SnapshotId, raft};
 use crate::entry::Configuration;
+use crate::mutant::{self, Mutant};
 use crate::{Blob, Generation, Instant, LogIndex, NodeId, Term};
 
 /// An unacknowledged chunk is sent again after this.
@@ -199,7 +200,8 @@ impl Replica {
         }
         let known = self.receiver.as_ref().is_some_and(|receiver| receiver.id == chunk.snapshot);
         if !known {
-            let busy = self.receiver.as_ref().is_some_and(|receiver| receiver.complete || receiver.storing.is_some());
+            let is_busy = |it: &Receiver| (it.complete && !mutant::is_on(Mutant::P15)) || it.storing.is_some();
+            let busy = self.receiver.as_ref().is_some_and(is_busy);
             if chunk.sequence != 0 || busy {
                 return;
             }

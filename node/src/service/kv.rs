@@ -4,6 +4,7 @@ use quorate_api::etcdserverpb as pb;
 use quorate_core::Revision;
 use quorate_core::auth::Author;
 use quorate_core::command::{Command, Outcome};
+use quorate_core::mutant::{self, Mutant};
 use quorate_core::replica::{Request, Response};
 use quorate_core::request::{KeyRange, RangeRequest, RequestOp, SortOrder, SortTarget, TxnRequest};
 use quorate_core::store::Need;
@@ -175,6 +176,7 @@ fn txn_cost(txn: &pb::TxnRequest) -> u64 {
     let branch = |ops: &[pb::RequestOp]| -> u64 {
         let cost = |op: &pb::RequestOp| match &op.request {
             Some(Request::RequestPut(put)) => put_cost(put),
+            Some(Request::RequestTxn(_)) if mutant::is_on(Mutant::U09) => 0,
             Some(Request::RequestTxn(txn)) => txn_cost(txn),
             _ => 0,
         };

@@ -154,8 +154,10 @@ impl Recovery {
             at += FRAME_BYTES + payload.len().next_multiple_of(8);
         }
         state.end = offset(at);
-        reach!(TornTail if newest && bytes[at..].iter().any(|byte| *byte != 0));
-        if newest && !mutant::is_on(Mutant::P03) && frames.prove_synced(at) {
+        let is_torn = || bytes[at..].iter().any(|byte| *byte != 0);
+        reach!(TornTail if newest && is_torn());
+        let is_damaged = !mutant::is_on(Mutant::P03) && frames.prove_synced(at);
+        if newest && (is_damaged || (mutant::is_on(Mutant::P05) && is_torn())) {
             reach!(LogDamaged);
             return Err(Damage::Record { segment: sequence, offset: state.end });
         }

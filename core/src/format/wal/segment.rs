@@ -6,6 +6,7 @@ use super::{CRC, Checkpoint, FRAME_BYTES, HEADER_BYTES, MAGIC, VERSION, offset, 
 use crate::LogIndex;
 use crate::entry::Record;
 use crate::format::codec;
+use crate::mutant::{self, Mutant};
 
 /// Where the next frame of a segment goes and what it must say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +111,8 @@ impl Frame {
 
     pub(super) fn crc(&self, sequence: u64, header_crc: u32, at: u32) -> u32 {
         let mut covered = [0; 28];
+        let is_placed = !mutant::is_on(Mutant::P19);
+        let (sequence, header_crc, at) = if is_placed { (sequence, header_crc, at) } else { (0, 0, 0) };
         covered[0..8].copy_from_slice(&sequence.to_le_bytes());
         for (i, part) in [header_crc, at, self.len, self.synced, self.payload_crc].into_iter().enumerate() {
             covered[8 + 4 * i..12 + 4 * i].copy_from_slice(&part.to_le_bytes());
