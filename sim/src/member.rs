@@ -346,6 +346,12 @@ impl Process {
         !self.applier_inbox.is_empty() || self.applier.has_work()
     }
 
+    /// Whether the applier is to take over a state that came as a snapshot.
+    #[must_use]
+    pub fn is_to_restore(&self) -> bool {
+        self.applier_inbox.iter().any(|input| matches!(input, applier::Input::Restore { .. }))
+    }
+
     /// When the applier's next turn is due at the latest.
     #[must_use]
     pub fn applier_deadline(&self) -> Instant {

@@ -153,6 +153,8 @@ pub struct Latencies {
     pub sync: Nanos,
     /// A batch of the applier.
     pub apply: Nanos,
+    /// Loading a state that came as a snapshot, beside that.
+    pub restore: Nanos,
     /// Between client and member.
     pub client: Nanos,
 }
@@ -245,6 +247,7 @@ impl Setup {
                 // A vote is given after a sync: no disk is so slow that nobody can be elected.
                 sync: (pick(rng, &[(1, 100), (2, 1_000), (1, 10_000)]) * MICRO).min(election / 30),
                 apply: pick(rng, &[(3, 100), (1, 2_000), (1, 20_000)]) * MICRO,
+                restore: pick(&mut stream(seed, Stream::Backend, 1_000), &[(3, 0), (1, 300), (1, 3_000)]) * MILLI,
                 client: pick(rng, &[(2, 100), (1, 2_000)]) * MICRO,
             },
             network: draw_network(rng, election),

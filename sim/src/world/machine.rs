@@ -223,7 +223,8 @@ impl World {
             self.heap.push(now + took, link::member(member, 1), Event::Synced { member, epoch });
         }
         let apply = if process.can_apply() {
-            Some(now + 1 + machine.apply_slowness * tail(&mut machine.rng, latencies.apply))
+            let loading = if process.is_to_restore() { latencies.restore } else { 0 };
+            Some(now + 1 + loading + machine.apply_slowness * tail(&mut machine.rng, latencies.apply))
         } else {
             machine.clock.when(process.applier_deadline()).map(|at| at.max(now + MICRO))
         };
