@@ -149,11 +149,11 @@ impl World {
             && pairs.into_iter().all(|(from, to)| self.network.open(from, to))
     }
 
-    /// A member finds out within a second, and what messages and applying take.
+    /// A member finds out within a second, and what messages and applying take; another one may have to load its state first.
     fn notice(&self) -> Nanos {
         let (latencies, network) = (self.setup.latencies, self.setup.network);
         let step = latencies.turn + latencies.sync + latencies.apply + network.delay_min + 4 * network.delay_tail;
-        SECOND + 20 * step
+        SECOND + 20 * step + 2 * latencies.restore
     }
 
     /// It is time that a member has found out, unless something else has got into its way.
