@@ -3,6 +3,7 @@
 use std::fmt;
 
 pub mod audit;
+pub mod cache;
 pub mod consensus;
 pub mod leadership;
 pub mod lease;

@@ -335,7 +335,7 @@ fn setup(config: Config) -> Result<Setup, String> {
     setup.knobs.heartbeat = 100 * MILLI;
     setup.knobs.election = SECOND;
     setup.knobs.start_spread = 50 * MILLI;
-    (setup.members, setup.churn, setup.contest) = (members, None, None);
+    (setup.members, setup.churn, setup.contest, setup.control_plane) = (members, None, None, None);
     (setup.clients, setup.watchers) = (CALLS_MAX, 0);
     (setup.classes, setup.network, setup.regime) = (Classes::default(), Quality::CALM, regime);
     (setup.duration, setup.schedule) = (LIFE, schedule);

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::check::Violation;
 use crate::check::audit::Figures;
-use crate::check::lock;
+use crate::check::{cache, lock};
 use crate::chronicle::Chronicle;
 use crate::heap::SECOND;
 use crate::schedule::Strike;
@@ -53,6 +53,7 @@ pub struct Totals {
     pub fenced: u64,
     pub noticed_in_time: u64,
     pub locks: lock::Figures,
+    pub caches: cache::Figures,
     /// The most operations that a run had to remember at once, since it could not judge them for good yet.
     pub remembered: u64,
 }
@@ -60,7 +61,7 @@ pub struct Totals {
 impl Totals {
     /// Every figure and its name.
     #[must_use]
-    pub fn figures(&self) -> [(&'static str, u64); 50] {
+    pub fn figures(&self) -> [(&'static str, u64); 57] {
         [
             ("simulated seconds", self.simulated_nanos / SECOND),
             ("operations", self.operations),
@@ -112,6 +113,13 @@ impl Totals {
             ("writes fenced off", self.locks.fenced_off),
             ("turns that were lost", self.locks.lost_turns),
             ("leaders observed", self.locks.leaders_seen),
+            ("lists", self.caches.lists),
+            ("pages of lists", self.caches.pages),
+            ("lists that expired", self.caches.lists_expired),
+            ("watches that expired", self.caches.watches_expired),
+            ("guarded writes won", self.caches.writes_won),
+            ("guarded writes lost", self.caches.writes_lost),
+            ("caches compared", self.caches.caches_compared),
         ]
     }
 
@@ -168,6 +176,7 @@ impl Totals {
         self.fenced += other.fenced;
         self.noticed_in_time += other.noticed_in_time;
         self.locks.add(&other.locks);
+        self.caches.add(&other.caches);
         self.remembered = self.remembered.max(other.remembered);
     }
 }

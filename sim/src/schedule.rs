@@ -273,6 +273,8 @@ pub enum Set {
     Admins(usize),
     /// Clients that contend for a lock or for leadership.
     Contenders(usize),
+    /// Controllers of a control plane.
+    Controllers(usize),
     /// See [`crate::swarm::Setup::fate`].
     Fate(u64),
     /// Clients do what the schedule says, and nothing else.
@@ -292,6 +294,7 @@ impl fmt::Display for Set {
             Self::Watchers(watchers) => write!(f, "set watchers={watchers}"),
             Self::Admins(admins) => write!(f, "set admins={admins}"),
             Self::Contenders(contenders) => write!(f, "set contenders={contenders}"),
+            Self::Controllers(controllers) => write!(f, "set controllers={controllers}"),
             Self::Fate(fate) => write!(f, "set fate={fate}"),
             Self::Script => write!(f, "set clients-follow=script"),
             Self::CatchupEntries(entries) => write!(f, "set catchup-entries={entries}"),
@@ -317,6 +320,7 @@ impl FromStr for Set {
             "watchers" => Self::Watchers(count()?),
             "admins" => Self::Admins(count()?),
             "contenders" => Self::Contenders(count()?),
+            "controllers" => Self::Controllers(count()?),
             "fate" => Self::Fate(number()?),
             "catchup-entries" => Self::CatchupEntries(number()?),
             "flush-batches" => Self::FlushBatches(number()?),
@@ -544,6 +548,7 @@ mod tests {
             &clients[..],
             &[
                 Set::Contenders(3),
+                Set::Controllers(2),
                 Set::Duration(MICRO),
                 Set::Fate(u64::MAX),
                 Set::CatchupEntries(1),

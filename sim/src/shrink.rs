@@ -204,6 +204,7 @@ pub fn shrink(setup: Setup, report: &Report, cpu_seconds_max: f64, tell: &mut dy
             search.drop_clients();
             search.drop_admins();
             search.drop_contenders();
+            search.drop_controllers();
             search.hurry();
             search.drop_watchers();
             if search.size() >= before || search.is_over() {
@@ -222,7 +223,9 @@ impl Search<'_> {
     fn size(&self) -> (usize, usize, Nanos) {
         let Setup { script, clients, watchers, duration, .. } = &self.best.setup;
         let drawing = if script.is_some() { 0 } else { clients + watchers };
-        (self.best.events(), drawing + self.best.setup.admins() + self.best.setup.contenders(), *duration)
+        let setup = &self.best.setup;
+        let always = setup.admins() + setup.contenders() + setup.controllers();
+        (self.best.events(), drawing + always, *duration)
     }
 
     /// Whether `candidate` breaks the same promise; if so it is the best from now on.
@@ -369,6 +372,17 @@ impl Search<'_> {
             if self.best.setup.contenders() > contenders {
                 let mut candidate = self.best.setup.clone();
                 candidate.contest.iter_mut().for_each(|contest| contest.contenders = contenders);
+                self.fails(&candidate);
+            }
+        }
+    }
+
+    /// Fewer controllers: they always draw what they do, since it depends on what they were told.
+    fn drop_controllers(&mut self) {
+        for controllers in [0, 1, 2] {
+            if self.best.setup.controllers() > controllers {
+                let mut candidate = self.best.setup.clone();
+                candidate.control_plane.iter_mut().for_each(|plane| plane.controllers = controllers);
                 self.fails(&candidate);
             }
         }

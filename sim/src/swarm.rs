@@ -41,6 +41,7 @@ pub enum Stream {
     Regime = 40,
     Operator,
     Contender = 60,
+    Controller = 80,
 }
 
 /// The stream of `seed` for a purpose and the number of a member, link or client.
@@ -144,6 +145,21 @@ pub struct Contest {
     pub pause: Nanos,
 }
 
+/// Clients that use the store as the control plane of Kubernetes does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ControlPlane {
+    /// Controllers, each with a cache of all objects.
+    pub controllers: usize,
+    /// Objects that there may be.
+    pub objects: u64,
+    /// Objects on a page of a list.
+    pub page: u64,
+    /// Mean pause of a controller between two calls.
+    pub pause: Nanos,
+    /// Mean time from one compaction to the next.
+    pub compaction: Nanos,
+}
+
 /// How long things take inside a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Latencies {
@@ -173,6 +189,8 @@ pub struct Setup {
     pub churn: Option<Churn>,
     /// Who contends for what, if anybody does.
     pub contest: Option<Contest>,
+    /// The control plane, if there is one.
+    pub control_plane: Option<ControlPlane>,
     /// Number of clients.
     pub clients: usize,
     /// Mean pause of a client between two operations.
@@ -233,6 +251,7 @@ impl Setup {
             members,
             churn,
             contest: draw_contest(seed, &regime),
+            control_plane: draw_control_plane(seed, &regime),
             clients,
             think: SECOND / 200 * clients as u64,
             watchers: 3,
@@ -276,6 +295,12 @@ impl Setup {
     #[must_use]
     pub fn contenders(&self) -> usize {
         self.contest.map_or(0, |contest| contest.contenders)
+    }
+
+    /// Number of controllers.
+    #[must_use]
+    pub fn controllers(&self) -> usize {
+        self.control_plane.map_or(0, |plane| plane.controllers)
     }
 
     /// The stream for a purpose and the number of a member, link or client.
@@ -416,6 +441,9 @@ impl Setup {
             Set::Contenders(contenders @ 0..=8) if self.contest.is_some() || contenders == 0 => {
                 self.contest.iter_mut().for_each(|contest| contest.contenders = contenders);
             }
+            Set::Controllers(controllers @ 0..=8) if self.control_plane.is_some() || controllers == 0 => {
+                self.control_plane.iter_mut().for_each(|plane| plane.controllers = controllers);
+            }
             Set::ClientsFrom(from) if from <= self.duration => self.clients_from = from,
             Set::Duration(duration @ SECOND..=DURATION_MAX) => self.duration = duration,
             other => return Err(format!("{other}: out of range")),
@@ -434,6 +462,7 @@ impl Setup {
                 Set::Watchers(setup.watchers),
                 Set::Admins(setup.admins()),
                 Set::Contenders(setup.contenders()),
+                Set::Controllers(setup.controllers()),
                 Set::Fate(setup.fate),
                 Set::CatchupEntries(setup.knobs.catchup_entries),
                 Set::FlushBatches(setup.knobs.flush_batches),
@@ -451,6 +480,7 @@ impl Setup {
             members,
             churn,
             contest,
+            control_plane,
             clients,
             keys,
             classes,
@@ -462,8 +492,8 @@ impl Setup {
             ..
         } = self;
         format!(
-            "# seed {seed}: {members} members, {clients} clients, {keys} keys\n# {churn:?}\n# {contest:?}\n# {classes:?}\n# {knobs:?}\n# \
-             {regime:?}\n# {latencies:?}\n# {network:?}\n# clocks {clocks:?}"
+            "# seed {seed}: {members} members, {clients} clients, {keys} keys\n# {churn:?}\n# {contest:?}\n# {control_plane:?}\n# \
+             {classes:?}\n# {knobs:?}\n# {regime:?}\n# {latencies:?}\n# {network:?}\n# clocks {clocks:?}"
         )
     }
 }
@@ -512,6 +542,20 @@ fn draw_contest(seed: u64, regime: &Regime) -> Option<Contest> {
     };
     let is_drawn = rng.chance(2, 3) && !regime.auth && regime.quota_bytes.is_none();
     is_drawn.then_some(contest)
+}
+
+/// Whether there is a control plane. Not where users would have to let it, and nobody but it may delete its objects.
+fn draw_control_plane(seed: u64, regime: &Regime) -> Option<ControlPlane> {
+    let rng = &mut stream(seed, Stream::Controller, 1_000);
+    let plane = ControlPlane {
+        controllers: pick(rng, &[(2, 2), (3, 3), (1, 5)]),
+        objects: pick(rng, &[(1, 4), (3, 16), (2, 60)]),
+        page: pick(rng, &[(1, 1), (2, 3), (2, 10), (1, 500)]),
+        pause: pick(rng, &[(1, 10), (3, 30), (1, 200)]) * MILLI,
+        compaction: pick(rng, &[(1, 300), (2, 2_000), (2, 8_000)]) * MILLI,
+    };
+    let is_drawn = rng.chance(1, 5) && !regime.auth && regime.quota_bytes.is_none();
+    is_drawn.then_some(plane)
 }
 
 fn draw_classes(rng: &mut Rng, members: usize) -> Classes {

@@ -11,9 +11,12 @@ use quorate_jepsen::history::Op;
 use crate::world::redraw::anew;
 
 pub mod badge;
+pub mod cache;
 pub mod chore;
 pub mod client;
+pub mod compactor;
 pub mod contender;
+pub mod controller;
 pub mod ear;
 pub mod members;
 pub mod observer;

@@ -32,7 +32,9 @@ use crate::swarm::{Setup, Stream};
 use crate::trace::Trace;
 use crate::workload::badge::Badge;
 use crate::workload::client::Client;
+use crate::workload::compactor::Compactor;
 use crate::workload::contender::Contender;
+use crate::workload::controller::Controller;
 use crate::workload::members::Admin;
 use crate::workload::observer::Observer;
 use crate::workload::operator::Operator;
@@ -42,6 +44,7 @@ mod actions;
 mod churn;
 mod clients;
 mod contenders;
+mod controllers;
 mod event;
 mod finale;
 mod machine;
@@ -80,7 +83,10 @@ pub struct World {
     admins: Vec<Admin>,
     contenders: Vec<Contender>,
     observers: Vec<Observer>,
-    /// Of clients, then watch clients, then the probe, operators, administrators, contenders and observers.
+    controllers: Vec<Controller>,
+    compactors: Vec<Compactor>,
+    /// Of clients, then watch clients, then the probe, operators, administrators, contenders and observers, controllers and
+    /// compactors.
     lines: Vec<Line>,
     /// Those who look after the cluster; their lines are behind the probe's.
     operators: Vec<Operator>,
@@ -168,7 +174,9 @@ impl World {
         let regime = setup.regime;
         let operators = operators::draw(&setup);
         let (contenders, observers) = (contenders::draw(&setup), contenders::draw_observers(&setup));
-        let others = operators.len() + setup.admins() + contenders.len() + observers.len();
+        let (controllers, compactors) = (controllers::draw(&setup), controllers::draw_compactors(&setup));
+        let parties = contenders.len() + observers.len();
+        let others = operators.len() + setup.admins() + parties + controllers.len() + compactors.len();
         let lines = setup.clients + setup.watchers + 1 + others;
         let line = |n| Line { rng: setup.stream(Stream::Client, n), up: 0, down: 0 };
         let network = Network::new(setup.machines(), setup.network, &setup.stream(Stream::Network, 0));
@@ -182,6 +190,8 @@ impl World {
             admins: churn::draw(&setup),
             contenders,
             observers,
+            controllers,
+            compactors,
             lines: (0..lines).map(line).collect(),
             history: History::new(),
             consensus: Consensus::default(),
@@ -229,6 +239,7 @@ impl World {
         self.begin_clients();
         self.begin_admins();
         self.begin_contest();
+        self.begin_control();
         self.heap.push(self.setup.duration, link::NEMESIS, Event::Finale);
     }
 
@@ -335,6 +346,7 @@ impl World {
             Event::Noticed { member, epoch, since } => self.noticed(now, member, epoch, since)?,
             Event::Administer { admin } => self.administer(now, admin),
             Event::Contend { line, plan } => self.contend(now, line, plan),
+            Event::Control { line, plan } => self.control(now, line, plan),
             Event::Renew { line, lease } => self.renew(now, line, lease),
             Event::Finale => self.advance_finale(now)?,
         }

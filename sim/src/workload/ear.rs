@@ -6,12 +6,16 @@ use quorate_core::Revision;
 use quorate_core::request::KeyRange;
 
 use super::watcher::{Told, Watcher, Wish};
+use crate::heap::Nanos;
 use crate::wire;
 
 /// A watch for one purpose, over all its connections.
 #[derive(Clone, Debug)]
 pub struct Ear {
-    watcher: Watcher,
+    /// What it wants and was told.
+    pub watcher: Watcher,
+    /// What it was told is kept for the judge.
+    is_judged: bool,
     /// The member it is connected to.
     pub member: usize,
     /// The number of its connection.
@@ -27,7 +31,15 @@ impl Ear {
         let wish = Wish { range, no_put: false, no_delete: false, prev_kv: false, progress_notify: false };
         let mut watcher = Watcher::of(wish, Vec::new());
         watcher.next = Some(next);
-        Self { watcher, member: 0, connection, connected: false }
+        Self { watcher, is_judged: false, member: 0, connection, connected: false }
+    }
+
+    /// One that is told all there is to tell, previous states and bookmarks, and judged by it.
+    #[must_use]
+    pub fn judged(range: KeyRange, next: Revision, connection: u64) -> Self {
+        let mut ear = Self::new(range, next, connection);
+        (ear.watcher.wish.prev_kv, ear.watcher.wish.progress_notify, ear.is_judged) = (true, true, true);
+        ear
     }
 
     /// Connects, where it broke off; gives what to send.
@@ -47,13 +59,24 @@ impl Ear {
     ///
     /// # Errors
     /// The protocol was broken.
-    pub fn hear(&mut self, message: Bytes) -> Result<(Revision, Vec<Told>), String> {
+    pub fn hear(&mut self, now: Nanos, message: Bytes) -> Result<(Revision, Vec<Told>), String> {
         let response: pb::WatchResponse = wire::message(message);
         let header = Revision(response.header.as_ref().map_or(0, |header| header.revision));
-        if response.watch_id != 0 {
-            return Err(format!("a message to nobody on the stream: {response:?}"));
+        let known = self.watcher.told.len();
+        let is_progress = !response.created && !response.canceled && response.events.is_empty();
+        match response.watch_id {
+            0 => {
+                self.watcher.heard = now;
+                self.watcher.hear(response, header)?;
+            }
+            -1 if self.is_judged && is_progress => {
+                if self.is_live() {
+                    self.watcher.progress(header);
+                }
+            }
+            _ => return Err(format!("a message to nobody on the stream: {response:?}")),
         }
-        self.watcher.hear(response, header)?;
-        Ok((header, std::mem::take(&mut self.watcher.told)))
+        let told = &mut self.watcher.told;
+        Ok((header, if self.is_judged { told[known..].to_vec() } else { std::mem::take(told) }))
     }
 }

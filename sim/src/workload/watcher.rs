@@ -94,7 +94,7 @@ pub struct Watcher {
     /// It is told things on the connection at hand.
     live: bool,
     /// When it was last told anything that was for it alone.
-    heard: Nanos,
+    pub(super) heard: Nanos,
     /// Fragments of a response.
     partial: Vec<mvccpb::Event>,
 }
@@ -469,7 +469,7 @@ impl Watcher {
         Ok(())
     }
 
-    fn progress(&mut self, revision: Revision) {
+    pub(super) fn progress(&mut self, revision: Revision) {
         self.told.push(Told::Progress(revision));
         self.next = self.next.max(Some(revision.next()));
     }

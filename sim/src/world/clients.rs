@@ -162,6 +162,9 @@ impl World {
         if self.party_of(call.client).is_some() {
             return self.contender_answered(now, call, Some(answer));
         }
+        if self.component_of(call.client).is_some() {
+            return self.component_answered(now, call, Some(answer));
+        }
         if call.client >= self.operator(0) {
             return self.operator_answered(now, call, Some(answer));
         }
@@ -222,6 +225,12 @@ impl World {
         }
         if self.party_of(call.client).is_some() {
             if let Err(violation) = self.contender_answered(now, call, None) {
+                self.violation = Some(violation);
+            }
+            return;
+        }
+        if self.component_of(call.client).is_some() {
+            if let Err(violation) = self.component_answered(now, call, None) {
                 self.violation = Some(violation);
             }
             return;
@@ -438,14 +447,17 @@ impl World {
     }
 
     pub(super) fn watch_broken(&mut self, now: Nanos, subscription: Subscription) {
-        if !self.contest_stream_broke(now, subscription) && self.is_current(subscription) {
+        let is_taken = self.contest_stream_broke(now, subscription) || self.control_stream_broke(now, subscription);
+        if !is_taken && self.is_current(subscription) {
             self.trace.event(now, Kind::Client, subscription.client, 0, &[], || format!("{subscription:?} broke"));
             self.watchers[subscription.client].broken();
         }
     }
 
     pub(super) fn watch_message(&mut self, now: Nanos, subscription: Subscription, bytes: Bytes, cost: u64) -> Verdict {
-        if self.contest_stream_told(now, subscription, &bytes, cost)? || !self.is_current(subscription) {
+        let is_taken = self.contest_stream_told(now, subscription, &bytes, cost)?
+            || self.control_stream_told(now, subscription, &bytes, cost)?;
+        if is_taken || !self.is_current(subscription) {
             return Ok(());
         }
         self.trace.event(now, Kind::Client, subscription.client, cost, &bytes, || format!("{subscription:?} is told"));

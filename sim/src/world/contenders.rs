@@ -48,7 +48,7 @@ pub(super) enum Party {
 
 impl World {
     /// The line of a contender; observers are behind them.
-    fn line_of_party(&self, party: Party) -> usize {
+    pub(super) fn line_of_party(&self, party: Party) -> usize {
         let first = self.operator(self.operators.len()) + self.admins.len();
         match party {
             Party::Contender(number) => first + number,
@@ -87,7 +87,7 @@ impl World {
     }
 
     /// Members whom it makes sense to ask.
-    fn askable(&self) -> Vec<usize> {
+    pub(super) fn askable(&self) -> Vec<usize> {
         if self.finale.has_begun() { self.recorded() } else { self.members() }
     }
 
@@ -202,7 +202,7 @@ impl World {
         self.send_as(now, CallId { client, call }, member, request, patience);
     }
 
-    fn send_as(
+    pub(super) fn send_as(
         &mut self,
         now: Nanos,
         call: CallId,
@@ -432,7 +432,7 @@ impl World {
         let line = self.line_of_party(party);
         let ear = self.ear(party).as_mut().expect("it listens");
         let member = ear.member;
-        let (header, told) = ear.hear(bytes.clone()).map_err(|text| Violation::new("watch", text))?;
+        let (header, told) = ear.hear(now, bytes.clone()).map_err(|text| Violation::new("watch", text))?;
         self.newest = self.newest.max(header);
         if header > Revision(0) {
             self.history.saw(now, Sighting::Revision(header));
@@ -496,7 +496,7 @@ impl World {
 }
 
 /// What a contender may take an answer for.
-fn known(op: &Op, answer: Option<&Answer>) -> Outcome {
+pub(super) fn known(op: &Op, answer: Option<&Answer>) -> Outcome {
     match answer {
         Some(Ok(bytes)) => Outcome::Answered(wire::decode(op, bytes.clone())),
         Some(Err(CallError::Refused)) => Outcome::Unseen,

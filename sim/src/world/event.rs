@@ -138,6 +138,11 @@ pub(super) enum Event {
         line: usize,
         lease: LeaseId,
     },
+    /// A controller does what comes next, if that is still its latest plan; or a compactor does.
+    Control {
+        line: usize,
+        plan: u64,
+    },
     Finale,
 }
 

@@ -111,6 +111,7 @@ impl World {
                 let operators = self.operators.iter().all(|operator| operator.pending.is_none());
                 let is_idle = operators && self.admins.iter().all(|admin| admin.pending.is_none());
                 let is_idle = is_idle && self.clients.iter().all(|client| client.pending.is_none());
+                let is_idle = is_idle && self.control_is_over();
                 if self.everybody_had_a_turn(now)? && is_idle {
                     self.finale.opening = Opening::new(&self.setup.regime, self.newest);
                     self.finale.phase = Phase::Opening;
@@ -128,8 +129,9 @@ impl World {
             Phase::Opening => self.open_up(now),
             Phase::Probing { blackout_over, step } => self.probe(now, blackout_over, step)?,
             Phase::Watching { until, heard } if now >= until => {
-                let told = self.watchers.iter().map(WatchClient::changes).sum();
-                if told > heard && now < self.finale.deadline {
+                let told = self.watchers.iter().map(WatchClient::changes).sum::<usize>() + self.cached_changes();
+                let is_late = told > heard || !self.every_cache_follows();
+                if is_late && now < self.finale.deadline {
                     // Those who take little at a time need long for much.
                     self.finale.phase = Phase::Watching { until: now + 5 * SECOND, heard: told };
                 } else {
@@ -252,7 +254,7 @@ impl World {
                 return Err(Violation::new("progress", text));
             }
         }
-        Ok(())
+        self.judge_idle_control(now)
     }
 
     /// The oracles that look at the whole run.
@@ -266,6 +268,7 @@ impl World {
         for watcher in self.watchers.iter().flat_map(|client| &client.watchers).filter(|watcher| watcher.is_live()) {
             self.finale.last.map_or(Ok(()), |last| check::watch::must_have(watcher, truth, last))?;
         }
+        self.judge_control(truth)?;
         self.judge_contest(&witness.kv)
     }
 }

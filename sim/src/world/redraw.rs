@@ -34,6 +34,8 @@ impl World {
         self.admins.iter_mut().for_each(|admin| admin.redraw(sample));
         self.contenders.iter_mut().for_each(|contender| contender.redraw(sample));
         self.observers.iter_mut().for_each(|observer| observer.redraw(sample));
+        self.controllers.iter_mut().for_each(|controller| controller.redraw(sample));
+        self.compactors.iter_mut().for_each(|compactor| compactor.redraw(sample));
         self.operators.iter_mut().for_each(|operator| operator.redraw(sample));
     }
 }

@@ -9,6 +9,7 @@ use quorate_jepsen::witness::{Checker, Failure, Past, Witness};
 use super::World;
 use crate::check::{self, Verdict, Violation};
 use crate::heap::{Nanos, SECOND};
+use crate::workload::controller::Controller;
 
 /// So much of the history is looked at together. Runs of a minute get here once or twice.
 const ENOUGH: usize = 1 << 14;
@@ -109,12 +110,13 @@ impl World {
         }
     }
 
-    /// Compares what watchers and contenders were told so far with what happened.
+    /// Compares what watchers, controllers and contenders were told so far with what happened.
     pub(super) fn judge_told(&mut self, witness: &Witness) -> Verdict {
         let truth = Truth { kv: &witness.kv, compacted: self.floor };
         for watcher in self.watchers.iter_mut().flat_map(|client| &mut client.watchers) {
             self.totals.watch_events += check::watch::judge(watcher, truth)?;
         }
+        self.judge_caches(truth)?;
         if self.setup.contest.is_some() { self.locks.follow(&witness.kv) } else { Ok(()) }
     }
 
@@ -126,7 +128,8 @@ impl World {
         }
         let Horizon { index, floor, .. } = self.settled.horizon;
         let awaited = self.watchers.iter().flat_map(|client| &client.watchers).filter(|watcher| !watcher.finished);
-        let oldest = awaited.filter_map(|watcher| watcher.next).fold(floor, Revision::min);
+        let cached = self.controllers.iter().filter_map(Controller::oldest);
+        let oldest = awaited.filter_map(|watcher| watcher.next).chain(cached).fold(floor, Revision::min);
         let lost = self.decided_before(index).saturating_sub(GIVEN_UP);
         let is_over = |lease, before| self.leases.is_over(lease, before);
         let past = Past { oldest, lost, is_over: &is_over };
