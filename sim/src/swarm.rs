@@ -544,7 +544,8 @@ fn draw_contest(seed: u64, regime: &Regime) -> Option<Contest> {
     is_drawn.then_some(contest)
 }
 
-/// Whether there is a control plane. Not where users would have to let it, and nobody but it may delete its objects.
+/// Whether there is a control plane: in a fifth of all runs. Not where users would have to let it, and nobody but it may delete
+/// its objects.
 fn draw_control_plane(seed: u64, regime: &Regime) -> Option<ControlPlane> {
     let rng = &mut stream(seed, Stream::Controller, 1_000);
     let plane = ControlPlane {
@@ -554,7 +555,7 @@ fn draw_control_plane(seed: u64, regime: &Regime) -> Option<ControlPlane> {
         pause: pick(rng, &[(1, 10), (3, 30), (1, 200)]) * MILLI,
         compaction: pick(rng, &[(1, 300), (2, 2_000), (2, 8_000)]) * MILLI,
     };
-    let is_drawn = rng.chance(1, 5) && !regime.auth && regime.quota_bytes.is_none();
+    let is_drawn = rng.chance(1, 3) && !regime.auth && regime.quota_bytes.is_none();
     is_drawn.then_some(plane)
 }
 

@@ -35,3 +35,13 @@ fn without_faults_nothing_is_lost_nor_unknown() {
     assert!(totals.answered * 10 > totals.operations * 7, "{totals}");
     assert!(totals.leader_changes <= 1, "{totals}");
 }
+
+#[test]
+fn a_control_plane_lists_watches_and_writes_behind_guards() {
+    let planes = (0..).map(|seed| Setup::draw_with(seed, Some(20 * SECOND))).filter(|it| it.controllers() > 0);
+    let mut totals = Totals::default();
+    planes.take(4).for_each(|setup| totals.add(&passes(setup)));
+    let caches = totals.caches;
+    assert!(caches.lists > 0 && caches.pages > caches.lists, "{totals}");
+    assert!(caches.writes_won > 100 && caches.writes_lost > 0 && caches.caches_compared > 1_000, "{totals}");
+}
