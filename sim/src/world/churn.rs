@@ -408,9 +408,15 @@ impl World {
         }
     }
 
+    /// Whether there is nothing to go by but who runs: the membership never changes, or not even the founders are recorded,
+    /// since no leader lasted for long.
+    fn has_no_records(&self) -> bool {
+        self.setup.churn.is_none() || self.membership.latest().is_empty()
+    }
+
     /// The members that must answer in the end.
     pub(super) fn probed(&self) -> Vec<usize> {
-        if self.setup.churn.is_none() {
+        if self.has_no_records() {
             return self.members();
         }
         let voters = self.membership.latest().values().filter(|member| !member.is_learner);
@@ -420,7 +426,7 @@ impl World {
     /// The members of the records. One that was removed while it was down, and knows nobody who is left, never finds out:
     /// a watcher would wait there for ever, as it would with any store.
     pub(super) fn recorded(&self) -> Vec<usize> {
-        if self.setup.churn.is_none() {
+        if self.has_no_records() {
             return self.members();
         }
         self.membership.latest().keys().filter_map(|id| self.machine_of(*id)).collect()
