@@ -240,7 +240,10 @@ impl World {
                 listed(bytes).into_iter().for_each(|lease| opening.tasks.push_front(Task::Op(Op::LeaseRevoke(lease))));
             }
             (_, Some(Ok(_))) => {}
-            (Task::Op(Op::LeaseRevoke(_)), _) if says(Error::LeaseNotFound) => {}
+            (Task::Op(Op::LeaseRevoke(_)), _) if says(Error::LeaseNotFound) => {
+                let until = now + self.recovery();
+                self.finale.allow(until); // Likewise.
+            }
             (Task::Chore(Chore::Login { .. }), _) if says(Error::AuthNotEnabled) => opening.token = None,
             (Task::Op(Op::Compact(_)), Some(Err(CallError::Status(_))))
                 if says(Error::Compacted { oldest: Revision(0) }) => {}
