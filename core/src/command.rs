@@ -61,7 +61,7 @@ pub enum Command {
     LeaseCheckpoint(Vec<(LeaseId, Option<Ttl>)>),
     /// A member tells its name and client URLs. (etcd: publish)
     Publish(Member),
-    /// Every member understands entries up to this level from here on; never lowered.
+    /// Every member understands commands up to this level: they may be proposed from here on. Never lowered.
     RaiseFeatureLevel(FeatureLevel),
     /// (etcd: Alarm, ACTIVATE) Raising it again changes nothing.
     RaiseAlarm(Alarm),
@@ -73,6 +73,33 @@ pub enum Command {
     Auth(AuthCommand),
     /// The membership changes.
     Members(MemberChange),
+}
+
+impl Command {
+    /// The feature level that the cluster must have before this may be proposed.
+    ///
+    /// What the first build has is of level 0, which every cluster has from the start. A new kind of command, or a new
+    /// field of an old one where it is used, gets a level of its own, which becomes [`crate::entry::FEATURE_LEVEL`].
+    #[must_use]
+    pub fn level(&self) -> FeatureLevel {
+        match self {
+            Self::Put(_)
+            | Self::DeleteRange(_)
+            | Self::Txn(_)
+            | Self::Compact { .. }
+            | Self::LeaseGrant(_)
+            | Self::LeaseRevoke(_)
+            | Self::LeaseExpire(_)
+            | Self::LeaseCheckpoint(_)
+            | Self::Publish(_)
+            | Self::RaiseFeatureLevel(_)
+            | Self::RaiseAlarm(_)
+            | Self::ClearAlarm(_)
+            | Self::Downgrade(_)
+            | Self::Auth(_)
+            | Self::Members(_) => FeatureLevel(0),
+        }
+    }
 }
 
 /// The answer to a [`Command`].

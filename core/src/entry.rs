@@ -167,5 +167,6 @@ pub struct Recovered {
 /// Where the log of a cluster starts that was made from a snapshot file: the file's contents count as its first entry.
 pub const RESTORED: (LogIndex, Term) = (LogIndex(1), Term(1));
 
-/// The feature level this build understands and proposes for a new cluster.
+/// The highest feature level that this build understands. A build that adds a kind of command, or changes what one does,
+/// adds one; see [`crate::command::Command::level`].
 pub const FEATURE_LEVEL: FeatureLevel = FeatureLevel(1);

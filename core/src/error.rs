@@ -181,4 +181,7 @@ pub enum Error {
     /// Too few voters are reachable for this change.
     #[error("etcdserver: unhealthy cluster")]
     Unhealthy,
+    /// Not every member understands the command yet. (etcd has none: it asks for the cluster's version beforehand)
+    #[error("etcdserver: not supported until all members of the cluster are upgraded")]
+    FeatureLevelTooLow,
 }

@@ -160,6 +160,7 @@ mutants! {
     Q04 "what compacts by itself leaves nothing",
     Q05 "a compaction at or below the floor moves it back",
     Q06 "the alarm is raised by what a member knows of the space, however far it is behind",
+    F01 "the level is raised to what the leader alone understands",
 }
 
 #[cfg(feature = "mutants")]

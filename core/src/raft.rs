@@ -12,7 +12,7 @@ use core::time::Duration;
 use crate::entry::{Configuration, Entry, HardState, Identity, Record, Recovered, Standing};
 use crate::mutant::{self, Mutant};
 use crate::rng::Rng;
-use crate::{Blob, Generation, Incarnation, Instant, LogIndex, NodeId, Term, WriteId};
+use crate::{Blob, FeatureLevel, Generation, Incarnation, Instant, LogIndex, NodeId, Term, WriteId};
 
 /// What does not change while a member runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub struct Config {
     /// Bytes of entries kept in memory behind the applied index, beside what waits to be durable in the applied state and
     /// what a follower that is receiving a snapshot will need.
     pub catchup_bytes: u64,
+    /// The highest feature level that this member understands. It only tells its leader.
+    pub understands: FeatureLevel,
 }
 
 /// Everything that can happen to consensus.

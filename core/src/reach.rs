@@ -117,6 +117,7 @@ marks! {
     TornTail "the log ends in bytes that were never synced",
     LogDamaged "the log is damaged where it was synced",
     EntriesReplacedInLog "a recovered log has entries that were replaced",
+    LevelRaised "a leader raises the feature level",
 }
 
 /// Marks that only long campaigns reach: they are shown, and not demanded of a night.

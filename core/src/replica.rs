@@ -17,7 +17,8 @@ use crate::raft::{self, Raft, Role};
 use crate::request::{Alarm, Member};
 use crate::store::{Applied, LeaseRecord, Members};
 use crate::{
-    Blob, Generation, Incarnation, Instant, LeaseId, LogIndex, NodeId, RequestId, Revision, Term, Ttl, WriteId,
+    Blob, FeatureLevel, Generation, Incarnation, Instant, LeaseId, LogIndex, NodeId, RequestId, Revision, Term, Ttl,
+    WriteId,
 };
 
 pub mod lease_clock;
@@ -26,6 +27,7 @@ mod compactor;
 mod fence;
 mod hashes;
 mod lease;
+mod level;
 mod membership;
 mod peer;
 mod proposal;
@@ -40,6 +42,7 @@ use compactor::Compactor;
 use fence::Fence;
 use hashes::Hashes;
 use lease::{Asker, Leases};
+use level::Level;
 use membership::Membership;
 use proposal::Proposals;
 use read::{Reads, Then};
@@ -144,6 +147,8 @@ pub enum Input {
         alarms: Vec<Alarm>,
         /// Its members.
         members: Arc<Members>,
+        /// Its feature level.
+        level: FeatureLevel,
     },
     /// Answer to [`Output::ReadSnapshot`].
     SnapshotRead {
@@ -296,6 +301,7 @@ pub struct Replica {
     /// The store's revision.
     revision: Revision,
     compactor: Compactor,
+    level: Level,
 }
 
 impl Replica {
@@ -334,14 +340,16 @@ impl Replica {
             fenced: false,
             revision: Revision(0),
             compactor: Compactor::new(config.auto_compaction, now),
+            level: Level::default(),
             config,
         }
     }
 
-    /// What else its applied state says as it starts: the revision, and the alarms that are on.
+    /// What else its applied state says as it starts: the revision, the alarms that are on, and the feature level.
     #[must_use]
-    pub fn with_state(mut self, revision: Revision, alarms: Vec<Alarm>) -> Self {
+    pub fn with_state(mut self, revision: Revision, alarms: Vec<Alarm>, level: FeatureLevel) -> Self {
         self.revision = revision;
+        self.level.applied(level);
         self.alarms_changed(alarms);
         self
     }
@@ -368,8 +376,9 @@ impl Replica {
             }
             Input::Persisted { write } => self.consensus(raft::Input::Persisted { write }, out),
             Input::Applied { applied, durable } => self.applied(applied, durable, out),
-            Input::Restored { index, leases, hash: _, revision, alarms, members } => {
+            Input::Restored { index, leases, hash: _, revision, alarms, members, level } => {
                 self.revision = revision;
+                self.level.applied(level);
                 self.state_replaced(alarms, out);
                 self.restored(index, &leases, &members, out);
             }
@@ -384,6 +393,7 @@ impl Replica {
         }
         self.pass_time(out);
         self.run_members(out);
+        self.raise_level(out);
         self.flush_proposals(out);
         self.flush_reads(out);
         self.clear_checkpoints(out);
@@ -568,6 +578,7 @@ impl Replica {
             self.leases.promote(self.now);
         }
         self.membership.applied(applied.term);
+        self.level.applied(applied.level);
         if let Some(members) = &applied.members {
             self.members_changed(members, out);
         }

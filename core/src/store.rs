@@ -40,7 +40,7 @@ pub use hash_kv::KvHash;
 pub use members::Members;
 
 use crate::command::{Origin, Outcome};
-use crate::entry::Entry;
+use crate::entry::{Entry, FEATURE_LEVEL};
 use crate::error::Error;
 use crate::request::{Alarm, KeyValue, Lease};
 use crate::rows::{RowWrite, Rows};
@@ -72,6 +72,8 @@ pub struct Applied {
     pub alarms: Option<Vec<Alarm>>,
     /// The members after it, if it changed them.
     pub members: Option<Arc<Members>>,
+    /// The feature level in force after it.
+    pub level: FeatureLevel,
 }
 
 /// State hashes are compared between members at multiples of this many entries.
@@ -152,6 +154,9 @@ pub struct Batch {
     pub writes: Vec<RowWrite>,
     /// For [`crate::auth::Sessions`], in order.
     pub sessions: Vec<SessionChange>,
+    /// The next entry raises the feature level beyond what this build understands: neither it nor anything behind it was
+    /// applied, and the member has to stop.
+    pub too_new: Option<TooNew>,
 }
 
 /// One slice of physical compaction: rows that no readable revision needs any more.
@@ -163,9 +168,25 @@ pub struct CompactionSlice {
     pub finished: bool,
 }
 
+/// The cluster has been upgraded beyond this build, which cannot tell what its entries and its state mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the cluster's feature level is {level}, and this version understands levels up to {understood}: start this member \
+     with a version that understands {level}, on the same data, which is left as it is"
+)]
+pub struct TooNew {
+    /// The cluster's feature level.
+    pub level: FeatureLevel,
+    /// The highest one that this build understands.
+    pub understood: FeatureLevel,
+}
+
 /// Why a backend's rows cannot be read as a store.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LoadError {
+    /// They are those of a cluster that this build does not understand. Nothing is wrong with them.
+    #[error(transparent)]
+    TooNew(#[from] TooNew),
     /// A row is missing, malformed or contradicts another.
     #[error("the applied state is damaged: {0}")]
     Damaged(alloc::string::String),
@@ -182,7 +203,8 @@ pub struct Store {
     applied: (LogIndex, Term),
     /// The chain over everything applied.
     hash: u64,
-    feature_level: FeatureLevel,
+    /// The highest feature level that this build understands.
+    understood: FeatureLevel,
     ledger: quota::Ledger,
     dedup: dedup::Dedup,
     cleaning: compact::Cleaning,
@@ -201,6 +223,7 @@ pub struct View {
     /// -1 <= floor <= revision; -1 before the first compaction.
     floor: Revision,
     logical_bytes: u64,
+    feature_level: FeatureLevel,
 }
 
 /// The state a delete leaves.
@@ -224,10 +247,18 @@ impl Store {
     /// # Errors
     /// If the rows are not those of a store.
     pub fn load(member: NodeId, rows: &dyn Rows) -> Result<Self, LoadError> {
-        load::load(member, rows)
+        Self::load_as(member, FEATURE_LEVEL, rows)
     }
 
-    fn empty(member: NodeId) -> Self {
+    /// The same, of a build that understands feature levels up to `understood`.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    pub fn load_as(member: NodeId, understood: FeatureLevel, rows: &dyn Rows) -> Result<Self, LoadError> {
+        load::load(member, understood, rows)
+    }
+
+    fn empty(member: NodeId, understood: FeatureLevel) -> Self {
         let view = View {
             index: index::Index::default(),
             leases: lease::Leases::default(),
@@ -238,20 +269,22 @@ impl Store {
             revision: Revision(1),
             floor: Revision(-1),
             logical_bytes: 0,
+            feature_level: FeatureLevel(0),
         };
         Self {
             member,
             view,
             applied: (LogIndex(0), Term(0)),
             hash: 0,
-            feature_level: FeatureLevel(0),
+            understood,
             ledger: quota::Ledger::default(),
             dedup: dedup::Dedup::default(),
             cleaning: compact::Cleaning::default(),
         }
     }
 
-    /// Applies `entries` in order. `rows` is the backend as of the last batch.
+    /// Applies `entries` in order, up to one that this build does not understand ([`Batch::too_new`]). `rows` is the
+    /// backend as of the last batch.
     ///
     /// # Panics
     /// If the entries do not continue the applied index, or one of them cannot be decoded.
@@ -289,10 +322,10 @@ impl Store {
         Arc::clone(&self.view.members)
     }
 
-    /// What all members have agreed to understand.
+    /// The feature level in force: see [`View::feature_level`].
     #[must_use]
     pub fn feature_level(&self) -> FeatureLevel {
-        self.feature_level
+        self.view.feature_level
     }
 
     /// The next at most `keys` records' worth of rows below the floor that nothing readable needs. Not part of the

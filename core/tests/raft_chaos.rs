@@ -10,7 +10,7 @@ use std::time::Duration;
 use quorate_core::entry::{Configuration, Entry, HardState, Identity, Payload, Record, Recovered, Standing};
 use quorate_core::raft::{Body, Config, Input, Message, Output, Raft, Role, Target};
 use quorate_core::rng::Rng;
-use quorate_core::{Blob, ClusterId, Generation, Incarnation, Instant, LogIndex, NodeId, Term, WriteId};
+use quorate_core::{Blob, ClusterId, FeatureLevel, Generation, Incarnation, Instant, LogIndex, NodeId, Term, WriteId};
 
 const MILLI: u64 = 1_000_000;
 const ELECTION: u64 = 1_000 * MILLI;
@@ -164,6 +164,7 @@ impl World {
             inflight_bytes_max: pick(&mut rng, &[50, 1_000, 1_000_000]),
             catchup_entries: pick(&mut rng, &[0, 1, 10, 1_000]),
             catchup_bytes: pick(&mut rng, &[1, 500, 1_000_000]),
+            understands: FeatureLevel(0),
         };
         let mut world = Self {
             seed,

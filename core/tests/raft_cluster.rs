@@ -8,7 +8,7 @@ use std::time::Duration;
 use quorate_core::entry::{Configuration, Entry, HardState, Identity, Payload, Record, Recovered, Standing};
 use quorate_core::raft::{Body, Config, Input, Message, Output, Raft, Role};
 use quorate_core::rng::Rng;
-use quorate_core::{Blob, ClusterId, Generation, Incarnation, Instant, LogIndex, NodeId, Term, WriteId};
+use quorate_core::{Blob, ClusterId, FeatureLevel, Generation, Incarnation, Instant, LogIndex, NodeId, Term, WriteId};
 
 const MS: u64 = 1_000_000;
 
@@ -162,6 +162,7 @@ impl World {
             inflight_bytes_max: pick(&mut rng, &[1, 300, 1 << 20]),
             catchup_entries: pick(&mut rng, &[0, 1, 10, 1000]),
             catchup_bytes: pick(&mut rng, &[100, 1 << 20, 1 << 20]),
+            understands: FeatureLevel(0),
         };
         let mut world = Self {
             seed,

@@ -8,7 +8,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use quorate_core::entry::{Configuration, Entry, HardState, Identity, Payload, Recovered, Standing};
 use quorate_core::raft::{Body, Config, Input, Message, Output, Raft};
-use quorate_core::{Blob, ClusterId, Generation, Incarnation, Instant, LogIndex, NodeId, Term, WriteId};
+use quorate_core::{Blob, ClusterId, FeatureLevel, Generation, Incarnation, Instant, LogIndex, NodeId, Term, WriteId};
 
 /// Mostly numbers that mean something here, sometimes ones at which arithmetic ends.
 fn number() -> impl Strategy<Value = u64> {
@@ -73,8 +73,8 @@ fn body() -> impl Strategy<Value = Body> {
             hint_term
         }),
         2 => (number(), index()).prop_map(|(round, commit)| Body::Heartbeat { round, commit }),
-        4 => (number(), index(), index())
-            .prop_map(|(round, received, matched)| Body::HeartbeatReply { round, received, matched }),
+        4 => (number(), index(), index(), any::<u32>().prop_map(FeatureLevel))
+            .prop_map(|(round, received, matched, level)| Body::HeartbeatReply { round, received, matched, level }),
         2 => index().prop_map(|commit| Body::Commit { commit }),
         1 => Just(Body::TimeoutNow),
         1 => Just(Body::Stale),
@@ -144,6 +144,7 @@ fn member(standing: Standing, voters: u64) -> Raft {
         inflight_bytes_max: 200,
         catchup_entries: 0,
         catchup_bytes: 1000,
+        understands: FeatureLevel(1),
     };
     let voters: BTreeMap<_, _> = (1..=voters).map(|id| (NodeId(id), Incarnation(id * 10 + 1))).collect();
     let identity = Identity { cluster: ClusterId(1), member: NodeId(1), incarnation: Incarnation(11), standing };

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use quorate_core::entry::{Configuration, HardState, Identity, Record, Recovered, Standing};
 use quorate_core::raft::{Config, Input, Message, Output, Raft, Target};
-use quorate_core::{Blob, ClusterId, Generation, Incarnation, Instant, LogIndex, NodeId, Term, WriteId};
+use quorate_core::{Blob, ClusterId, FeatureLevel, Generation, Incarnation, Instant, LogIndex, NodeId, Term, WriteId};
 
 #[test]
 fn raft_scenarios_happen_as_written() {
@@ -182,6 +182,7 @@ impl World {
             inflight_bytes_max: 1 << 20,
             catchup_entries: setting("catchup").unwrap_or(1000),
             catchup_bytes: 1 << 20,
+            understands: FeatureLevel(0),
         });
         let standing = if words.contains(&"fresh") { Standing::Fresh } else { Standing::Trusted };
         let ids: Vec<NodeId> = (1..=count).map(NodeId).collect();

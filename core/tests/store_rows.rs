@@ -10,8 +10,8 @@ use quorate_core::entry::{Entry, Payload};
 use quorate_core::format::codec;
 use quorate_core::request::*;
 use quorate_core::rows::{MemRows, RowWrite, Rows};
-use quorate_core::store::{LoadError, Store, applied_index};
-use quorate_core::{Blob, Incarnation, LeaseId, LogIndex, NodeId, Revision, Term, Ttl};
+use quorate_core::store::{LoadError, Store, TooNew, applied_index};
+use quorate_core::{Blob, FeatureLevel, Incarnation, LeaseId, LogIndex, NodeId, Revision, Term, Ttl};
 
 struct Member {
     store: Store,
@@ -263,6 +263,46 @@ fn an_entry_of_an_unknown_kind_stops_the_member() {
     let payload = Payload::Command(Blob::from(vec![1, 1, 1, 1, 200]));
     let mut member = Member::new();
     member.store.apply(&[Entry { term: Term(1), index: LogIndex(1), payload }], &member.rows);
+}
+
+#[test]
+fn a_build_that_is_too_old_stops_where_the_level_is_raised_and_a_newer_one_goes_on_there() {
+    let entries: Vec<Entry> = [1, 2, 1]
+        .into_iter()
+        .zip(1..)
+        .map(|(level, index)| {
+            let origin = Origin { member: NodeId(1), incarnation: Incarnation(1), sequence: index };
+            let command = Command::RaiseFeatureLevel(FeatureLevel(level));
+            let payload = Payload::Command(codec::encode(&Envelope { origin, command, author: Author::Member }));
+            Entry { term: Term(1), index: LogIndex(index), payload }
+        })
+        .collect();
+    let too_new = TooNew { level: FeatureLevel(2), understood: FeatureLevel(1) };
+    let mut rows = MemRows::default();
+    let mut old = Store::load_as(NodeId(1), FeatureLevel(1), &rows).unwrap();
+    let batch = old.apply(&entries, &rows);
+    assert_eq!(
+        (batch.too_new, batch.applied.index, batch.applied.level),
+        (Some(too_new), LogIndex(1), FeatureLevel(1))
+    );
+    assert_eq!((batch.applied.hash, batch.applied.hashes.len()), (old.hash(), 1));
+    rows.write(&batch.writes);
+    let batch = old.apply(&entries[1..], &rows);
+    assert_eq!((batch.too_new, batch.applied.index, batch.writes.len()), (Some(too_new), LogIndex(1), 0));
+
+    let mut new = Store::load_as(NodeId(1), FeatureLevel(2), &rows).unwrap();
+    let batch = new.apply(&entries[1..], &rows);
+    assert_eq!(
+        (batch.too_new, batch.applied.level, new.view().feature_level()),
+        (None, FeatureLevel(2), FeatureLevel(2))
+    );
+    rows.write(&batch.writes);
+    let Err(LoadError::TooNew(found)) = Store::load_as(NodeId(1), FeatureLevel(1), &rows) else {
+        panic!("it is loaded")
+    };
+    assert_eq!(found, too_new);
+    let text = "the cluster's feature level is 2, and this version understands levels up to 1: start this member with";
+    assert!(found.to_string().starts_with(text), "{found}");
 }
 
 #[test]

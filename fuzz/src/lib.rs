@@ -7,7 +7,9 @@ use core::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::command::Envelope;
-use quorate_core::entry::{Configuration, Entry, HardState, Identity, Payload, Record, Recovered, Standing};
+use quorate_core::entry::{
+    Configuration, Entry, FEATURE_LEVEL, HardState, Identity, Payload, Record, Recovered, Standing,
+};
 use quorate_core::format::codec;
 use quorate_core::format::wal::{Checkpoint, Damage, Found, Recovery, Segment};
 use quorate_core::replica::{self, Input, Output, PeerMessage, Replica};
@@ -143,6 +145,7 @@ fn a_member() -> Replica {
             inflight_bytes_max: 10_000,
             catchup_entries: 2,
             catchup_bytes: 10_000,
+            understands: FEATURE_LEVEL,
         },
         session: Incarnation(9),
         request_timeout: Duration::from_secs(7),

@@ -14,9 +14,9 @@ use quorate_core::mutant::{self, Mutant};
 use quorate_core::replica::{self, SnapshotId};
 use quorate_core::request::KeyValue;
 use quorate_core::rows::Rows;
-use quorate_core::store::{self, Event, LeaseRecord, Members, RevisionEvents, SessionChange, Store, View};
+use quorate_core::store::{self, Event, LeaseRecord, Members, RevisionEvents, SessionChange, Store, TooNew, View};
 use quorate_core::watch::{self, WatchHub};
-use quorate_core::{Blob, Generation, Instant, JobId, LogIndex, NodeId, Revision, StreamId, Term};
+use quorate_core::{Blob, FeatureLevel, Generation, Instant, JobId, LogIndex, NodeId, Revision, StreamId, Term};
 
 use crate::backend::{Backend, BackendError, Backends, Defragmentation, Filling, Verification};
 
@@ -35,6 +35,8 @@ pub struct Config {
     pub sessions_since: LogIndex,
     /// How much is done at once.
     pub slices: Slices,
+    /// The highest feature level that this member understands.
+    pub understands: FeatureLevel,
 }
 
 /// A flush is due, too, once the commands applied since the last durable point have so many bytes: until then they stay in
@@ -217,7 +219,19 @@ pub enum OpenError {
     Backend(#[from] BackendError),
     /// Its rows are not those of a store.
     #[error(transparent)]
-    Load(#[from] store::LoadError),
+    Load(store::LoadError),
+    /// It is sound, or was until now, and the cluster is too new for this build: to be left as it is.
+    #[error(transparent)]
+    TooNew(#[from] TooNew),
+}
+
+impl From<store::LoadError> for OpenError {
+    fn from(error: store::LoadError) -> Self {
+        match error {
+            store::LoadError::TooNew(reason) => Self::TooNew(reason),
+            error @ store::LoadError::Damaged(_) => Self::Load(error),
+        }
+    }
 }
 
 impl<B: Backends> Applier<B> {
@@ -229,7 +243,7 @@ impl<B: Backends> Applier<B> {
         let backend = backends.open(generation, &store::applied_index)?;
         backends.retain(generation)?;
         let rows = backend.snapshot();
-        let store = Store::load(config.member, &rows)?;
+        let store = Store::load_as(config.member, config.understands, &rows)?;
         let sessions = Arc::new(Mutex::new(Sessions::new(config.session_ttl, config.sessions_since)));
         let published = Arc::new(publish(&store, rows, &sessions));
         let hub = WatchHub::new(config.watch.clone(), published.view.revision(), published.view.compacted());
@@ -298,7 +312,7 @@ impl<B: Backends> Applier<B> {
     /// Takes everything in `inbox` at time `now` and adds what must be done about it to `effects`.
     ///
     /// # Errors
-    /// The backend failed, or a snapshot was no state: the member must stop.
+    /// The backend failed, a snapshot was no state, or the cluster is too new for this build: the member must stop.
     pub fn turn(
         &mut self,
         now: Instant,
@@ -340,6 +354,9 @@ impl<B: Backends> Applier<B> {
     fn apply(&mut self, now: Instant, entries: &[Entry], effects: &mut Effects<Snap<B>>) -> Result<(), OpenError> {
         let floor = self.published.view.compacted();
         let batch = self.store.apply(entries, &self.published.rows);
+        if let Some(reason) = batch.too_new {
+            return Err(reason.into()); // What was understood of the batch is in the log, too.
+        }
         // The row that says how far it goes is the last one.
         let (what, how_far) = batch.writes.split_at(batch.writes.len().saturating_sub(1));
         if mutant::is_on(Mutant::A01) {
@@ -405,7 +422,8 @@ impl<B: Backends> Applier<B> {
         let backend = self.backends.open(generation, &store::applied_index)?;
         self.backend = backend;
         self.generation = generation;
-        self.store = Store::load(self.config.member, &self.backend.snapshot())?;
+        let Config { member, understands, .. } = self.config;
+        self.store = Store::load_as(member, understands, &self.backend.snapshot())?;
         // Users may have gone or changed meanwhile.
         self.sessions.lock().expect("no holder panics").apply(now, &[SessionChange::AllGone]);
         assert_eq!(self.applied(), index, "a snapshot said to end at {index} ends at {}", self.applied());
@@ -424,6 +442,7 @@ impl<B: Backends> Applier<B> {
             revision,
             alarms: self.published.view.alarms().collect(),
             members: self.store.members(),
+            level: self.store.feature_level(),
         });
         Ok(())
     }

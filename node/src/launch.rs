@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use quorate_core::auth::Author;
 use quorate_core::command::Command;
-use quorate_core::entry::Identity;
+use quorate_core::entry::{FEATURE_LEVEL, Identity};
 use quorate_core::format::wal::Damage;
 use quorate_core::replica::{self, Replica, Request};
 use quorate_core::request::{Alarm, AlarmKind, Member as MemberInfo};
+use quorate_core::store::TooNew;
 use quorate_core::{Incarnation, Instant, LogIndex, NodeId, raft, watch};
 use quorate_tls::Connector;
 use quorate_tls::TlsError;
@@ -64,6 +65,9 @@ pub enum LaunchError {
     /// The applied state is not to be used, and nobody can restore it.
     #[error("the applied state cannot be used: {0}")]
     State(String),
+    /// The cluster was upgraded beyond this build; nothing was changed.
+    #[error(transparent)]
+    TooNew(#[from] TooNew),
     /// The system failed while the applied state was opened; nothing was changed.
     #[error("the applied state cannot be opened: {0}")]
     Backend(String),
@@ -95,6 +99,7 @@ impl From<OpenError> for LaunchError {
         match error {
             OpenError::Backend(error) => error.into(),
             OpenError::Load(error) => Self::State(error.to_string()),
+            OpenError::TooNew(reason) => Self::TooNew(reason),
         }
     }
 }
@@ -132,7 +137,7 @@ pub async fn launch(config: &Config, fenced: bool) -> Result<Running, LaunchErro
     let epoch = std::time::Instant::now();
     let mut instructions = instruct(config, &data_dir, &connector).await?;
     let recovered = match recover(config, &data_dir, &instructions.told, fenced) {
-        Err(error) if instructions.told.voters.is_empty() => {
+        Err(error) if instructions.told.voters.is_empty() && !matches!(error, LaunchError::TooNew(_)) => {
             warn!(error = error.to_string(), "the log does not say who this member is; asking the others");
             instructions = ask(config, &connector).await?;
             recover(config, &data_dir, &instructions.told, fenced)
@@ -156,7 +161,7 @@ pub async fn launch(config: &Config, fenced: bool) -> Result<Running, LaunchErro
     let replica =
         Replica::new(replica_config, booted.recovered, applier.applied(), &leases, members, Instant::default());
     let view = &applier.published().view;
-    let replica = replica.with_state(view.revision(), view.alarms().collect());
+    let replica = replica.with_state(view.revision(), view.alarms().collect(), view.feature_level());
     let observer = Arc::new(Watcher::new(config.member, Arc::clone(&metrics), Arc::clone(&directory)));
     let parts = Parts { replica, wal: booted.wal, applier, peers: directory.network(), observer, epoch };
     let member = Member::start(parts);
@@ -441,6 +446,7 @@ fn replica_config(config: &Config, seed: u64, session: u64) -> replica::Config {
             inflight_bytes_max: 16 << 20,
             catchup_entries: config.catchup_entries,
             catchup_bytes: 32 << 20,
+            understands: FEATURE_LEVEL,
         },
         session: Incarnation(session),
         request_timeout: Duration::from_secs(5) + 2 * config.election_timeout,
@@ -487,6 +493,7 @@ fn applier_config(config: &Config, member: NodeId, last: LogIndex) -> io::Result
         session_ttl: config.auth_token_ttl,
         sessions_since: last,
         slices: applier::Slices::default(),
+        understands: FEATURE_LEVEL,
     })
 }
 

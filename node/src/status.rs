@@ -129,7 +129,8 @@ pub fn code(error: &Error) -> Code {
         | Error::PeerUrlExists
         | Error::MemberNotLearner
         | Error::LearnerNotReady
-        | Error::TooManyLearners => Code::FailedPrecondition,
+        | Error::TooManyLearners
+        | Error::FeatureLevelTooLow => Code::FailedPrecondition,
         Error::PermissionDenied => Code::PermissionDenied,
         Error::InvalidAuthToken => Code::Unauthenticated,
         Error::NoLeader
@@ -245,6 +246,7 @@ mod tests {
         (Error::LearnerNotReady, 9, "etcdserver: can only promote a learner member which is in sync with leader"),
         (Error::TooManyLearners, 9, "etcdserver: too many learner members in cluster"),
         (Error::Unhealthy, 14, "etcdserver: unhealthy cluster"),
+        (Error::FeatureLevelTooLow, 9, "etcdserver: not supported until all members of the cluster are upgraded"),
     ];
 
     #[test]

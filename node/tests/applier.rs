@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use quorate_core::auth::Author;
 use quorate_core::command::{Command, Envelope, Origin};
-use quorate_core::entry::{Entry, Payload};
+use quorate_core::entry::{Entry, FEATURE_LEVEL, Payload};
 use quorate_core::format::codec;
 use quorate_core::replica::{self, SnapshotId};
 use quorate_core::request::{Compare, CompareResult, CompareTarget, KeyRange, PutRequest, RequestOp, TxnRequest};
-use quorate_core::{Blob, Generation, Incarnation, LogIndex, NodeId, Term, watch};
-use quorate_node::applier::{Applier, Config, Effects, FLUSH_BYTES, Input, Slices};
+use quorate_core::store::TooNew;
+use quorate_core::{Blob, FeatureLevel, Generation, Incarnation, LogIndex, NodeId, Term, watch};
+use quorate_node::applier::{Applier, Config, Effects, FLUSH_BYTES, Input, OpenError, Slices};
 use quorate_node::backend::Backend as _;
 use quorate_node::backend::fjall::{FjallBackends, Options};
 
@@ -30,6 +31,7 @@ fn config() -> Config {
         session_ttl: Duration::from_secs(300),
         sessions_since: LogIndex(0),
         slices: Slices::default(),
+        understands: FEATURE_LEVEL,
     }
 }
 
@@ -123,4 +125,58 @@ fn nothing_is_left_of_a_snapshot_that_is_given_up() {
     turn(Input::AbandonSnapshot(id(2)));
     assert_eq!(turn(chunk(3, 1, true)), 1);
     assert_eq!(folders(), ["1", "2"]);
+}
+
+fn raise(index: LogIndex, level: u32) -> Entry {
+    let origin = Origin { member: NodeId(1), incarnation: Incarnation(1), sequence: index.0 };
+    let command = Command::RaiseFeatureLevel(FeatureLevel(level));
+    let envelope = Envelope { origin, command, author: Author::Member };
+    Entry { term: Term(1), index, payload: Payload::Command(codec::encode(&envelope)) }
+}
+
+/// An entry, a snapshot and a state of a level beyond it: nothing of them is applied, shown or changed.
+#[test]
+fn a_build_that_is_too_old_stops_and_leaves_what_a_newer_one_needs() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |generation, understands| {
+        let options = Options { memtable_bytes: 8 << 20, cache_bytes: 1 << 20 };
+        let backends = FjallBackends::new(folder.path(), options).unwrap();
+        let config = Config { understands, flush_entries: 1, ..config() };
+        Applier::open(config, backends, Generation(generation))
+    };
+    let is_too_new = |error: &OpenError| {
+        matches!(error, OpenError::TooNew(TooNew { level: FeatureLevel(99), understood: FEATURE_LEVEL }))
+    };
+    let turn = |applier: &mut Applier<FjallBackends>, inputs: Vec<Input>| {
+        let mut effects = Effects::default();
+        applier.turn(quorate_core::Instant(1), &mut inputs.into(), &mut effects).map(|()| effects)
+    };
+    let (index, understands) = (LogIndex(1), FeatureLevel(99));
+    let mut old = open(1, FEATURE_LEVEL).unwrap();
+    assert!(is_too_new(&turn(&mut old, vec![Input::Apply(vec![raise(index, 99)])]).err().unwrap()));
+    assert_eq!((old.published().applied, old.published().view.feature_level()), (LogIndex(0), FeatureLevel(0)));
+    drop(old);
+
+    let mut new = open(1, understands).unwrap();
+    turn(&mut new, vec![Input::Apply(vec![raise(index, 99)])]).unwrap();
+    let until = Instant::now() + Duration::from_secs(30);
+    while new.backend().durable() < index {
+        assert!(Instant::now() < until, "nothing was made durable");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let snapshot = SnapshotId { member: NodeId(2), session: Incarnation(1), number: 1 };
+    let read = turn(&mut new, vec![Input::ReadSnapshot { snapshot, to: NodeId(1) }]).unwrap();
+    let Some(replica::Input::SnapshotRead { rows, last: true, .. }) = read.driver.into_iter().next() else {
+        panic!("one chunk holds everything");
+    };
+    drop(new);
+    assert!(is_too_new(&open(1, FEATURE_LEVEL).err().unwrap()));
+    assert_eq!(open(1, understands).unwrap().published().view.feature_level(), understands);
+
+    std::fs::remove_dir_all(folder.path()).unwrap();
+    let mut old = open(1, FEATURE_LEVEL).unwrap();
+    turn(&mut old, vec![Input::WriteSnapshot { snapshot, sequence: 0, rows, last: true }]).unwrap();
+    assert!(is_too_new(&turn(&mut old, vec![Input::Restore { index, generation: Generation(2) }]).err().unwrap()));
+    drop(old);
+    assert_eq!(open(2, understands).unwrap().applied(), index);
 }

@@ -7,6 +7,7 @@ pub mod cache;
 pub mod consensus;
 pub mod leadership;
 pub mod lease;
+pub mod level;
 pub mod lock;
 pub mod membership;
 pub mod reference;

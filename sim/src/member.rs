@@ -16,7 +16,7 @@ use quorate_core::request::Member as Published;
 use quorate_core::rng::Rng;
 use quorate_core::store::RevisionEvents;
 use quorate_core::{
-    ClusterId, Incarnation, Instant, LogIndex, NodeId, RequestId, StreamId, Term, WriteId, raft, watch,
+    ClusterId, FeatureLevel, Incarnation, Instant, LogIndex, NodeId, RequestId, StreamId, Term, WriteId, raft, watch,
 };
 use quorate_node::applier::{self, Applier, HistoryRead, OpenError};
 use quorate_node::boot::{self, BootError, Booted, Told};
@@ -206,6 +206,8 @@ pub struct Start<'a> {
     pub churn: Option<Churn>,
     /// Its former life is over.
     pub fenced: bool,
+    /// The highest feature level that its build understands.
+    pub level: FeatureLevel,
     /// Settings.
     pub knobs: &'a Knobs,
     /// More of them.
@@ -241,6 +243,7 @@ impl Process {
                 watch: watch.clone(),
                 flush_entries: knobs.flush_batches,
                 slices: knobs.slices,
+                understands: start.level,
                 session_ttl: regime.session_ttl,
                 sessions_since: recovered.entries.last().map_or(recovered.start_index, |entry| entry.index),
             };
@@ -261,7 +264,7 @@ impl Process {
         let config = replica_config(start, rng);
         let view = &applier.published().view;
         let replica = Replica::new(config, recovered, applier.applied(), &applier.leases(), applier.members(), now)
-            .with_state(view.revision(), view.alarms().collect());
+            .with_state(view.revision(), view.alarms().collect(), view.feature_level());
         let responder = Responder { cluster: CLUSTER, member: told.member };
         let limits = Limits::default();
         let settings = Settings {
@@ -591,6 +594,7 @@ fn replica_config(start: &Start<'_>, rng: &mut Rng) -> replica::Config {
             catchup_entries: knobs.catchup_entries,
             // About as much again in bytes: logs are cut above snapshots being sent, too.
             catchup_bytes: knobs.catchup_entries << 10,
+            understands: start.level,
         },
         session: Incarnation(rng.next_u64()),
         request_timeout: Duration::from_nanos(5_000_000_000 + 2 * knobs.election),

@@ -52,6 +52,8 @@ pub struct Totals {
     pub suspects: u64,
     pub fenced: u64,
     pub noticed_in_time: u64,
+    pub upgrades: u64,
+    pub levels_raised: u64,
     pub locks: lock::Figures,
     pub caches: cache::Figures,
     /// The most operations that a run had to remember at once, since it could not judge them for good yet.
@@ -61,7 +63,7 @@ pub struct Totals {
 impl Totals {
     /// Every figure and its name.
     #[must_use]
-    pub fn figures(&self) -> [(&'static str, u64); 57] {
+    pub fn figures(&self) -> [(&'static str, u64); 59] {
         [
             ("simulated seconds", self.simulated_nanos / SECOND),
             ("operations", self.operations),
@@ -107,6 +109,8 @@ impl Totals {
             ("members that found out", self.suspects),
             ("lives that were ended", self.fenced),
             ("found out in time", self.noticed_in_time),
+            ("builds exchanged", self.upgrades),
+            ("levels raised", self.levels_raised),
             ("turns of contenders", self.locks.turns),
             ("changes of hands", self.locks.handovers),
             ("writes behind fences", self.locks.fenced_writes),
@@ -175,6 +179,8 @@ impl Totals {
         self.suspects += other.suspects;
         self.fenced += other.fenced;
         self.noticed_in_time += other.noticed_in_time;
+        self.upgrades += other.upgrades;
+        self.levels_raised += other.levels_raised;
         self.locks.add(&other.locks);
         self.caches.add(&other.caches);
         self.remembered = self.remembered.max(other.remembered);

@@ -17,6 +17,16 @@ pub enum Fault {
         /// How long it is away.
         down: Nanos,
     },
+    /// The process ends and is started again after `down` with another build, newer or older. Skipped if a member could
+    /// then meet a feature level that it does not understand: what it once said may still be believed.
+    Upgrade {
+        /// Which member.
+        member: usize,
+        /// The highest feature level that the build understands.
+        level: u32,
+        /// How long it is away.
+        down: Nanos,
+    },
     /// The machine dies: any part of what was not synced is lost. Started again after `down`.
     Power {
         /// Which member.
@@ -171,6 +181,7 @@ impl Fault {
         let round = |span: &mut Nanos| *span = *span / MICRO * MICRO;
         match &mut self {
             Self::Kill { down, .. }
+            | Self::Upgrade { down, .. }
             | Self::Power { down, .. }
             | Self::Wipe { down, .. }
             | Self::Rot { down, .. }
@@ -202,6 +213,7 @@ impl Fault {
     pub fn span(&self) -> Nanos {
         match *self {
             Self::Kill { down, .. }
+            | Self::Upgrade { down, .. }
             | Self::Power { down, .. }
             | Self::Wipe { down, .. }
             | Self::Rot { down, .. }
@@ -229,6 +241,7 @@ impl Fault {
     pub fn members(&self) -> u64 {
         match *self {
             Self::Kill { member, .. }
+            | Self::Upgrade { member, .. }
             | Self::Power { member, .. }
             | Self::Wipe { member, .. }
             | Self::Rot { member, .. }
@@ -379,6 +392,9 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Kill { member, down } => write!(f, "kill member={member} down={}", Span(down)),
+            Self::Upgrade { member, level, down } => {
+                write!(f, "upgrade member={member} level={level} down={}", Span(down))
+            }
             Self::Power { member, down } => write!(f, "power member={member} down={}", Span(down)),
             Self::Wipe { member, down } => write!(f, "wipe member={member} down={}", Span(down)),
             Self::Rot { member, down } => write!(f, "rot member={member} down={}", Span(down)),
@@ -466,6 +482,11 @@ impl FromStr for Strike {
         }
         let fault = match name {
             "kill" => Fault::Kill { member: fields.get("member")?, down: fields.span("down")? },
+            "upgrade" => Fault::Upgrade {
+                member: fields.get("member")?,
+                level: fields.get("level")?,
+                down: fields.span("down")?,
+            },
             "power" => Fault::Power { member: fields.get("member")?, down: fields.span("down")? },
             "wipe" => Fault::Wipe { member: fields.get("member")?, down: fields.span("down")? },
             "rot" => Fault::Rot { member: fields.get("member")?, down: fields.span("down")? },
@@ -538,7 +559,7 @@ mod tests {
                 assert_eq!(line.parse(), Ok(strike), "{line}");
             }
         }
-        assert_eq!(kinds.len(), 23, "the swarm draws every kind of fault: {kinds:?}");
+        assert_eq!(kinds.len(), 24, "the swarm draws every kind of fault: {kinds:?}");
     }
 
     #[test]

@@ -42,6 +42,7 @@ pub enum Stream {
     Operator,
     Contender = 60,
     Controller = 80,
+    Upgrade = 100,
 }
 
 /// The stream of `seed` for a purpose and the number of a member, link or client.
@@ -79,6 +80,7 @@ pub struct Classes {
     pub swizzle: bool,
     pub flap: bool,
     pub rolling: bool,
+    pub upgrade: bool,
     pub skew: bool,
 }
 
@@ -240,6 +242,7 @@ impl Setup {
         let mut classes = draw_classes(rng, churn.map_or(members, |churn| churn.machines));
         // An operator's audit knows nothing of alarms that members raise and clear.
         classes.skew = members >= 3 && !regime.has_operator() && stream(seed, Stream::Churn, 1_000).chance(1, 3);
+        classes.upgrade = stream(seed, Stream::Upgrade, 1_000).chance(1, 4);
         let election = pick(rng, &[(1, 100), (2, 300), (2, 1_000), (1, 2_000)]) * MILLI;
         let clients = pick(rng, &[(1, 4), (4, 10), (1, 16)]);
         let clock_rate = |rng: &mut Rng| if classes.clock { ppm(rng) } else { 0 };
@@ -323,6 +326,7 @@ impl Setup {
         for strike in &self.schedule {
             let named = match strike.fault {
                 Fault::Kill { member, .. }
+                | Fault::Upgrade { member, .. }
                 | Fault::Power { member, .. }
                 | Fault::Wipe { member, .. }
                 | Fault::Rot { member, .. }
@@ -580,6 +584,7 @@ fn draw_classes(rng: &mut Rng, members: usize) -> Classes {
         swizzle: rng.chance(1, 4) && members >= 3,
         flap: rng.chance(1, 5) && members >= 2,
         rolling: rng.chance(1, 5),
+        upgrade: false,
         skew: false,
     }
 }

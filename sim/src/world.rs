@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use quorate_core::entry::Configuration;
+use quorate_core::entry::{Configuration, FEATURE_LEVEL};
 use quorate_core::rng::Rng;
 use quorate_core::{LogIndex, NodeId, Revision};
 use quorate_jepsen::history::History;
@@ -14,6 +14,7 @@ use crate::check::audit::Audit;
 use crate::check::consensus::Consensus;
 use crate::check::leadership::Leadership;
 use crate::check::lease::Leases;
+use crate::check::level::Level;
 use crate::check::lock::Locks;
 use crate::check::membership::Membership;
 use crate::check::reference::Reference;
@@ -103,6 +104,7 @@ pub struct World {
     audit: Audit,
     space: Space,
     membership: Membership,
+    level: Level,
     /// Links are bad until then.
     rough_until: Nanos,
     /// When anything last changed for the worse.
@@ -146,6 +148,8 @@ impl World {
                 id: (member < setup.members).then(|| founder_id(member)),
                 joins: false,
                 removed: false,
+                level: FEATURE_LEVEL,
+                level_said: FEATURE_LEVEL,
                 wrong: Wrong::default(),
                 resumed: 0,
                 config: (LogIndex(0), Configuration::default()),
@@ -205,6 +209,7 @@ impl World {
             operators,
             badges: operators::draw_badges(&setup),
             membership: Membership::new(setup.churn),
+            level: Level::new((0..setup.members).map(founder_id)),
             rough_until: 0,
             troubled: 0,
             finale: finale::Finale::default(),
@@ -279,6 +284,7 @@ impl World {
         if let Some(reference) = &self.reference {
             (self.totals.commands_compared, self.totals.alarms_raised) = (reference.compared, reference.raised);
         }
+        self.totals.levels_raised = self.level.raised();
         self.totals.joint_changes = self.membership.joint_changes;
         self.judge()
     }

@@ -7,7 +7,7 @@ use bincode::{Decode, Encode};
 
 use crate::blob::Source;
 use crate::entry::{Entry, Standing};
-use crate::{Incarnation, LogIndex, Term};
+use crate::{FeatureLevel, Incarnation, LogIndex, Term};
 
 /// One message of consensus between two members.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -109,6 +109,10 @@ pub enum Body {
         received: LogIndex,
         /// As in [`Body::Accepted`].
         matched: LogIndex,
+        /// The highest feature level that the sender understands. It is said here because every follower and every
+        /// learner answers heartbeats for as long as it runs, to whoever leads, and numbered: an answer that was given
+        /// before the sender was replaced by an older build is known for one.
+        level: FeatureLevel,
     },
     /// The leader's commit index moved. Not answered; the next heartbeat says it again.
     Commit {
@@ -178,8 +182,11 @@ impl fmt::Display for Message {
                 write!(f, "Refused term={term} prev={prev_index} hint={hint_index}@{hint_term}")?;
             }
             Body::Heartbeat { round, commit } => write!(f, "Heartbeat term={term} round={round} commit={commit}")?,
-            Body::HeartbeatReply { round, received, matched } => {
+            Body::HeartbeatReply { round, received, matched, level } => {
                 write!(f, "HeartbeatReply term={term} round={round} received={received} matched={matched}")?;
+                if *level > FeatureLevel(0) {
+                    write!(f, " level={level}")?;
+                }
             }
             Body::Commit { commit } => write!(f, "Commit term={term} commit={commit}")?,
             Body::TimeoutNow => write!(f, "TimeoutNow term={term}")?,

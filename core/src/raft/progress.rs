@@ -3,7 +3,7 @@
 use alloc::collections::{BTreeSet, VecDeque};
 
 use crate::mutant::{self, Mutant};
-use crate::{Incarnation, Instant, LogIndex};
+use crate::{FeatureLevel, Incarnation, Instant, LogIndex};
 
 /// How the leader feeds a follower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub(super) struct Progress {
     inflight_bytes: u64,
     /// The last heartbeat round it has answered.
     pub(super) round: u64,
+    /// The feature level that it understands, as it said there.
+    pub(super) level: Option<FeatureLevel>,
     /// A heartbeat round, and the last index sent before it: if the answer says less was received, it was lost.
     pub(super) mark: Option<(u64, LogIndex)>,
     /// The commit index it was last told.
@@ -76,6 +78,7 @@ impl Progress {
             inflight: VecDeque::new(),
             inflight_bytes: 0,
             round: 0,
+            level: None,
             mark: None,
             told_commit: LogIndex(0),
             heard: now,
@@ -129,8 +132,11 @@ impl Progress {
         true
     }
 
-    /// The follower answered heartbeat `round`. `commit` is the leader's commit index.
-    pub(super) fn answered(&mut self, round: u64, commit: LogIndex) {
+    /// The follower answered heartbeat `round`, and understands `level`. `commit` is the leader's commit index.
+    pub(super) fn answered(&mut self, round: u64, level: FeatureLevel, commit: LogIndex) {
+        if round >= self.round {
+            self.level = Some(level);
+        }
         self.round = self.round.max(round);
         if self.target.is_none() && self.round >= self.first_round {
             self.target = Some(commit);

@@ -23,7 +23,7 @@ use super::quorum::is_quorum;
 use super::{Body, Output, Raft, Role};
 use crate::entry::{Configuration, Payload};
 use crate::mutant::{self, Mutant};
-use crate::{Incarnation, NodeId};
+use crate::{FeatureLevel, Incarnation, NodeId};
 
 /// The life of a member that was added and has not been heard of. No disk has it.
 pub const UNKNOWN: Incarnation = Incarnation(0);
@@ -144,6 +144,27 @@ impl Raft {
             |progress: &Progress| progress.is_heard && self.now < progress.heard + self.config.election_timeout;
         let others = leader.peers.iter().filter(|(_, progress)| is_heard(progress)).map(|(id, _)| *id);
         others.chain([self.id()]).collect()
+    }
+
+    /// The highest feature level that every member of the latest configuration understands, learners included, by what
+    /// each of them said last in this leadership and within an election timeout. `None` if that is not known of all of
+    /// them, or if this member does not lead.
+    #[must_use]
+    pub fn understood_by_all(&self) -> Option<FeatureLevel> {
+        let config = self.log.config();
+        let leader = self.leader.as_ref()?;
+        let said = |id: &NodeId| {
+            if *id == self.id() {
+                return Some(self.config.understands);
+            }
+            let is_recent = |it: &&Progress| self.now < it.heard + self.config.election_timeout;
+            leader.peers.get(id).filter(is_recent)?.level
+        };
+        let mut least = self.config.understands;
+        for id in config.voters.keys().chain(config.outgoing.keys()).chain(config.learners.keys()) {
+            least = least.min(said(id)?);
+        }
+        Some(least)
     }
 
     /// Whether the latest configuration is committed and not joint.

@@ -175,7 +175,8 @@ impl Raft {
         self.commit = self.commit.max(commit.min(self.received));
         let received = self.received;
         let matched = received.min(self.log.durable());
-        self.send_promised(from, Body::HeartbeatReply { round, received, matched }, out);
+        let level = self.config.understands;
+        self.send_promised(from, Body::HeartbeatReply { round, received, matched, level }, out);
     }
 
     /// [`Body::Commit`] of the current term.
@@ -192,7 +193,7 @@ impl Raft {
         let Some(progress) = leader.peers.get_mut(&from) else { return };
         let is_possible = match message.body {
             Body::Accepted { matched } => matched <= last,
-            Body::HeartbeatReply { round, received, matched } => {
+            Body::HeartbeatReply { round, received, matched, .. } => {
                 matched <= received && received <= last && round <= leader.round
             }
             _ => true,
@@ -209,8 +210,8 @@ impl Raft {
                 }
                 progress.refused(prev_index, self.log.find_by_term(hint_index, hint_term));
             }
-            Body::HeartbeatReply { round, received, matched } => {
-                progress.answered(round, commit);
+            Body::HeartbeatReply { round, received, matched, level } => {
+                progress.answered(round, level, commit);
                 if matched > progress.matched {
                     progress.accepted(matched, start, last);
                 }

@@ -69,6 +69,11 @@ impl Membership {
         self.applied = term;
     }
 
+    /// The term of the last entry applied here; 0 if none was since the start.
+    pub(super) fn applied_term(&self) -> Term {
+        self.applied
+    }
+
     /// An applied change's answer; the client waits on.
     pub(super) fn done(&mut self, id: RequestId, members: Vec<Member>) {
         self.done.push((id, members));

@@ -272,6 +272,9 @@ impl Replica {
             }
             *lease = self.complete_lease(*lease);
         }
+        if let Err(error) = self.level.check(&command) {
+            return self.respond(id, Err(error), out);
+        }
         let lag = self.raft.status().commit.0 - self.applied.0;
         let is_full = self.proposals.is_full() || self.proposals.bytes >= WAITING_BYTES_MAX;
         if lag > self.config.apply_lag_max || is_full {
@@ -296,6 +299,9 @@ impl Replica {
     /// it was refused: it will never take effect.
     pub(super) fn propose_here(&mut self, command: Command, out: &mut Vec<Output>) -> bool {
         assert!(self.leads(), "only a leader proposes for itself");
+        if self.level.check(&command).is_err() {
+            return false;
+        }
         let is_expiry = matches!(command, Command::LeaseExpire(_));
         let author = if is_expiry && mutant::is_on(Mutant::K08) { Author::Nobody } else { Author::Member };
         let (sequence, bytes) = self.proposals.encode(author, command);

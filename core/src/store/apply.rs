@@ -7,8 +7,8 @@ use alloc::vec::Vec;
 use super::hash::{Effect, Fold, digest};
 use super::rows::{self, LeaseRow, Put, Record, Totals};
 use super::values::Values;
-use super::{Applied, Batch, Event, LeaseChange, Need, RevisionEvents, SessionChange, Store, lease};
-use crate::command::{Command, Envelope, Outcome};
+use super::{Applied, Batch, Event, LeaseChange, Need, RevisionEvents, SessionChange, Store, TooNew, lease};
+use crate::command::{Command, Envelope, Origin, Outcome};
 use crate::entry::{Entry, Payload};
 use crate::error::Error;
 use crate::format::codec;
@@ -16,6 +16,9 @@ use crate::mutant::{self, Mutant};
 use crate::request::{Lease, Member, MemberChange};
 use crate::rows::{RowWrite, Rows};
 use crate::{Blob, FeatureLevel, LeaseId, LogIndex, Revision, Ttl};
+
+/// What a proposal came to.
+type Answer = (Origin, Result<Outcome, Error>);
 
 /// A batch under construction over the state it changes.
 pub(super) struct Builder<'a> {
@@ -56,13 +59,18 @@ pub(super) fn apply(store: &mut Store, entries: &[Entry], rows: &dyn Rows) -> Ba
         only_users: true,
     };
     let (mut results, mut hashes) = (Vec::new(), Vec::with_capacity(entries.len()));
+    let mut too_new = None;
     for entry in entries {
-        if let Some(result) = builder.entry(entry) {
-            results.push(result);
+        match builder.entry(entry) {
+            Ok(result) => results.extend(result),
+            Err(reason) => {
+                too_new = Some(reason);
+                break;
+            }
         }
         hashes.push((entry.index, builder.store.hash));
     }
-    if !entries.is_empty() {
+    if !hashes.is_empty() {
         builder.totals();
     }
     let Builder { store, events, writes, leases, sessions, alarms_changed, members_changed, .. } = builder;
@@ -78,12 +86,15 @@ pub(super) fn apply(store: &mut Store, entries: &[Entry], rows: &dyn Rows) -> Ba
         leases,
         alarms: alarms_changed.then(|| store.view.alarms().collect()),
         members: members_changed.then(|| store.members()),
+        level: store.view.feature_level,
     };
-    Batch { applied, events, writes, sessions }
+    Batch { applied, events, writes, sessions, too_new }
 }
 
 impl Builder<'_> {
-    fn entry(&mut self, entry: &Entry) -> Option<(crate::command::Origin, Result<Outcome, Error>)> {
+    /// Applies the next entry; gives the answer if it was this member's. An entry that this build does not understand
+    /// changes nothing.
+    fn entry(&mut self, entry: &Entry) -> Result<Option<Answer>, TooNew> {
         let (applied, term) = self.store.applied;
         assert_eq!(entry.index, applied.next(), "entry {} after {applied} was applied", entry.index);
         assert!(entry.term >= term, "entry {} of term {} after one of {term}", entry.index, entry.term);
@@ -92,6 +103,11 @@ impl Builder<'_> {
         if let Payload::Command(bytes) = &entry.payload {
             let Envelope { origin, command, author } = codec::decode(bytes.0.clone())
                 .unwrap_or_else(|error| panic!("entry {} is not known to this build: {error}", entry.index));
+            if let Command::RaiseFeatureLevel(level) = command
+                && level > self.store.understood
+            {
+                return Err(TooNew { level, understood: self.store.understood });
+            }
             if self.store.dedup.admit(origin, entry.index) || mutant::is_on(Mutant::A15) {
                 let permitted = match mutant::is_on(Mutant::U11) {
                     false => self.store.view.check(&author, &Need::Command(&command)),
@@ -112,7 +128,7 @@ impl Builder<'_> {
         self.fold.i64(self.store.view.revision.0).i64(self.store.view.floor.0);
         self.store.hash = self.fold.chain(self.store.hash);
         self.store.applied = (entry.index, entry.term);
-        result
+        Ok(result)
     }
 
     fn command(&mut self, command: Command, index: LogIndex) -> Result<Outcome, Error> {
@@ -322,8 +338,9 @@ impl Builder<'_> {
     }
 
     fn raise(&mut self, level: FeatureLevel) {
-        self.store.feature_level = self.store.feature_level.max(level);
-        self.fold.effect(Effect::FeatureLevel).u64(u64::from(self.store.feature_level.0));
+        let in_force = &mut self.store.view.feature_level;
+        *in_force = level.max(*in_force);
+        self.fold.effect(Effect::FeatureLevel).u64(u64::from(in_force.0));
     }
 
     /// Writes where the state stands after the batch.
@@ -340,7 +357,7 @@ impl Builder<'_> {
             floor: store.view.floor,
             keys: store.view.index.len(),
             hash: store.hash,
-            feature_level: store.feature_level,
+            feature_level: store.view.feature_level,
             ledger: store.ledger,
         };
         if !(self.only_users && mutant::is_on(Mutant::A08)) {

@@ -17,6 +17,7 @@ use super::load::Records;
 use super::quota::Ledger;
 use super::rows::{self, Cleaned, LeaseRow, Put, Record, Totals};
 use super::{LeaseRecord, Store};
+use crate::entry::FEATURE_LEVEL;
 use crate::format::codec;
 use crate::request::Alarm;
 use crate::{Blob, FeatureLevel, LogIndex, NodeId, Revision, Term};
@@ -197,7 +198,7 @@ struct Survey {
 
 impl Survey {
     fn new<H: History>(history: &H, import: &Import) -> Result<Self, H::Error> {
-        let mut store = Store::empty(NodeId(0));
+        let mut store = Store::empty(NodeId(0), FEATURE_LEVEL);
         for LeaseRecord { lease, remaining } in &import.leases {
             if lease.id.0 == 0 || lease.ttl.0 < 0 || lease.ttl > super::lease::TTL_MAX {
                 return Err(ImportError(format!("a lease {} of {} s", lease.id, lease.ttl)).into());

@@ -9,16 +9,23 @@ use super::compact::Cleaning;
 use super::index::Meta;
 use super::revisions::Rev;
 use super::rows::{self, Cleaned, Kind, LeaseRow, Record, Totals};
-use super::{LoadError, Store};
+use super::{LoadError, Store, TooNew};
 use crate::blob::Source;
 use crate::format::codec;
 use crate::mutant::{self, Mutant};
 use crate::request::{Lease, Member};
 use crate::rows::Rows;
-use crate::{Blob, LeaseId, LogIndex, NodeId, Revision};
+use crate::{Blob, FeatureLevel, LeaseId, LogIndex, NodeId, Revision};
 
-pub(super) fn load(member: NodeId, rows: &dyn Rows) -> Result<Store, LoadError> {
-    load_rows(member, rows).map_err(LoadError::Damaged)
+pub(super) fn load(member: NodeId, understood: FeatureLevel, rows: &dyn Rows) -> Result<Store, LoadError> {
+    // First of all: what else a newer build has written may mean nothing to this one.
+    if let Some(row) = rows.get(&rows::totals())
+        && let Ok(Totals { feature_level: level, .. }) = decode("the totals", &row)
+        && level > understood
+    {
+        return Err(TooNew { level, understood }.into());
+    }
+    load_rows(member, understood, rows).map_err(LoadError::Damaged)
 }
 
 pub(super) fn applied_index(rows: &dyn Rows) -> LogIndex {
@@ -27,8 +34,8 @@ pub(super) fn applied_index(rows: &dyn Rows) -> LogIndex {
     totals.index
 }
 
-fn load_rows(member: NodeId, rows: &dyn Rows) -> Result<Store, String> {
-    let mut store = Store::empty(member);
+fn load_rows(member: NodeId, understood: FeatureLevel, rows: &dyn Rows) -> Result<Store, String> {
+    let mut store = Store::empty(member, understood);
     let Some(totals) = rows.get(&rows::totals()) else {
         return each(rows, Kind::Any, |key, _| {
             Err(format!("row {key:?} without a row that says where the state stands"))
@@ -42,7 +49,7 @@ fn load_rows(member: NodeId, rows: &dyn Rows) -> Result<Store, String> {
     }
     store.applied = (totals.index, totals.term);
     store.hash = totals.hash;
-    store.feature_level = totals.feature_level;
+    store.view.feature_level = totals.feature_level;
     store.ledger = totals.ledger;
     store.view.revision = totals.revision;
     store.view.floor = totals.floor;

@@ -10,7 +10,7 @@ use super::{LeaseRecord, Members, View};
 use crate::error::Error;
 use crate::request::{RangeRequest, RangeResult, RequestOp, ResponseOp, TxnRequest, TxnResult};
 use crate::rows::Rows;
-use crate::{LeaseId, Revision};
+use crate::{FeatureLevel, LeaseId, Revision};
 
 impl View {
     /// The store's revision.
@@ -23,6 +23,13 @@ impl View {
     #[must_use]
     pub fn compacted(&self) -> Revision {
         self.floor
+    }
+
+    /// The feature level in force: every member understands what commands of this level mean, and none above it are
+    /// proposed. Raised by an entry, never lowered.
+    #[must_use]
+    pub fn feature_level(&self) -> FeatureLevel {
+        self.feature_level
     }
 
     /// Answers a range. (etcd: Range; semantics.md section 3) `rows` is the backend as published with this view, or

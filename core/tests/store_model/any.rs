@@ -77,7 +77,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         4 => any_alarm().prop_map(Command::ClearAlarm),
         1 => "[r-t]".prop_map(|name| Command::Auth(AuthCommand::RoleAdd(name))),
         2 => any_member_change().prop_map(Command::Members),
-        1 => (0_u32..3).prop_map(|level| Command::RaiseFeatureLevel(FeatureLevel(level))),
+        1 => (0_u32..=1).prop_map(|level| Command::RaiseFeatureLevel(FeatureLevel(level))),
     ]
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_core::command::Command;
-use quorate_core::entry::{Configuration, HardState, Identity, Recovered, Standing};
+use quorate_core::entry::{Configuration, FEATURE_LEVEL, HardState, Identity, Recovered, Standing};
 use quorate_core::error::Error;
 use quorate_core::raft::{self, Role};
 use quorate_core::replica::{Config, Input, Output, PeerMessage, Replica, Request, Response, SnapshotId};
@@ -75,6 +75,7 @@ pub(crate) fn config(member: u64) -> Config {
             inflight_bytes_max: 1 << 20,
             catchup_entries: 1000,
             catchup_bytes: 1 << 20,
+            understands: FEATURE_LEVEL,
         },
         session: Incarnation(1000 + member),
         request_timeout: 7000 * MILLI,
@@ -168,7 +169,7 @@ impl Member {
         let (store, view) = (&self.store, self.store.view());
         let (hash, members) = (store.hash(), store.members());
         let (leases, revision, alarms) = (store.leases(), view.revision(), view.alarms().collect());
-        Input::Restored { index, leases, hash, revision, alarms, members }
+        Input::Restored { index, leases, hash, revision, alarms, members, level: view.feature_level() }
     }
 }
 

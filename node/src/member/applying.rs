@@ -13,7 +13,7 @@ use super::driving::ToDriver;
 use super::mailbox::Mailbox;
 use super::station::Stage;
 use super::{Observer, deadline, now, spawn};
-use crate::applier::{self, Applier, HistoryRead, Published};
+use crate::applier::{self, Applier, HistoryRead, OpenError, Published};
 use crate::backend::{Backend, BackendError, Backends};
 use crate::driver::Event;
 
@@ -70,7 +70,10 @@ where
         self.inbox.extend(items.drain(..));
         let began = Instant::now();
         if let Err(error) = applier.turn(now(self.epoch), &mut self.inbox, effects) {
-            self.observer.fatal(&format!("the applied state cannot be kept: {error}"));
+            self.observer.fatal(&match error {
+                OpenError::TooNew(reason) => reason.to_string(),
+                error => format!("the applied state cannot be kept: {error}"),
+            });
         }
         if let Some(published) = effects.published.take() {
             let (puts, deletes) = (std::mem::take(&mut effects.puts), std::mem::take(&mut effects.deletes));

@@ -3,6 +3,7 @@
 //! A new fault is a variant of [`Fault`] with its line of text, what [`crate::world`] does about it (`world/nemesis.rs`),
 //! a switch in [`Classes`](super::Classes), and a line here with a stream number that was never used.
 
+use quorate_core::entry::FEATURE_LEVEL;
 use quorate_core::rng::Rng;
 
 use super::{Setup, Stream, pick, ppm, stream};
@@ -91,7 +92,7 @@ pub(super) fn draw_schedule(setup: &Setup) -> Vec<Strike> {
         let after = pick(relentless, &[(1, 1), (1, 10), (1, 100)]) * MILLI;
         schedule.push(Strike { at: begin, fault: Fault::Harass { after, span: end - begin } });
     }
-    for pattern in [swizzles, flaps, rolling_restarts] {
+    for pattern in [swizzles, flaps, rolling_restarts, upgrades] {
         schedule.append(&mut pattern(setup, begin, end));
     }
     schedule.sort_by_key(|strike| strike.at);
@@ -165,4 +166,32 @@ fn rolling_restarts(setup: &Setup, begin: Nanos, end: Nanos) -> Vec<Strike> {
     }
     strikes.retain(|strike| strike.at < end);
     strikes
+}
+
+/// Members are stopped one by one, and each is started again with a build that understands the next feature level. Some
+/// upgrades stop half way; of these, some are taken back and others go on later.
+fn upgrades(setup: &Setup, begin: Nanos, end: Nanos) -> Vec<Strike> {
+    let (rng, mut strikes) = (&mut stream(setup.seed, Stream::Upgrade, 0), Vec::new());
+    let (mut at, mut level) = (begin + micros(rng, 20 * SECOND), FEATURE_LEVEL.0);
+    while setup.classes.upgrade && at < end {
+        let (down, pause) = (MILLI * (1 + rng.below(1_000)), setup.knobs.election / 10 * (1 + rng.below(60)));
+        let order = shuffled(rng, setup.machines());
+        let is_whole = rng.chance(1, 2);
+        let upgraded = if is_whole { order.len() } else { draw_below(rng, order.len()) };
+        let is_taken_back = !is_whole && rng.chance(1, 2);
+        let upgrade = order[..upgraded].iter().map(|member| (*member, level + 1));
+        let back = order[..upgraded].iter().map(|member| (*member, level)).filter(|_| is_taken_back);
+        for (member, level) in upgrade.chain(back) {
+            strikes.push(Strike { at: at / MICRO * MICRO, fault: Fault::Upgrade { member, level, down } });
+            at += down + pause;
+        }
+        level += u32::from(is_whole);
+        at += micros(rng, 20 * SECOND);
+    }
+    strikes.retain(|strike| strike.at < end);
+    strikes
+}
+
+fn draw_below(rng: &mut Rng, count: usize) -> usize {
+    usize::try_from(rng.below(count as u64)).expect("few members")
 }

@@ -47,6 +47,7 @@ impl World {
                 Handed::Entries(term, entries) => {
                     self.consensus.committed(member, term, &entries)?;
                     self.membership.committed(&entries)?;
+                    self.level.committed(&entries)?;
                     self.see_committed(now, &entries)?;
                 }
                 Handed::Snapshot(index) => self.consensus.installed(member, index)?,

@@ -265,8 +265,11 @@ impl World {
             if !is_free || is_founder || self.membership.is_removed(id) {
                 continue;
             }
+            // A member that joins has the newest build there is: an older one would have to stop.
+            let newest = self.machines.iter().map(|machine| machine.level).max().unwrap_or_default();
             let machine_state = &mut self.machines[machine];
             machine_state.replace_disk();
+            (machine_state.level, machine_state.level_said) = (newest, newest);
             (machine_state.id, machine_state.joins) = (Some(id), true);
             machine_state.epoch += 1;
             machine_state.heard_since = machine_state.epoch;
@@ -443,6 +446,18 @@ impl World {
             let list: Vec<pb::Member> = self.membership.latest().iter().map(member).collect();
             self.set_up(now, &list, MILLI);
         }
+    }
+
+    /// Why the feature level is not yet what all members understand, if it is not.
+    pub(super) fn unfinished_level(&self) -> Option<String> {
+        let process = self.machines[self.leader()?].process.as_ref()?;
+        let config = &process.replica().raft().status().config;
+        let ids = config.voters.keys().chain(config.outgoing.keys()).chain(config.learners.keys());
+        // Whoever runs nowhere says nothing.
+        let builds = ids.map(|id| self.machine_of(*id).map(|machine| self.machines[machine].level));
+        let understood = builds.collect::<Option<Vec<_>>>()?.into_iter().min()?;
+        let level = process.published().view.feature_level();
+        (level != understood).then(|| format!("the feature level is {level}, and all members understand {understood}"))
     }
 
     /// Where consensus is not yet what the records say, if anywhere.

@@ -156,6 +156,7 @@ impl World {
             let unfinished = self
                 .unfinished_change()
                 .or_else(|| self.unfinished_fencing())
+                .or_else(|| self.unfinished_level())
                 .map_or(String::new(), |text| format!("\n  {text}"));
             let members: Vec<String> = self
                 .machines
@@ -176,8 +177,9 @@ impl World {
             return Ok(());
         }
         let Some(target) = target else {
-            // Who votes, who learns and who is gone is as the records say.
-            if self.unfinished_change().is_some() || self.unfinished_fencing().is_some() {
+            // Who votes, who learns and who is gone is as the records say; all are used for what all understand.
+            let unfinished = self.unfinished_change().or_else(|| self.unfinished_fencing());
+            if unfinished.or_else(|| self.unfinished_level()).is_some() {
                 return Ok(());
             }
             if blackout_over {

@@ -5,7 +5,9 @@ use std::io;
 use quorate_core::entry::{Configuration, Standing};
 use quorate_core::raft::Role;
 use quorate_core::rng::Rng;
-use quorate_core::{LogIndex, NodeId};
+use quorate_core::store::TooNew;
+use quorate_core::{FeatureLevel, LogIndex, NodeId};
+use quorate_node::applier::OpenError;
 use quorate_node::boot::{BootError, Found};
 
 use super::World;
@@ -31,6 +33,10 @@ pub(super) struct Machine {
     pub(super) joins: bool,
     /// Its data directory says that it was removed.
     pub(super) removed: bool,
+    /// The highest feature level that the build understands which is started here.
+    pub(super) level: FeatureLevel,
+    /// The highest one that a build of this machine ever understood: others may believe it of its member.
+    pub(super) level_said: FeatureLevel,
     /// What is wrong with its state.
     pub(super) wrong: Wrong,
     /// When its process went on after its last pause.
@@ -114,6 +120,7 @@ impl World {
                 founders: self.setup.members,
                 churn: self.setup.churn,
                 fenced: self.machines[member].wrong.fenced,
+                level: self.machines[member].level,
                 knobs: &self.setup.knobs,
                 regime: &self.setup.regime,
                 now: local,
@@ -146,6 +153,9 @@ impl World {
                 self.disk_failed(now, member, &error);
                 return Ok(());
             }
+            Err(StartError::Open(OpenError::TooNew(reason))) => {
+                return self.too_old(now, member, id, &reason);
+            }
             Err(error) => return Err(Violation::new("recovery", format!("member {member} does not start: {error:?}"))),
         };
         let (rotten, doubtful) = (std::mem::take(&mut machine.rotten), std::mem::take(&mut machine.doubtful));
@@ -173,6 +183,8 @@ impl World {
         });
         self.membership.published(member, applied, process.published().view.members())?;
         let machine = &mut self.machines[member];
+        self.level.started(id, machine.level);
+        self.level.published(member, applied, process.published().view.feature_level())?;
         machine.process = Some(process);
         self.tell(now, || {
             let text = format!("starts with {applied} applied, {:?}, term {}", status.standing, status.term);
@@ -305,14 +317,30 @@ impl World {
         machine.next_apply = None;
         let Some(process) = &mut machine.process else { return Ok(()) };
         if let Err(error) = process.apply(machine.clock.read(now), inputs_max, &mut self.actions) {
+            if let OpenError::TooNew(reason) = error {
+                let id = machine.id.expect("a process is somebody's");
+                return self.too_old(now, member, id, &reason);
+            }
             return Err(Violation::new("backend", format!("member {member} cannot keep its state: {error}")));
         }
         let (digest, applied) = (machine.backends.digest(), process.published().applied);
         self.trace.event(now, Kind::Backend, member, digest, &[], || format!("applied {applied}"));
         self.membership.published(member, applied, process.published().view.members())?;
+        self.level.published(member, applied, process.published().view.feature_level())?;
         self.carry_out(now, member)?;
         self.see_published(now, member)?;
         self.rouse(now, member);
+        Ok(())
+    }
+
+    /// A member does not understand the cluster's feature level, and stops: that may befall only whoever was removed, whom
+    /// nobody waits for any more.
+    fn too_old(&mut self, now: Nanos, member: usize, id: NodeId, reason: &TooNew) -> Verdict {
+        if !self.membership.is_removed(id) {
+            return Err(Violation::new("level", format!("member {member} has to stop: {reason}")));
+        }
+        self.trace.event(now, Kind::Member, member, id.0, &[], || format!("was removed, and stops: {reason}"));
+        self.retire(now, member, id);
         Ok(())
     }
 

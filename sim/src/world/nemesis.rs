@@ -1,5 +1,6 @@
 //! Carries out the schedule of faults.
 
+use quorate_core::FeatureLevel;
 use quorate_core::Term;
 use quorate_core::raft::Role;
 use quorate_core::replica::Request;
@@ -7,6 +8,7 @@ use quorate_core::rng::Rng;
 
 use super::World;
 use super::event::{Event, link};
+use super::machine::Machine;
 use super::redraw::anew;
 use crate::call::CallError;
 use crate::chronicle::Happened;
@@ -96,6 +98,14 @@ impl World {
         };
         match strike.fault {
             Fault::Kill { member, down } => self.kill(now, member, down, Death::Process),
+            Fault::Upgrade { member, level, down } if self.may_upgrade(member, FeatureLevel(level)) => {
+                let machine = &mut self.machines[member];
+                machine.level = FeatureLevel(level);
+                machine.level_said = machine.level_said.max(machine.level);
+                self.totals.upgrades += 1;
+                self.kill(now, member, down, Death::Process);
+            }
+            Fault::Upgrade { .. } => {}
             Fault::Power { member, down } => self.kill(now, member, down, Death::Power),
             Fault::Wipe { member, down } if self.may_wipe(member) => self.kill(now, member, down, Death::Disk),
             Fault::Rot { member, down } if self.may_wipe(member) && self.may_forget(member) => {
@@ -420,6 +430,21 @@ impl World {
             }
         }
         self.heap.push(now + down, link::NEMESIS, Event::Start { member, epoch });
+    }
+
+    /// Whether no member can meet a feature level that it does not understand, once this machine has a build of `level`.
+    /// The cluster's level may become what all builds have ever said that they understand. (While members come and go
+    /// nobody goes back: whoever holds the level down may leave.)
+    fn may_upgrade(&self, member: usize, level: FeatureLevel) -> bool {
+        if self.setup.churn.is_some() && level < self.machines[member].level {
+            return false;
+        }
+        let after = self.members().into_iter().map(|other| {
+            let Machine { level: build, level_said: said, .. } = self.machines[other];
+            if other == member { (level, said.max(level)) } else { (build, said) }
+        });
+        let (builds, said): (Vec<_>, Vec<_>) = after.unzip();
+        builds.iter().min() >= said.iter().min()
     }
 
     /// Whether the others can do without this member's memory: no more than a minority may be without theirs.
