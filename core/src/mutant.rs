@@ -3,7 +3,8 @@
 //! Without the cargo feature `mutants` none of this exists: [`is_on`] is a constant `false`. With it, one mutant at a
 //! time is chosen by name while the program runs (`plant`). A server does not compile with it: see `node/src/lib.rs`.
 //! Each is a mechanism that once shipped somewhere (its rows: Raft R, log P, apply A, watch W, lease K, users U; L: what
-//! locks are made of; Q: quotas, alarms and what compacts by itself), planted as the smallest change of ours that has it.
+//! locks are made of; Q: quotas, alarms and what compacts by itself; F: feature levels; H: state hashes; J: checkers),
+//! planted as the smallest change of ours that has it.
 //! Workloads, faults and oracles know nothing of them.
 //!
 //! A new one is a line in the list below, and `mutant::is_on(Mutant::X)` where it does its harm.
