@@ -560,6 +560,7 @@ impl Raft {
             self.follow(message.term, None, out);
         }
         let is_current = message.term == self.term;
+        let is_late_vote = mutant::is_on(Mutant::R27) && matches!(message.body, Body::VoteReply { .. });
         match message.body {
             Body::PreVoteReply { campaign, granted } => {
                 self.on_pre_vote_reply(from, message.incarnation, campaign, granted, out);
@@ -569,7 +570,7 @@ impl Raft {
                 reach!(StaleLeader);
                 self.send_promised(from, Body::Stale, out);
             }
-            _ if !is_current && !(mutant::is_on(Mutant::R27) && matches!(message.body, Body::VoteReply { .. })) => {}
+            _ if !(is_current || is_late_vote) => {}
             Body::VoteReply { to, granted } => self.on_vote_reply(from, message.incarnation, to, granted, out),
             Body::Append { prev_index, prev_term, entries, commit } => {
                 self.on_append(from, (prev_index, prev_term), entries, commit, out);
