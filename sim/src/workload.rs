@@ -12,6 +12,7 @@ use crate::world::redraw::anew;
 
 pub mod badge;
 pub mod cache;
+pub mod caller;
 pub mod chore;
 pub mod client;
 pub mod compactor;
@@ -241,6 +242,11 @@ impl Generator {
     /// A TTL to ask for.
     pub fn ttl(&mut self) -> Ttl {
         Ttl([1, 2, 3, 5, 10][pick(&mut self.rng, 5)])
+    }
+
+    /// What it draws from.
+    pub fn rng(&mut self) -> &mut Rng {
+        &mut self.rng
     }
 
     /// True with this probability.

@@ -7,6 +7,7 @@ use quorate_core::request::{KeyRange, RangeRequest};
 use quorate_core::{Blob, LeaseId, Revision, Ttl};
 use quorate_jepsen::history::{Op, OpId};
 
+use super::caller::Caller;
 use super::chore::Chore;
 use super::{Generator, Known};
 use crate::call::Rpc;
@@ -64,24 +65,21 @@ pub enum Step {
 #[derive(Clone, Debug)]
 pub struct Client {
     generator: Generator,
-    /// The member it talks to.
-    pub member: usize,
-    /// The call under way.
-    pub pending: Option<Pending>,
+    /// Its calls.
+    pub caller: Caller,
     /// What it knows.
     pub known: Known,
     /// Its lease.
     pub held: Option<Held>,
     /// A lease that it was told is revoked: somewhere else, too, it must be gone.
     gone: Option<LeaseId>,
-    calls: u64,
 }
 
 impl Client {
     /// A client that begins with `member`.
     #[must_use]
     pub fn new(generator: Generator, member: usize) -> Self {
-        Self { generator, member, pending: None, known: Known::default(), held: None, gone: None, calls: 0 }
+        Self { generator, caller: Caller::new(member), known: Known::default(), held: None, gone: None }
     }
 
     /// Draws anew what is left to chance.
@@ -113,19 +111,6 @@ impl Client {
                 Step::Ask(self.generator.operation(self.known))
             }
         }
-    }
-
-    /// A call is sent; gives its number.
-    pub fn sent(&mut self, subject: Subject, now: Nanos) -> u64 {
-        assert!(self.pending.is_none(), "a client has one call at a time");
-        self.calls += 1;
-        self.pending = Some(Pending { call: self.calls, subject, sent: now });
-        self.calls
-    }
-
-    /// The pending call, if it is this one, which is over now.
-    pub fn ended(&mut self, call: u64) -> Option<Pending> {
-        self.pending.take_if(|pending| pending.call == call)
     }
 
     /// Something was answered at this revision.
@@ -160,7 +145,7 @@ impl Client {
 
     /// Goes to another of these members, or stays.
     pub fn move_on(&mut self, members: &[usize]) {
-        self.member = members[usize::try_from(self.generator.below(members.len() as u64)).expect("few members")];
+        self.caller.move_on(self.generator.rng(), members);
     }
 
     /// Whether to change the member, for no reason or to hear what another one says.

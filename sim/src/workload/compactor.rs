@@ -10,7 +10,7 @@ use quorate_core::rng::Rng;
 use quorate_core::{Blob, Revision};
 use quorate_jepsen::history::{Op, Response};
 
-use super::client::Pending;
+use super::caller::Caller;
 use super::contender::Outcome;
 use crate::heap::{MILLI, Nanos, SECOND};
 use crate::world::redraw::anew;
@@ -23,11 +23,8 @@ pub const COUNTER: &str = "compact_rev_key";
 pub struct Compactor {
     rng: Rng,
     interval: Nanos,
-    /// The member it talks to.
-    pub member: usize,
-    /// The call under way.
-    pub pending: Option<Pending>,
-    calls: u64,
+    /// Its calls.
+    pub caller: Caller,
     /// The version of [`COUNTER`], as far as it knows.
     version: i64,
     /// The store was there when it last asked.
@@ -40,7 +37,7 @@ impl Compactor {
     /// A compactor that begins with `member`.
     #[must_use]
     pub fn new(rng: Rng, interval: Nanos, member: usize) -> Self {
-        Self { rng, interval, member, pending: None, calls: 0, version: 0, revision: None, target: None }
+        Self { rng, interval, caller: Caller::new(member), version: 0, revision: None, target: None }
     }
 
     /// Draws anew what is left to chance.
@@ -81,19 +78,6 @@ impl Compactor {
         if self.target.is_some() { MILLI } else { self.interval / 2 + self.rng.below(self.interval) }
     }
 
-    /// A call is sent; gives its number.
-    pub fn sent(&mut self, pending: impl FnOnce(u64) -> Pending) -> u64 {
-        assert!(self.pending.is_none(), "a compactor has one call at a time");
-        self.calls += 1;
-        self.pending = Some(pending(self.calls));
-        self.calls
-    }
-
-    /// The pending call, if it is this one, which is over now.
-    pub fn ended(&mut self, call: u64) -> Option<Pending> {
-        self.pending.take_if(|pending| pending.call == call)
-    }
-
     /// How long to wait for an answer.
     pub fn patience(&mut self) -> Nanos {
         SECOND + self.rng.below(4 * SECOND)
@@ -101,6 +85,6 @@ impl Compactor {
 
     /// Goes to another of these members, or stays.
     pub fn move_on(&mut self, members: &[usize]) {
-        self.member = members[usize::try_from(self.rng.below(members.len() as u64)).expect("few members")];
+        self.caller.move_on(&mut self.rng, members);
     }
 }

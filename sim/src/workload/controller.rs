@@ -14,7 +14,8 @@ use quorate_core::{Blob, Revision};
 use quorate_jepsen::history::{Op, Response};
 
 use super::cache::Cache;
-use super::client::{Pending, Subject};
+use super::caller::{Caller, pick};
+use super::client::Subject;
 use super::contender::Outcome;
 use super::ear::Ear;
 use super::watcher::Told;
@@ -85,10 +86,8 @@ pub struct Controller {
     rng: Rng,
     number: usize,
     plane: ControlPlane,
-    /// The member it talks to.
-    pub member: usize,
-    /// The call under way.
-    pub pending: Option<Pending>,
+    /// Its calls.
+    pub caller: Caller,
     /// What it has; `None` while it lists.
     pub reflection: Option<Reflection>,
     /// What it had before and is not judged yet.
@@ -101,7 +100,6 @@ pub struct Controller {
     pub changes: usize,
     listing: Listing,
     intent: Option<Intent>,
-    calls: u64,
     connections: u64,
     written: u64,
 }
@@ -114,8 +112,7 @@ impl Controller {
             rng,
             number,
             plane,
-            member,
-            pending: None,
+            caller: Caller::new(member),
             reflection: None,
             past: Vec::new(),
             plan: 0,
@@ -123,7 +120,6 @@ impl Controller {
             changes: 0,
             listing: Listing::default(),
             intent: None,
-            calls: 0,
             connections: 0,
             written: 0,
         }
@@ -137,7 +133,7 @@ impl Controller {
     /// Whether it changes nothing from now on, once the end has begun.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.pending.as_ref().is_none_or(|pending| matches!(&pending.subject, Subject::Op(_, op) if is_page(op)))
+        self.caller.pending.as_ref().is_none_or(|pending| matches!(&pending.subject, Subject::Op(_, op) if is_page(op)))
     }
 
     /// Whether it has everything, and is told of what changes.
@@ -155,7 +151,7 @@ impl Controller {
     /// In words.
     #[must_use]
     pub fn describe(&self) -> String {
-        let Self { number, member, reflection, listing, pending, .. } = self;
+        let Self { number, caller: Caller { member, pending, .. }, reflection, listing, .. } = self;
         let has = reflection.as_ref().map_or_else(
             || format!("lists at {:?}, {} of {} so far", listing.revision, listing.objects.len(), listing.count),
             |Reflection { cache, ear }| format!("has everything as of {}, hears by {ear:?}", cache.revision),
@@ -351,19 +347,6 @@ impl Controller {
         self.start_over(false);
     }
 
-    /// A call is sent; gives its number.
-    pub fn sent(&mut self, pending: impl FnOnce(u64) -> Pending) -> u64 {
-        assert!(self.pending.is_none(), "a controller has one call at a time");
-        self.calls += 1;
-        self.pending = Some(pending(self.calls));
-        self.calls
-    }
-
-    /// The pending call, if it is this one, which is over now.
-    pub fn ended(&mut self, call: u64) -> Option<Pending> {
-        self.pending.take_if(|pending| pending.call == call)
-    }
-
     /// How long to wait for an answer.
     pub fn patience(&mut self) -> Nanos {
         match self.rng.below(10) {
@@ -384,12 +367,12 @@ impl Controller {
 
     /// Draws one of these members.
     pub fn pick(&mut self, members: &[usize]) -> usize {
-        members[usize::try_from(self.rng.below(members.len() as u64)).expect("few members")]
+        pick(&mut self.rng, members)
     }
 
     /// Goes to another of these members, or stays.
     pub fn move_on(&mut self, members: &[usize]) {
-        self.member = self.pick(members);
+        self.caller.move_on(&mut self.rng, members);
     }
 
     /// Whether to change the member for no reason.

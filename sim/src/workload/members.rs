@@ -6,6 +6,7 @@ use quorate_api::etcdserverpb as pb;
 use quorate_core::NodeId;
 use quorate_core::rng::Rng;
 
+use super::caller::Caller;
 use crate::call::Rpc;
 use crate::heap::{MILLI, Nanos, SECOND};
 use crate::member::peer_url;
@@ -51,10 +52,8 @@ pub struct Pending {
 #[derive(Clone, Debug)]
 pub struct Admin {
     rng: Rng,
-    /// The machine it talks to.
-    pub member: usize,
-    /// The call under way.
-    pub pending: Option<Pending>,
+    /// Its calls.
+    pub caller: Caller<Pending>,
     /// The members as it last heard of them.
     pub known: Vec<pb::Member>,
     /// Whom it is about to remove. What it has begun it brings to an end: nobody can tell whether a request whose answer
@@ -62,7 +61,6 @@ pub struct Admin {
     pub removing: Option<NodeId>,
     /// A request to remove them may still take effect, although none has worked.
     pub is_doubtful: bool,
-    calls: u64,
 }
 
 impl Admin {
@@ -74,7 +72,7 @@ impl Admin {
     /// One that begins with the member on machine `member`.
     #[must_use]
     pub fn new(rng: Rng, member: usize) -> Self {
-        Self { rng, member, pending: None, known: vec![], removing: None, is_doubtful: false, calls: 0 }
+        Self { rng, caller: Caller::new(member), known: vec![], removing: None, is_doubtful: false }
     }
 
     /// Draws what to do next. `free`: machines on which nobody runs; `removable`: those it may remove without risk.
@@ -129,22 +127,9 @@ impl Admin {
         usize::try_from(self.rng.below(bound as u64)).expect("few members")
     }
 
-    /// A call is sent; gives its number.
-    pub fn sent(&mut self, task: Task, floor: usize) -> u64 {
-        assert!(self.pending.is_none(), "an administrator has one call at a time");
-        self.calls += 1;
-        self.pending = Some(Pending { call: self.calls, task, floor });
-        self.calls
-    }
-
-    /// The pending call, if it is this one, which is over now.
-    pub fn ended(&mut self, call: u64) -> Option<Pending> {
-        self.pending.take_if(|pending| pending.call == call)
-    }
-
     /// Goes to another of these machines, or stays.
     pub fn move_on(&mut self, members: &[usize]) {
-        self.member = members[self.below(members.len())];
+        self.caller.move_on(&mut self.rng, members);
     }
 
     /// Whether to go to another member for no reason, or to stop the process of one that was removed, and the like.

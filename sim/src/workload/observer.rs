@@ -8,7 +8,7 @@ use quorate_core::rng::Rng;
 use quorate_core::{Blob, Revision};
 use quorate_jepsen::history::Op;
 
-use super::client::Pending;
+use super::caller::Caller;
 use super::contender::{Next, queue};
 use super::ear::Ear;
 use super::watcher::Told;
@@ -40,10 +40,8 @@ pub struct Sight {
 #[derive(Clone, Debug)]
 pub struct Observer {
     rng: Rng,
-    /// The member it talks to.
-    pub member: usize,
-    /// The read under way.
-    pub pending: Option<Pending>,
+    /// Its calls.
+    pub caller: Caller,
     /// Its watch.
     pub ear: Option<Ear>,
     /// Everything it saw.
@@ -51,7 +49,6 @@ pub struct Observer {
     /// Which of its plans is the latest one.
     pub plan: u64,
     places: BTreeMap<Blob, Leader>,
-    calls: u64,
     connections: u64,
 }
 
@@ -61,13 +58,11 @@ impl Observer {
     pub fn new(rng: Rng, member: usize) -> Self {
         Self {
             rng,
-            member,
-            pending: None,
+            caller: Caller::new(member),
             ear: None,
             sights: Vec::new(),
             plan: 0,
             places: BTreeMap::new(),
-            calls: 0,
             connections: 0,
         }
     }
@@ -149,18 +144,6 @@ impl Observer {
         }
     }
 
-    /// A call is sent; gives its number.
-    pub fn sent(&mut self, pending: impl FnOnce(u64) -> Pending) -> u64 {
-        self.calls += 1;
-        self.pending = Some(pending(self.calls));
-        self.calls
-    }
-
-    /// The pending call, if it is this one, which is over now.
-    pub fn ended(&mut self, call: u64) -> Option<Pending> {
-        self.pending.take_if(|pending| pending.call == call)
-    }
-
     /// How long to wait for an answer.
     pub fn patience(&mut self) -> Nanos {
         300 * MILLI + self.rng.below(4 * SECOND)
@@ -173,7 +156,7 @@ impl Observer {
 
     /// Goes to another of these members, or stays.
     pub fn move_on(&mut self, members: &[usize]) {
-        self.member = members[usize::try_from(self.rng.below(members.len() as u64)).expect("few members")];
+        self.caller.move_on(&mut self.rng, members);
     }
 }
 

@@ -11,8 +11,8 @@ use quorate_core::{Blob, LeaseId, NodeId, Revision, Ttl};
 use quorate_jepsen::history::Op;
 
 use super::badge::{Badge, PASSWORDS, ROOT, ROOT_PASSWORD, USERS};
+use super::caller::Caller;
 use super::chore::Chore;
-use super::client::Pending;
 use crate::call::CallError;
 use crate::heap::{MILLI, Nanos, SECOND};
 use crate::swarm::regime::Regime;
@@ -51,13 +51,10 @@ pub struct Operator {
     rng: Rng,
     regime: Regime,
     keys: u64,
-    /// The member it talks to.
-    pub member: usize,
-    /// The call under way.
-    pub pending: Option<Pending>,
+    /// Its calls.
+    pub caller: Caller,
     /// As whom.
     pub badge: Badge,
-    calls: u64,
     /// What must be done first, in this order.
     script: VecDeque<AuthCommand>,
     /// Alarms that it knows of.
@@ -78,10 +75,8 @@ impl Operator {
             rng,
             regime,
             keys,
-            member: 0,
-            pending: None,
+            caller: Caller::new(0),
             badge,
-            calls: 0,
             script,
             alarms: Vec::new(),
             storm: Storm::default(),
@@ -104,7 +99,7 @@ impl Operator {
             return task;
         }
         if let Some((revision, member)) = self.round.filter(|(_, member)| *member < members) {
-            self.member = member;
+            self.caller.member = member;
             self.round = Some((revision, member + 1));
             return Task::Chore(Chore::HashKv(Some(revision)));
         }
@@ -230,18 +225,6 @@ impl Operator {
         usize::try_from(self.rng.below(len as u64)).expect("a short list")
     }
 
-    /// A call is sent; gives its number.
-    pub fn sent(&mut self, subject: super::client::Subject, now: Nanos) -> u64 {
-        self.calls += 1;
-        self.pending = Some(Pending { call: self.calls, subject, sent: now });
-        self.calls
-    }
-
-    /// The pending call, if it is this one, which is over now.
-    pub fn ended(&mut self, call: u64) -> Option<Pending> {
-        self.pending.take_if(|pending| pending.call == call)
-    }
-
     /// A change of users was answered.
     pub fn changed(&mut self, command: &AuthCommand, answer: Result<(), &CallError>) {
         let done = match answer {
@@ -270,7 +253,7 @@ impl Operator {
 
     /// Goes to another of `members` members, or stays.
     pub fn move_on(&mut self, members: usize) {
-        self.member = self.pick(members);
+        self.caller.member = self.pick(members);
     }
 
     /// Whether to change the member for no reason.

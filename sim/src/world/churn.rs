@@ -102,11 +102,12 @@ impl World {
         let (rpc, bytes) = encode(&task);
         let line = self.line_of_admin(number);
         let admin = &mut self.admins[number];
-        let text = if self.trace.logs() { format!("asks {} {task:?}", admin.member) } else { String::new() };
+        let text = if self.trace.logs() { format!("asks {} {task:?}", admin.caller.member) } else { String::new() };
         self.trace.event(now, Kind::Client, line, rpc as u64, &bytes, || text);
         let asked = format!("{task:?}");
-        let call = CallId { client: line, call: admin.sent(task, self.membership.floor()) };
-        let (member, patience) = (admin.member, admin.patience());
+        let floor = self.membership.floor();
+        let call = CallId { client: line, call: admin.caller.sent(|call| Pending { call, task, floor }) };
+        let (member, patience) = (admin.caller.member, admin.patience());
         self.tell(now, || Happened::Asked { client: line, call: call.call, member, text: asked });
         self.send_call(now, member, call, (rpc, bytes), None, patience);
     }
@@ -120,7 +121,7 @@ impl World {
 
     /// An administrator's call was answered, or it waits no longer (`None`).
     pub(super) fn administered(&mut self, now: Nanos, number: usize, call: u64, answer: Option<Answer>) -> Verdict {
-        let Some(Pending { task, floor, .. }) = self.admins[number].ended(call) else { return Ok(()) };
+        let Some(Pending { task, floor, .. }) = self.admins[number].caller.ended(call) else { return Ok(()) };
         let line = self.line_of_admin(number);
         self.trace.event(now, Kind::Client, line, call, &[], || format!("{task:?} came to {answer:?}"));
         let text = answer.as_ref().map_or("gives up".into(), outcome);

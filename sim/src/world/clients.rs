@@ -100,7 +100,7 @@ impl World {
         }
         let members = self.members();
         let client = &mut self.clients[number];
-        if client.pending.is_some() || self.setup.script.is_some() {
+        if client.caller.pending.is_some() || self.setup.script.is_some() {
             return;
         }
         if client.is_restless() {
@@ -136,14 +136,14 @@ impl World {
     pub(super) fn ask(&mut self, now: Nanos, number: usize, subject: Subject, token: Option<Token>, patience: Nanos) {
         self.totals.operations += 1;
         let client = &mut self.clients[number];
-        let member = client.member;
+        let member = client.caller.member;
         let (rpc, bytes) = match &subject {
             Subject::Op(_, op) => wire::encode(op),
             other => lease_request(other).expect("not an operation"),
         };
         let text = if self.trace.logs() { format!("asks {member} {subject:?}") } else { String::new() };
         self.trace.event(now, Kind::Client, number, rpc as u64, &bytes, || text);
-        let call = CallId { client: number, call: client.sent(subject.clone(), now) };
+        let call = CallId { client: number, call: client.caller.asked(subject.clone(), now) };
         self.audit.sent(now, number, call.call, &subject, token.as_ref());
         let shows = Shows::of(token.as_ref(), self.badges.get(number));
         self.note_call(now, call, member, (rpc, &bytes), shows, patience);
@@ -168,7 +168,7 @@ impl World {
         if call.client >= self.operator(0) {
             return self.operator_answered(now, call, Some(answer));
         }
-        let Some(pending) = self.clients[call.client].ended(call.call) else { return Ok(()) };
+        let Some(pending) = self.clients[call.client].caller.ended(call.call) else { return Ok(()) };
         self.tell(now, || Happened::Ended { client: call.client, call: call.call, text: outcome(&answer) });
         let failed = matches!(answer, Err(CallError::Broken | CallError::Refused));
         if let Some(outside) = &mut self.outside {
@@ -242,7 +242,7 @@ impl World {
             return;
         }
         let members = self.members();
-        let Some(pending) = self.clients[call.client].ended(call.call) else { return };
+        let Some(pending) = self.clients[call.client].caller.ended(call.call) else { return };
         if let Some(outside) = &mut self.outside {
             outside.push((call.client, None));
         }

@@ -142,7 +142,7 @@ impl World {
             }
             Party::Observer(number) => {
                 let observer = &mut self.observers[number];
-                if observer.plan != plan || observer.pending.is_some() {
+                if observer.plan != plan || observer.caller.pending.is_some() {
                     return;
                 }
                 let is_forgotten = |ear: &Ear| is_last && !members.contains(&ear.member);
@@ -195,7 +195,7 @@ impl World {
             }
             Party::Observer(number) => {
                 let observer = &mut self.observers[number];
-                (observer.sent(pending), observer.member, observer.patience())
+                (observer.caller.asked(subject.clone(), now), observer.caller.member, observer.patience())
             }
         };
         self.audit.sent(now, client, call, &subject, None);
@@ -244,7 +244,7 @@ impl World {
         let Some(party) = self.party_of(call.client) else { return Ok(()) };
         let pending = match party {
             Party::Contender(number) => self.contenders[number].ended(call.call),
-            Party::Observer(number) => self.observers[number].ended(call.call),
+            Party::Observer(number) => self.observers[number].caller.ended(call.call),
         };
         let Some(Pending { subject, sent, .. }) = pending else { return Ok(()) };
         self.tell(now, || {
@@ -363,7 +363,7 @@ impl World {
             Party::Observer(number) => {
                 let observer = &mut self.observers[number];
                 observer.move_on(&members);
-                observer.listen(observer.member).map(|opened| (observer.member, opened))
+                observer.listen(observer.caller.member).map(|opened| (observer.caller.member, opened))
             }
         };
         let Some((member, (connection, request))) = opened else { return };
@@ -412,7 +412,7 @@ impl World {
     fn plan_unless_asking(&mut self, party: Party, at: Nanos) {
         let pending = match party {
             Party::Contender(number) => &self.contenders[number].pending,
-            Party::Observer(number) => &self.observers[number].pending,
+            Party::Observer(number) => &self.observers[number].caller.pending,
         };
         if pending.is_none() {
             self.plan(party, at);

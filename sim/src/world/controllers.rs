@@ -92,7 +92,7 @@ impl World {
         match self.component_of(line) {
             Some(Component::Controller(number)) => {
                 let controller = &mut self.controllers[number];
-                if controller.plan != plan || controller.pending.is_some() {
+                if controller.plan != plan || controller.caller.pending.is_some() {
                     return;
                 }
                 if controller.is_restless() {
@@ -140,15 +140,15 @@ impl World {
         let client = self.line_of_component(component);
         self.totals.operations += 1;
         let subject = self.begin_op(now, client, op.clone());
-        let (pending, request) = (|call| Pending { call, subject: subject.clone(), sent: now }, wire::encode(&op));
+        let request = wire::encode(&op);
         let (call, member, patience) = match component {
             Component::Controller(number) => {
                 let controller = &mut self.controllers[number];
-                (controller.sent(pending), controller.member, controller.patience())
+                (controller.caller.asked(subject.clone(), now), controller.caller.member, controller.patience())
             }
             Component::Compactor(number) => {
                 let compactor = &mut self.compactors[number];
-                (compactor.sent(pending), compactor.member, compactor.patience())
+                (compactor.caller.asked(subject.clone(), now), compactor.caller.member, compactor.patience())
             }
         };
         self.audit.sent(now, client, call, &subject, None);
@@ -159,8 +159,8 @@ impl World {
     pub(super) fn component_answered(&mut self, now: Nanos, call: CallId, answer: Option<Answer>) -> Verdict {
         let Some(component) = self.component_of(call.client) else { return Ok(()) };
         let pending = match component {
-            Component::Controller(number) => self.controllers[number].ended(call.call),
-            Component::Compactor(number) => self.compactors[number].ended(call.call),
+            Component::Controller(number) => self.controllers[number].caller.ended(call.call),
+            Component::Compactor(number) => self.compactors[number].caller.ended(call.call),
         };
         let Some(Pending { subject: Subject::Op(id, op), .. }) = pending else { return Ok(()) };
         self.tell(now, || {
@@ -299,7 +299,7 @@ impl World {
 
     /// Whether no controller and no compactor changes anything any more.
     pub(super) fn control_is_over(&self) -> bool {
-        let compactors = self.compactors.iter().all(|compactor| compactor.pending.is_none());
+        let compactors = self.compactors.iter().all(|compactor| compactor.caller.pending.is_none());
         compactors && self.controllers.iter().all(Controller::is_done)
     }
 

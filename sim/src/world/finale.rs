@@ -108,9 +108,9 @@ impl World {
                 self.finale.phase = Phase::Settling;
             }
             Phase::Settling => {
-                let operators = self.operators.iter().all(|operator| operator.pending.is_none());
-                let is_idle = operators && self.admins.iter().all(|admin| admin.pending.is_none());
-                let is_idle = is_idle && self.clients.iter().all(|client| client.pending.is_none());
+                let operators = self.operators.iter().all(|operator| operator.caller.pending.is_none());
+                let is_idle = operators && self.admins.iter().all(|admin| admin.caller.pending.is_none());
+                let is_idle = is_idle && self.clients.iter().all(|client| client.caller.pending.is_none());
                 let is_idle = is_idle && self.control_is_over();
                 if self.everybody_had_a_turn(now)? && is_idle {
                     self.finale.opening = Opening::new(&self.setup.regime, self.newest);

@@ -107,7 +107,7 @@ impl World {
         let members = self.machines.len();
         let (newest, number) = (self.newest, line - self.operator(0));
         let operator = &mut self.operators[number];
-        if operator.pending.is_some() || self.setup.script.is_some() {
+        if operator.caller.pending.is_some() || self.setup.script.is_some() {
             return;
         }
         if operator.is_restless() {
@@ -131,13 +131,13 @@ impl World {
         patience: Nanos,
     ) {
         let number = line - self.operator(0);
-        let member = self.operators[number].member;
+        let member = self.operators[number].caller.member;
         self.totals.operations += 1;
         let text = if self.trace.logs() { format!("asks {member} {subject:?}") } else { String::new() };
         let request = encode(&subject);
         self.trace.event(now, Kind::Client, line, request.0 as u64, &request.1, || text);
         let operator = &mut self.operators[number];
-        let call = CallId { client: line, call: operator.sent(subject.clone(), now) };
+        let call = CallId { client: line, call: operator.caller.asked(subject.clone(), now) };
         let shows = Shows::of(token.as_ref(), Some(&operator.badge));
         self.note_call(now, call, member, (request.0, &request.1), shows, patience);
         self.audit.sent(now, line, call.call, &subject, token.as_ref());
@@ -161,7 +161,7 @@ impl World {
     /// An operator was answered, or gave up waiting (`None`).
     pub(super) fn operator_answered(&mut self, now: Nanos, call: CallId, answer: Option<Answer>) -> Verdict {
         let number = call.client - self.operator(0);
-        let Some(pending) = self.operators[number].ended(call.call) else { return Ok(()) };
+        let Some(pending) = self.operators[number].caller.ended(call.call) else { return Ok(()) };
         let text = answer.as_ref().map_or("gives up".into(), outcome);
         self.tell(now, || Happened::Ended { client: call.client, call: call.call, text });
         if let Subject::Op(id, op) = &pending.subject

@@ -27,7 +27,7 @@ impl World {
     pub fn ask_from_outside(&mut self, now: Nanos, client: usize, member: usize, op: Op, patience: Nanos) {
         self.outside.get_or_insert_default();
         let subject = self.begin_op(now, client, op);
-        self.clients[client].member = member;
+        self.clients[client].caller.member = member;
         self.ask(now, client, subject, None, patience);
     }
 

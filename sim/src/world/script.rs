@@ -46,7 +46,8 @@ impl World {
         match what {
             What::Ask { member, patience, shows, rpc, bytes } => {
                 let operator = client.checked_sub(self.operator(0));
-                let pending = operator.map_or_else(|| &self.clients[client].pending, |at| &self.operators[at].pending);
+                let pending = operator
+                    .map_or_else(|| &self.clients[client].caller.pending, |at| &self.operators[at].caller.pending);
                 if pending.is_some() {
                     self.heap.push(now + MILLI, link::client(client, 2), Event::Deed(number));
                     return;
@@ -55,7 +56,7 @@ impl World {
                 if let Some(at) = operator {
                     let Asked::Task(task) = task else { return };
                     let operator = &mut self.operators[at];
-                    operator.member = member;
+                    operator.caller.member = member;
                     let token = shows.token(Some(&operator.badge));
                     let subject = self.subject(now, client, task);
                     return self.operator_asks(now, client, subject, token, patience);
@@ -66,7 +67,7 @@ impl World {
                     Asked::KeepAlive(lease) => Subject::KeepAlive(lease),
                     Asked::TimeToLive(lease) => Subject::TimeToLive(lease),
                 };
-                self.clients[client].member = member;
+                self.clients[client].caller.member = member;
                 let token = shows.token(self.badges.get(client));
                 self.ask(now, client, subject, token, patience);
             }
