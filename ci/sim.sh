@@ -50,6 +50,20 @@ changes=$(git diff HEAD 2>/dev/null | sha256sum | cut -c1-8)
 ledger=$ledger/$code-$changes
 mkdir -p "$ledger"
 
+# How far it has come: on one line of a terminal, elsewhere a line a minute.
+told=$SECONDS run=0
+tell() {
+  run=$((run + last - first))
+  local seconds=$((SECONDS - began)) ahead=$(((to - last) / parts)) line
+  line="$first..$last clean; about $((ahead * seconds / run)) s left at $((run * 60 / (seconds > 0 ? seconds : 1))) seeds a minute"
+  if [ -t 1 ]; then
+    printf '\r\033[K%s' "$line"
+  elif [ $((SECONDS - told)) -ge 60 ]; then
+    told=$SECONDS
+    echo "$line"
+  fi
+}
+
 # Pieces of 50 seeds: small enough to lose, large enough to keep every core busy.
 piece=50 began=$SECONDS left=0 done_before=0 sheets=()
 for ((a = from / piece * piece; a < to; a += piece)); do
@@ -77,11 +91,12 @@ for ((a = from / piece * piece; a < to; a += piece)); do
     echo "  seeds $((last - first))" >>"$sheet.part"
     rm -f "$sheet.time" "$sheet.check"
     mv "$sheet.part" "$sheet"
-    [ ! -t 1 ] || printf '\r%s..%s clean' "$first" "$last"
+    tell
   fi
   sheets+=("$sheet")
 done
 
+[ ! -t 1 ] || [ "$run" -eq 0 ] || printf '\r\033[K'
 [ ${#sheets[@]} -gt 0 ] || { echo "seeds $seeds, shard $shard: nothing to do"; exit 0; }
 printf 'seeds %s, shard %s, code %s-%s\n' "$seeds" "$shard" "$code" "$changes"
 awk '

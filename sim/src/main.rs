@@ -9,7 +9,6 @@ use std::sync::{Mutex, mpsc};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
 use quorate_core::reach::{self, Mark};
 use quorate_sim::causality::{Point, curve, plot};
 use quorate_sim::chronicle;
@@ -20,6 +19,10 @@ use quorate_sim::run::{run, run_and_keep};
 use quorate_sim::schedule;
 use quorate_sim::shrink::{Shrunk, shrink};
 use quorate_sim::swarm::Setup;
+
+mod progress;
+
+use progress::Progress;
 
 /// A range with so many seeds must have seen every rare thing.
 const MANY_SEEDS: u64 = 1_000;
@@ -369,9 +372,7 @@ fn marks(arguments: &Arguments, out: &mut impl Write) -> anyhow::Result<bool> {
 }
 
 fn many(arguments: &Arguments, from: u64, to: u64, out: &mut impl Write) -> anyhow::Result<bool> {
-    let bar = ProgressBar::new(to - from);
-    let style = "{bar:40} {pos}/{len} seeds, {per_sec}, {eta} left {msg}";
-    bar.set_style(ProgressStyle::with_template(style).context("the bar's template")?);
+    let progress = Progress::new(to - from);
     let next = AtomicU64::new(from);
     let totals = Mutex::new(Totals::default());
     let (sender, failures) = mpsc::channel();
@@ -390,18 +391,21 @@ fn many(arguments: &Arguments, from: u64, to: u64, out: &mut impl Write) -> anyh
                     totals.lock().expect("no holder panics").add(&report.totals);
                     let differs = arguments.check && run(setup, false).hash != report.hash;
                     if differs || report.violation.is_some() {
-                        let _ = sender.send((seed, report.violation.map(|(violation, _)| violation), differs));
+                        let violation = report.violation.map(|(violation, _)| violation);
+                        let what = violation.as_ref().map_or("two runs of it differ".into(), ToString::to_string);
+                        progress.failed(seed, &what);
+                        let _ = sender.send((seed, violation, differs));
                         if !arguments.keep_going {
                             next.store(to, Ordering::Relaxed);
                         }
                     }
-                    bar.inc(1);
+                    progress.done();
                 }
             });
         }
     });
     drop(sender);
-    bar.finish_and_clear();
+    progress.finish();
     let totals = totals.into_inner().expect("no holder panics");
     writeln!(out, "seeds {from}..{to}\n{totals}")?;
     let mut failed: Vec<_> = failures.into_iter().collect();

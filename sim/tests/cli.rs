@@ -127,3 +127,11 @@ fn a_reader_that_goes_away_is_no_failure() {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!((output.status.code(), text.as_str()), (Some(0), ""));
 }
+
+#[test]
+fn how_far_it_has_come_is_said_in_plain_lines_where_there_is_no_terminal() {
+    let output = run(&["--seeds", "0..2"]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("2 of 2 seeds in ") && text.contains("0 failed"), "{text}");
+}
