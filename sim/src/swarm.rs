@@ -630,7 +630,7 @@ mod tests {
 
     #[test]
     fn every_size_and_class_is_drawn() {
-        let setups: Vec<_> = (0..400).map(Setup::draw).collect();
+        let setups: Vec<_> = (0..2_000).map(Setup::draw).collect();
         for size in 1..=7 {
             assert!(setups.iter().any(|setup| setup.members == size), "size {size}");
         }
