@@ -51,7 +51,7 @@ pub struct Held {
 /// What a client does next.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// Sends this operation; [`Client::sent`] tells its name in the history.
+    /// Sends this operation, which the history then has a name for.
     Ask(Op),
     /// Renews.
     KeepAlive(LeaseId),
