@@ -9,6 +9,15 @@ part() {
   "$@" || failed+=("$*")
 }
 
+# README's example of a mistake that is found: it still is, in that seed, and its story and its page are written.
+as_written() {
+  local command status=0 out=${CARGO_TARGET_DIR:-target}
+  command=$(sed -n 's/^\(cargo run .* --mutant .*\) --shrink story \(.*\) --report run.html$/\1 \2/p' README.md)
+  # shellcheck disable=SC2086
+  $command --shrink "$out/story" --report "$out/run.html" || status=$?
+  [ "$status" -eq 1 ] && [ -s "$out/story" ] && [ -s "$out/run.html" ]
+}
+
 day=$(($(date +%s) / 86400))
 part ci/sim.sh 0..1000
 # Seeds that nobody has seen yet, other ones every night.
@@ -16,6 +25,7 @@ part ci/sim.sh "$((day * 10000))..$((day * 10000 + 4000))"
 # Every rare branch is still reached, and failures still come down to stories.
 part cargo run --release --locked -p quorate-sim --features marks -- --seeds 0..1500 --jobs "$(nproc)" --require-marks
 part cargo test --release --locked -p quorate-sim --features mutants --test shrink
+part as_written
 part env CHECK_PERF=1 QUORATE_CI=1 ci/etcdctl.sh
 part env KILL9_SEED="$day" ci/kill9.sh
 part env QUORATE_CI=1 ci/differential.sh "$((day * 1000))..$((day * 1000 + 100))" 5000
