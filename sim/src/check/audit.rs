@@ -414,8 +414,10 @@ impl Window<'_> {
     /// A command is decided by the state that it changes. Who asks for keys is recognised by that state, too; who asks
     /// for something else may have been recognised by the state as its member had it. (etcd)
     fn some_state_allows(&self, command: &Command) -> Result<(), String> {
-        let is_of_keys =
-            matches!(command, Command::Put(_) | Command::DeleteRange(_) | Command::Txn(_) | Command::LeaseRevoke(_));
+        let is_of_keys = match command {
+            Command::Txn(txn) => !txn.is_void(),
+            other => matches!(other, Command::Put(_) | Command::DeleteRange(_) | Command::LeaseRevoke(_)),
+        };
         let old = self.arrival.applied.0.min(self.since());
         let recognised = |at: LogIndex| match &self.call.token {
             None => true,
