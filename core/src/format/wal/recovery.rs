@@ -156,8 +156,9 @@ impl Recovery {
         state.end = offset(at);
         let is_torn = || bytes[at..].iter().any(|byte| *byte != 0);
         reach!(TornTail if newest && is_torn());
-        let is_damaged = !mutant::is_on(Mutant::P03) && frames.prove_synced(at);
-        if newest && (is_damaged || (mutant::is_on(Mutant::P05) && is_torn())) {
+        let is_damaged = || !mutant::is_on(Mutant::P03) && frames.prove_synced(at);
+        // Asked of the newest segment only: it means to look at every offset behind the end.
+        if newest && (is_damaged() || (mutant::is_on(Mutant::P05) && is_torn())) {
             reach!(LogDamaged);
             return Err(Damage::Record { segment: sequence, offset: state.end });
         }
