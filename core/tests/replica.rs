@@ -330,6 +330,31 @@ fn a_member_without_which_there_is_no_quorum_keeps_its_log() {
     assert!(cluster.members[&odd].fenced.is_some(), "once there are enough others, it is");
 }
 
+/// Found by the simulator: a suspect clears no alarm, and while one was on no other was raised, so it stayed wrong for
+/// ever.
+#[test]
+fn a_member_that_goes_wrong_again_before_it_clears_its_alarm_is_fenced_again() {
+    let mut cluster = elected(3);
+    let odd = cluster.follower();
+    cluster.mute.insert(odd);
+    decide_on_a_flipped_bit(&mut cluster, odd);
+    cluster.run(1000 * MILLI);
+    assert!(cluster.members[&odd].suspected.is_some(), "it alone knows");
+    let former = Alarm { kind: AlarmKind::Fenced(Incarnation(99)), member: odd };
+    cluster.ask(cluster.leader(), Request::Command(Command::RaiseAlarm(former)));
+    cluster.run(1000 * MILLI);
+    assert_eq!(alarms(&cluster, odd), [former], "it does not clear it");
+    cluster.mute.clear();
+    cluster.ask(cluster.leader(), put("k", "w"));
+    cluster.run(5000 * MILLI);
+    assert!(cluster.members[&odd].fenced.is_some());
+    cluster.rebuild(odd, Incarnation(100));
+    cluster.run(10_000 * MILLI);
+    for id in cluster.members.keys() {
+        assert_eq!(alarms(&cluster, *id), [], "both cleared by {odd}, seen by {id}");
+    }
+}
+
 #[test]
 fn without_a_majority_nobody_is_rebuilt_and_nothing_is_changed() {
     let mut cluster = elected(2);

@@ -6,7 +6,8 @@
 //!    at a time, and only while a quorum lives without it, since
 //! 3. the member, when it applies the alarm, is *fenced*: it does nothing any more, and whoever runs it has it begin a new
 //!    life with nothing, as an amnesiac. It gets a snapshot from the leader and is readmitted; see `raft::membership`.
-//! 4. Trusted again, it clears the alarm that names its former life. If it was removed meanwhile, the leader does.
+//! 4. Trusted again, it clears the alarm that names its former life. If it was removed meanwhile, the leader does. If its
+//!    state went wrong again before it did, that alarm does not stand in the way of the next one: it is about it, too.
 //!
 //! A suspect whose hash the leader never heard may fall behind the log and get a snapshot: then it is none any more.
 //!
@@ -202,15 +203,17 @@ impl Replica {
             return Some(Duty::Propose(Command::ClearAlarm(orphan)));
         }
         match self.fence.verdict.filter(|_| self.leads())? {
-            Verdict::Other { member, life } if !self.fence.alarms.iter().any(|alarm| fenced(&alarm)) => {
+            Verdict::Other { member, life } => {
                 let alarm = Alarm { kind: AlarmKind::Fenced(life), member };
-                self.raft.has_quorum_without(member).then_some(Duty::Propose(Command::RaiseAlarm(alarm)))
+                let in_the_way = |on: &&Alarm| fenced(on) && (on.member != member || **on == alarm);
+                let may = !self.fence.alarms.iter().any(|on| in_the_way(&on)) && self.raft.has_quorum_without(member);
+                may.then_some(Duty::Propose(Command::RaiseAlarm(alarm)))
             }
             Verdict::Split if !is_on(AlarmKind::Corrupt) => {
                 let alarm = Alarm { kind: AlarmKind::Corrupt, member: NodeId(0) };
                 Some(Duty::Propose(Command::RaiseAlarm(alarm)))
             }
-            Verdict::Other { .. } | Verdict::Wrong { .. } | Verdict::Split => None,
+            Verdict::Wrong { .. } | Verdict::Split => None,
         }
     }
 }
