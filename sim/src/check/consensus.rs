@@ -148,7 +148,7 @@ impl Consensus {
     }
 
     /// A member leads: its log holds what was committed in earlier terms (Raft §5.4), and what it takes its followers
-    /// for having only grows, and they do have it. `all`: every running member.
+    /// for having only grows while their lives last, and they do have it. `all`: every running member.
     ///
     /// # Errors
     /// One of that does not hold.
@@ -174,12 +174,14 @@ impl Consensus {
             // A late message of a former life may be taken for a new one's: whichever is heard starts from nothing.
             matched.retain(|(other, of), _| *other != follower || *of == life);
             let before = matched.insert((follower, life), index).unwrap_or_default();
+            let lives = |raft: &&&Raft| (raft.identity().member, raft.identity().incarnation) == (follower, life);
+            // A life that has ended may have been heard again after the next one was, and both within one turn.
+            let Some(other) = all.iter().flatten().find(lives) else { continue };
             if index < before {
                 let text = format!("in term {term} member {member} took {follower} from {before} back to {index}");
                 return Err(Violation::new("matched", text));
             }
-            let Some(other) = all.iter().flatten().find(|raft| raft.identity().member == follower) else { continue };
-            let comparable = other.identity().incarnation == life && other.status().term == term;
+            let comparable = other.status().term == term;
             // What lies before a snapshot that is not durable yet still is on disk.
             if comparable && other.durable() >= other.start() && other.durable() < index {
                 let text = format!(

@@ -127,8 +127,7 @@ impl World {
         match input {
             replica::Input::Applied { applied, .. } => {
                 self.trace.event(now, Kind::Backend, member, applied.hash, &[], || format!("state {}", applied.index));
-                if self.is_wrong(member) {
-                    self.judge_harm(member, &applied);
+                if self.is_harmed(member, &applied) {
                     return Ok(());
                 }
                 self.consensus.applied(member, &applied)?;

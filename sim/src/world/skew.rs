@@ -184,17 +184,20 @@ impl World {
         Ok(())
     }
 
-    /// What was put may have been refused, whatever its value: running hashes that have parted never meet again.
-    pub(super) fn judge_harm(&mut self, member: usize, applied: &Applied) {
+    /// Whether what a member has applied is wrong. What it was handed before that is not, and the first to apply it
+    /// tells what it changed; and what was put may have been refused, whatever its value: running hashes that have parted
+    /// never meet again.
+    pub(super) fn is_harmed(&mut self, member: usize, applied: &Applied) -> bool {
         if self.machines[member].wrong.since.is_none_or(|since| applied.index < since) {
-            return;
+            return false;
         }
         if self.consensus.state_at(applied.index) == Some(applied.hash) {
             let wrong = std::mem::take(&mut self.machines[member].wrong);
             self.totals.skews -= u64::from(wrong.is_origin);
-        } else {
-            self.wrong_states.insert((applied.index, applied.hash));
+            return false;
         }
+        self.wrong_states.insert((applied.index, applied.hash));
+        true
     }
 
     /// A member has started on what its disks held: in a new life, or with a state of before or after it went wrong.
