@@ -47,6 +47,14 @@ pub struct Configuration {
     pub learners: BTreeMap<NodeId, Incarnation>,
 }
 
+impl Configuration {
+    /// Everyone who takes part, with the life of the disk: those who vote, in a joint one some of them twice, and learners.
+    pub fn members(&self) -> impl Iterator<Item = (NodeId, Incarnation)> {
+        let sets = [&self.voters, &self.outgoing, &self.learners];
+        sets.into_iter().flatten().map(|(id, life)| (*id, *life))
+    }
+}
+
 impl fmt::Display for Entry {
     /// One line, as in scenarios and logs: index, term, and the command or configuration.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

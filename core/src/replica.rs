@@ -606,8 +606,7 @@ impl Replica {
     /// All other members of the configuration.
     fn peers(&self) -> Vec<NodeId> {
         let config = &self.status.config;
-        let mut peers: Vec<NodeId> =
-            config.voters.keys().chain(config.outgoing.keys()).chain(config.learners.keys()).copied().collect();
+        let mut peers: Vec<NodeId> = config.members().map(|(id, _)| id).collect();
         peers.sort_unstable();
         peers.dedup();
         peers.retain(|&peer| peer != self.member);

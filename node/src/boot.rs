@@ -103,10 +103,9 @@ fn latest(recovered: &Recovered) -> (LogIndex, &Configuration) {
 #[must_use]
 pub fn is_removed(recovered: &Recovered, applied: LogIndex) -> bool {
     let (index, config) = latest(recovered);
-    let sets = [&config.voters, &config.outgoing, &config.learners];
     index > LogIndex(0)
         && index <= applied.max(recovered.hard_state.commit)
-        && sets.iter().all(|set| !set.contains_key(&recovered.identity.member))
+        && config.members().all(|(member, _)| member != recovered.identity.member)
 }
 
 /// Opens the log on the disk that `open` gives, or begins one. Who a member is, its log says; what it is told otherwise

@@ -393,8 +393,7 @@ impl Process {
     #[must_use]
     pub fn dials(&self, id: NodeId) -> bool {
         let config = &self.replica().raft().status().config;
-        let sets = [&config.voters, &config.outgoing, &config.learners];
-        sets.iter().any(|set| set.contains_key(&id)) || self.published.view.members().get(id).is_some()
+        config.members().any(|(member, _)| member == id) || self.published.view.members().get(id).is_some()
     }
 
     /// Whether it is a learner, and so serves no watches.

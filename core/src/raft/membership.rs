@@ -236,8 +236,7 @@ impl Raft {
             return;
         }
         let (index, config) = self.log.config_at(self.commit);
-        let sets = [&config.voters, &config.outgoing, &config.learners];
-        let is_named = sets.iter().any(|set| set.get(&self.id()).is_some_and(|life| *life == self.incarnation()));
+        let is_named = config.members().any(|member| member == (self.id(), self.incarnation()));
         if *index == LogIndex(0) || !is_named {
             return;
         }

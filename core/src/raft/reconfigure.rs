@@ -153,15 +153,15 @@ impl Raft {
     pub fn understood_by_all(&self) -> Option<FeatureLevel> {
         let config = self.log.config();
         let leader = self.leader.as_ref()?;
-        let said = |id: &NodeId| {
-            if *id == self.id() {
+        let said = |id: NodeId| {
+            if id == self.id() {
                 return Some(self.config.understands);
             }
             let is_recent = |it: &&Progress| self.now < it.heard + self.config.election_timeout;
-            leader.peers.get(id).filter(is_recent)?.level
+            leader.peers.get(&id).filter(is_recent)?.level
         };
         let mut least = self.config.understands;
-        for id in config.voters.keys().chain(config.outgoing.keys()).chain(config.learners.keys()) {
+        for (id, _) in config.members() {
             least = least.min(said(id)?);
         }
         Some(least)

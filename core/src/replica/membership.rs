@@ -220,9 +220,7 @@ impl Replica {
 
     /// Whether `id` takes part in nothing any more, by what this member has in its log.
     fn is_gone(&self, id: NodeId) -> bool {
-        let config = &self.status.config;
-        let sets = [&config.voters, &config.outgoing, &config.learners];
-        self.raft.is_config_settled() && sets.iter().all(|set| !set.contains_key(&id))
+        self.raft.is_config_settled() && self.status.config.members().all(|(member, _)| member != id)
     }
 
     /// Whether `from` is no member any more: then it is told so, and not listened to.

@@ -59,8 +59,7 @@ impl Level {
             self.next = entry.index.next();
             match &entry.payload {
                 Payload::Config(config) => {
-                    let sets = [&config.voters, &config.outgoing, &config.learners];
-                    self.members = sets.into_iter().flat_map(|set| set.keys().copied()).collect();
+                    self.members = config.members().map(|(id, _)| id).collect();
                 }
                 Payload::Command(command) => {
                     let envelope: Envelope = codec::decode(command.0.clone()).expect("the store can read it, too");

@@ -453,9 +453,8 @@ impl World {
     pub(super) fn unfinished_level(&self) -> Option<String> {
         let process = self.machines[self.leader()?].process.as_ref()?;
         let config = &process.replica().raft().status().config;
-        let ids = config.voters.keys().chain(config.outgoing.keys()).chain(config.learners.keys());
         // Whoever runs nowhere says nothing.
-        let builds = ids.map(|id| self.machine_of(*id).map(|machine| self.machines[machine].level));
+        let builds = config.members().map(|(id, _)| self.machine_of(id).map(|machine| self.machines[machine].level));
         let understood = builds.collect::<Option<Vec<_>>>()?.into_iter().min()?;
         let level = process.published().view.feature_level();
         (level != understood).then(|| format!("the feature level is {level}, and all members understand {understood}"))

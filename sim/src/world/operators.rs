@@ -223,8 +223,6 @@ impl World {
             && let Op::LeaseRevoke(lease) = op
         {
             self.leases.revoked(*lease, now);
-            let until = now + self.recovery();
-            self.finale.allow(until); // There may be hundreds.
         }
         let opening = self.finale.opening();
         let says = |error: Error| matches!(&answer, Some(Err(CallError::Status(status))) if *status == error.into());
@@ -239,11 +237,11 @@ impl World {
             (Task::Chore(Chore::Leases), Some(Ok(bytes))) => {
                 listed(bytes).into_iter().for_each(|lease| opening.tasks.push_front(Task::Op(Op::LeaseRevoke(lease))));
             }
-            (_, Some(Ok(_))) => {}
-            (Task::Op(Op::LeaseRevoke(_)), _) if says(Error::LeaseNotFound) => {
+            (Task::Op(Op::LeaseRevoke(_)), Some(answer)) if answer.is_ok() || says(Error::LeaseNotFound) => {
                 let until = now + self.recovery();
-                self.finale.allow(until); // Likewise.
+                self.finale.allow(until); // There may be hundreds.
             }
+            (_, Some(Ok(_))) => {}
             (Task::Chore(Chore::Login { .. }), _) if says(Error::AuthNotEnabled) => opening.token = None,
             (Task::Op(Op::Compact(_)), Some(Err(CallError::Status(_))))
                 if says(Error::Compacted { oldest: Revision(0) }) => {}
