@@ -34,7 +34,7 @@ use crate::member::{Member, Observer, Parts};
 use crate::metrics::{Metrics, observe};
 use crate::peer::join::join;
 use crate::peer::{self, Directory};
-use crate::service::Settings;
+use crate::service::{Settings, WallClock};
 use crate::url::Url;
 use crate::wal;
 use crate::wire::Responder;
@@ -514,6 +514,7 @@ fn settings(config: &Config) -> Settings {
         initial_cluster: founders(config),
         strict_reconfig_check: config.strict_reconfig_check,
         learners_max: config.learners_max,
+        wall_clock: WallClock::System,
     }
 }
 

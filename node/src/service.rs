@@ -13,7 +13,7 @@ pub mod maintenance;
 pub mod snapshot;
 pub mod watch;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use quorate_api::etcdserverpb as pb;
 use quorate_core::auth::Author;
@@ -67,6 +67,29 @@ pub struct Settings {
     pub strict_reconfig_check: bool,
     /// Learners there may be. (etcd: --max-learners)
     pub learners_max: u32,
+    /// What time it is, for whoever wants to tell times apart.
+    pub wall_clock: WallClock,
+}
+
+/// What a machine's wall clock shows. It may be wrong and jump either way: no promise hangs on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WallClock {
+    /// The system's.
+    #[default]
+    System,
+    /// It shows this, in Unix seconds, as somebody says who has it in hand.
+    Shows(u64),
+}
+
+impl WallClock {
+    /// Seconds since 1970, or 0 before.
+    #[must_use]
+    pub fn unix_seconds(self) -> u64 {
+        match self {
+            Self::System => SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            Self::Shows(seconds) => seconds,
+        }
+    }
 }
 
 /// The state a reply is made from: one consistent picture, taken after consensus answered.

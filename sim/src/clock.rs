@@ -1,8 +1,9 @@
-//! A member's monotonic clock: it starts anywhere and runs a little too fast or too slow.
+//! A member's monotonic clock: it starts anywhere and runs a little too fast or too slow. And its machine's wall clock,
+//! which may show anything.
 
 use quorate_core::Instant;
 
-use crate::heap::Nanos;
+use crate::heap::{Nanos, SECOND};
 
 /// How far a clock's rate may be from true time, in parts per million: what we assume of real machines, exaggerated.
 pub const DRIFT_PPM_MAX: i64 = 50_000;
@@ -57,10 +58,50 @@ impl Clock {
     }
 }
 
+/// What a wall clock that is right shows when a run begins, in Unix seconds.
+const BEGINNING: i64 = 1_700_000_000;
+
+/// A machine's wall clock: somebody set it, more or less right, and may do so again.
+#[derive(Clone, Copy, Debug)]
+pub struct WallClock {
+    ahead: i64,
+}
+
+impl WallClock {
+    /// A clock that is so many seconds ahead.
+    #[must_use]
+    pub fn new(ahead: i64) -> Self {
+        Self { ahead }
+    }
+
+    /// Unix seconds, as it shows them at true time `now`.
+    #[must_use]
+    pub fn read(&self, now: Nanos) -> u64 {
+        u64::try_from(BEGINNING.saturating_add(self.ahead)).unwrap_or(0) + now / SECOND
+    }
+
+    /// Sets it so many seconds forward, or back.
+    pub fn jump(&mut self, by: i64) {
+        self.ahead = self.ahead.saturating_add(by);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::heap::SECOND;
+
+    #[test]
+    fn a_wall_clock_jumps_both_ways_and_stays_a_time() {
+        let mut clock = WallClock::new(-10);
+        let before = clock.read(5 * SECOND);
+        clock.jump(-7);
+        assert_eq!(clock.read(12 * SECOND), before);
+        clock.jump(i64::MIN);
+        assert_eq!(clock.read(SECOND), 1);
+        clock.jump(i64::MAX);
+        clock.jump(i64::MAX);
+        assert!(clock.read(SECOND) > 0);
+    }
 
     #[test]
     fn when_is_the_first_moment_that_shows_it() {

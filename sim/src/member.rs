@@ -22,7 +22,7 @@ use quorate_node::applier::{self, Applier, HistoryRead, OpenError};
 use quorate_node::boot::{self, BootError, Booted, Told};
 use quorate_node::driver::{self, Driver};
 use quorate_node::service::watch::Encoder;
-use quorate_node::service::{Local, MemberStatus, Settings};
+use quorate_node::service::{Local, MemberStatus, Settings, WallClock};
 use quorate_node::status::Status;
 use quorate_node::wal::{Options, Wal};
 use quorate_node::wire::{Limits, Responder};
@@ -275,6 +275,7 @@ impl Process {
             strict_reconfig_check: start.churn.is_none_or(|churn| churn.strict),
             learners_max: start.churn.map_or(1, |churn| churn.learners_max),
             election_timeout: Duration::from_nanos(knobs.election),
+            wall_clock: WallClock::default(),
         };
         let status =
             MemberStatus { raft: replica.status().clone(), applied: applier.applied(), disk_bytes: 0, suspect: false };
@@ -376,6 +377,11 @@ impl Process {
     /// The disk is tidied.
     fn defragment(&mut self) {
         self.applier_inbox.push_back(applier::Input::Defragment);
+    }
+
+    /// Its machine's wall clock shows this, in Unix seconds.
+    pub fn set_wall_clock(&mut self, seconds: u64) {
+        self.settings.wall_clock = WallClock::Shows(seconds);
     }
 
     /// The next value that is put is not the one that was committed.

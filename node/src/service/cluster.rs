@@ -1,7 +1,5 @@
 //! Who the members are, and how that changes. (etcd: service Cluster)
 
-use std::time::SystemTime;
-
 use quorate_api::etcdserverpb as pb;
 use quorate_core::command::{Command, Outcome};
 use quorate_core::error::Error;
@@ -46,7 +44,7 @@ impl Method for pb::MemberAddRequest {
     }
 
     fn start(self, settings: &Settings) -> Result<(Option<Request>, NodeId), Status> {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = settings.wall_clock.unix_seconds();
         let peer_urls = peer_urls(&self.peer_ur_ls)?;
         // etcd leaves the cluster's token out.
         let id = member_id(&peer_urls, "", Some(now));

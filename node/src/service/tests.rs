@@ -35,6 +35,7 @@ impl Process {
             initial_cluster: vec![],
             strict_reconfig_check: true,
             learners_max: 1,
+            wall_clock: WallClock::default(),
         };
         let raft = raft::Status {
             term: Term(1),
