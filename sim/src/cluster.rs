@@ -340,6 +340,7 @@ fn setup(config: Config) -> Result<Setup, String> {
     (setup.classes, setup.network, setup.regime) = (Classes::default(), Quality::CALM, regime);
     (setup.duration, setup.schedule) = (LIFE, schedule);
     setup.clocks = (0..members).map(|member| (member as u64 * SECOND, 0)).collect();
+    (setup.handicaps, setup.wall_clocks) = (Vec::new(), vec![0; members]);
     setup.script = Some(Arc::from([]));
     setup.check()?;
     Ok(setup)

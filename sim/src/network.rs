@@ -28,10 +28,10 @@ pub struct Quality {
 }
 
 impl Quality {
-    /// A healthy data centre: tenths of a millisecond, nothing lost, nothing out of order.
-    pub const CALM: Self = Self {
-        delay_min: 100 * MICRO,
-        delay_tail: 100 * MICRO,
+    /// Everything arrives at once and in order: nothing makes a link worse by this.
+    pub const PERFECT: Self = Self {
+        delay_min: 0,
+        delay_tail: 0,
         loss_ppm: 0,
         duplicate_ppm: 0,
         straggle_ppm: 0,
@@ -39,6 +39,50 @@ impl Quality {
         bandwidth: 0,
         queue: 0,
     };
+    /// A healthy data centre: tenths of a millisecond, nothing lost, nothing out of order.
+    pub const CALM: Self = Self { delay_min: 100 * MICRO, delay_tail: 100 * MICRO, ..Self::PERFECT };
+
+    /// A link that suffers from both: of everything the worse.
+    #[must_use]
+    pub fn worse(self, other: Self) -> Self {
+        let narrower = |one: u64, two: u64| if one == 0 || two == 0 { one.max(two) } else { one.min(two) };
+        Self {
+            delay_min: self.delay_min.max(other.delay_min),
+            delay_tail: self.delay_tail.max(other.delay_tail),
+            loss_ppm: self.loss_ppm.max(other.loss_ppm),
+            duplicate_ppm: self.duplicate_ppm.max(other.duplicate_ppm),
+            straggle_ppm: self.straggle_ppm.max(other.straggle_ppm),
+            straggle_max: self.straggle_max.max(other.straggle_max),
+            bandwidth: narrower(self.bandwidth, other.bandwidth),
+            queue: narrower(self.queue, other.queue),
+        }
+    }
+}
+
+/// Directed links: from one member or from all, to one member or to all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Aim {
+    /// Where they begin; `None`: anywhere.
+    pub from: Option<usize>,
+    /// Where they end; `None`: anywhere.
+    pub to: Option<usize>,
+}
+
+impl Aim {
+    /// Every link.
+    pub const ALL: Self = Self { from: None, to: None };
+
+    fn covers(self, from: usize, to: usize) -> bool {
+        self.from.is_none_or(|only| only == from) && self.to.is_none_or(|only| only == to)
+    }
+}
+
+/// Something that makes links worse until it is lifted.
+#[derive(Clone, Copy, Debug)]
+struct Burden {
+    number: u64,
+    aim: Aim,
+    quality: Quality,
 }
 
 /// Which stream of a link a message takes: a snapshot never stands in front of a heartbeat.
@@ -53,6 +97,7 @@ pub enum Lane {
 #[derive(Clone, Debug)]
 struct Link {
     rng: Rng,
+    /// How it behaves under all that is upon it now.
     quality: Quality,
     /// How many cuts are in force: partitions may overlap.
     cuts: u32,
@@ -76,6 +121,11 @@ pub struct Deliveries {
 pub struct Network {
     members: usize,
     links: Vec<Link>,
+    /// How a link behaves that nothing is upon.
+    quality: Quality,
+    burdens: Vec<Burden>,
+    /// How many burdens there have been.
+    numbered: u64,
 }
 
 impl Network {
@@ -83,7 +133,7 @@ impl Network {
     #[must_use]
     pub fn new(members: usize, quality: Quality, rng: &Rng) -> Self {
         let link = |n: usize| Link { rng: rng.split(n as u64), quality, cuts: 0, last: [0; 2], free: [0; 2] };
-        Self { members, links: (0..members * members).map(link).collect() }
+        Self { members, links: (0..members * members).map(link).collect(), quality, burdens: vec![], numbered: 0 }
     }
 
     /// Draws anew what is left to chance.
@@ -144,22 +194,40 @@ impl Network {
         link.cuts = link.cuts.saturating_sub(1);
     }
 
-    /// Takes back every cut and makes all links behave like this.
-    pub fn reset(&mut self, quality: Quality) {
-        for link in &mut self.links {
-            (link.cuts, link.quality) = (0, quality);
+    /// Makes these links at least so bad until [`Network::lift`] is called with the number that this gives.
+    pub fn burden(&mut self, aim: Aim, quality: Quality) -> u64 {
+        self.numbered += 1;
+        self.burdens.push(Burden { number: self.numbered, aim, quality });
+        self.weigh();
+        self.numbered
+    }
+
+    /// Takes one burden from the links again, unless [`Network::reset`] took all of them.
+    pub fn lift(&mut self, number: u64) {
+        self.burdens.retain(|burden| burden.number != number);
+        self.weigh();
+    }
+
+    fn weigh(&mut self) {
+        for (n, link) in self.links.iter_mut().enumerate() {
+            let (from, to) = (n / self.members, n % self.members);
+            let upon = self.burdens.iter().filter(|burden| burden.aim.covers(from, to));
+            link.quality = upon.fold(self.quality, |quality, burden| quality.worse(burden.quality));
         }
+    }
+
+    /// Takes back every cut and every burden, and makes all links behave like this.
+    pub fn reset(&mut self, quality: Quality) {
+        self.links.iter_mut().for_each(|link| link.cuts = 0);
+        self.burdens.clear();
+        self.quality = quality;
+        self.weigh();
     }
 
     /// Whether messages may pass.
     #[must_use]
     pub fn open(&self, from: usize, to: usize) -> bool {
         self.links[from * self.members + to].cuts == 0
-    }
-
-    /// Changes how a link behaves from now on.
-    pub fn set_quality(&mut self, from: usize, to: usize, quality: Quality) {
-        self.link(from, to).quality = quality;
     }
 }
 
@@ -211,6 +279,31 @@ mod tests {
         assert!(network.send(0, 1, 0, Lane::Frames, 1).first.is_some());
         network.heal(0, 1);
         assert!(network.send(0, 0, 1, Lane::Frames, 1).first.is_some());
+    }
+
+    #[test]
+    fn burdens_are_of_single_links_and_add_up() {
+        let mut network = network(Quality::CALM);
+        let arrives = |network: &mut Network, from, to| network.send(0, from, to, Lane::Frames, 1).first.is_some();
+        let loses = Quality { loss_ppm: 1_000_000, ..Quality::PERFECT };
+        let out = network.burden(Aim { from: Some(0), to: None }, loses);
+        let all = network.burden(Aim::ALL, Quality { bandwidth: 1_000, ..loses });
+        assert!(!arrives(&mut network, 0, 1) && !arrives(&mut network, 1, 0));
+        network.lift(all);
+        assert!(!arrives(&mut network, 0, 1), "the other one is still upon it");
+        assert!(arrives(&mut network, 1, 0));
+        network.lift(out);
+        network.lift(all);
+        assert!(arrives(&mut network, 0, 1));
+        assert_eq!(network.links[1].quality, Quality::CALM);
+    }
+
+    #[test]
+    fn of_two_limits_the_narrower_holds() {
+        let wide = Quality { bandwidth: 500, queue: 7, ..Quality::PERFECT };
+        let narrow = Quality { bandwidth: 20, loss_ppm: 3, ..Quality::PERFECT };
+        assert_eq!(wide.worse(narrow), Quality { bandwidth: 20, queue: 7, loss_ppm: 3, ..Quality::PERFECT });
+        assert_eq!(narrow.worse(Quality::PERFECT), narrow);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use crate::disk::Ill;
 use crate::heap::{MICRO, Nanos};
+use crate::network::Aim;
 use crate::script::{self, Deed};
 
 /// One thing done to the cluster. Members are numbered from 0. Spans end by themselves.
@@ -81,8 +82,10 @@ pub enum Fault {
         /// How long.
         span: Nanos,
     },
-    /// Every link loses, repeats, delays and reorders messages.
+    /// Links lose, repeat, delay and reorder messages.
     Storm {
+        /// Which links.
+        aim: Aim,
         /// Lost, per million.
         loss_ppm: u64,
         /// Delivered twice, per million.
@@ -144,8 +147,10 @@ pub enum Fault {
         /// How long it is away.
         down: Nanos,
     },
-    /// Every link gets narrow, and drops what would wait too long.
+    /// Links get narrow, and drop what would wait too long.
     Throttle {
+        /// Which links.
+        aim: Aim,
         /// Bytes a second.
         bandwidth: u64,
         /// What would wait longer is dropped.
@@ -159,6 +164,13 @@ pub enum Fault {
         member: usize,
         /// Parts per million too fast.
         ppm: i64,
+    },
+    /// A machine's wall clock jumps. No promise hangs on it; its monotonic clock goes on as before.
+    WallClock {
+        /// Which member.
+        member: usize,
+        /// Seconds forward, or back if negative.
+        by: i64,
     },
     /// Whoever becomes leader is struck soon after: cut off, paused, killed, or others with it.
     Harass {
@@ -203,7 +215,11 @@ impl Fault {
                 round(straggle_max);
                 round(span);
             }
-            Self::ClockRate { .. } | Self::Skew { .. } | Self::Transfer { .. } | Self::Fail { .. } => {}
+            Self::ClockRate { .. }
+            | Self::WallClock { .. }
+            | Self::Skew { .. }
+            | Self::Transfer { .. }
+            | Self::Fail { .. } => {}
         }
         self
     }
@@ -232,6 +248,7 @@ impl Fault {
             | Self::Trip { .. }
             | Self::Skew { .. }
             | Self::ClockRate { .. }
+            | Self::WallClock { .. }
             | Self::Transfer { .. } => 0,
         }
     }
@@ -254,10 +271,14 @@ impl Fault {
             | Self::Trip { member, .. }
             | Self::Skew { member }
             | Self::ClockRate { member, .. }
+            | Self::WallClock { member, .. }
             | Self::Transfer { member } => 1 << member,
             Self::Partition { side, .. } => side,
             Self::Cut { from, to, .. } => 1 << from | 1 << to,
-            Self::Blackout { .. } | Self::Storm { .. } | Self::Throttle { .. } | Self::Harass { .. } => 0,
+            Self::Storm { aim, .. } | Self::Throttle { aim, .. } => {
+                aim.from.map_or(0, |from| 1 << from) | aim.to.map_or(0, |to| 1 << to)
+            }
+            Self::Blackout { .. } | Self::Harass { .. } => 0,
         }
     }
 }
@@ -382,6 +403,15 @@ impl fmt::Display for Span {
     }
 }
 
+/// Behind the name of a fault: nothing, if it is about every link.
+impl fmt::Display for Aim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut end = |name: &str, member: Option<usize>| member.map_or(Ok(()), |member| write!(f, " {name}={member}"));
+        end("from", self.from)?;
+        end("to", self.to)
+    }
+}
+
 impl fmt::Display for Strike {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", Span(self.at), self.fault)
@@ -403,9 +433,9 @@ impl fmt::Display for Fault {
             Self::Pause { member, span } => write!(f, "pause member={member} span={}", Span(span)),
             Self::Partition { side, span } => write!(f, "partition side={side} span={}", Span(span)),
             Self::Cut { from, to, span } => write!(f, "cut from={from} to={to} span={}", Span(span)),
-            Self::Storm { loss_ppm, duplicate_ppm, straggle_ppm, straggle_max, span } => write!(
+            Self::Storm { aim, loss_ppm, duplicate_ppm, straggle_ppm, straggle_max, span } => write!(
                 f,
-                "storm loss={loss_ppm} duplicate={duplicate_ppm} straggle={straggle_ppm} late={} span={}",
+                "storm{aim} loss={loss_ppm} duplicate={duplicate_ppm} straggle={straggle_ppm} late={} span={}",
                 Span(straggle_max),
                 Span(span)
             ),
@@ -424,10 +454,11 @@ impl fmt::Display for Fault {
                 let name = if power { "trip-power" } else { "trip" };
                 write!(f, "{name} member={member} changes={changes} down={}", Span(down))
             }
-            Self::Throttle { bandwidth, queue, span } => {
-                write!(f, "throttle bandwidth={bandwidth} queue={} span={}", Span(queue), Span(span))
+            Self::Throttle { aim, bandwidth, queue, span } => {
+                write!(f, "throttle{aim} bandwidth={bandwidth} queue={} span={}", Span(queue), Span(span))
             }
             Self::ClockRate { member, ppm } => write!(f, "clock-rate member={member} ppm={ppm}"),
+            Self::WallClock { member, by } => write!(f, "wall-clock member={member} by={by}"),
             Self::Harass { after, span } => write!(f, "harass after={} span={}", Span(after), Span(span)),
             Self::Transfer { member } => write!(f, "transfer member={member}"),
         }
@@ -457,6 +488,12 @@ impl Fields<'_> {
 
     fn span(&self, name: &str) -> Result<Nanos, ParseError> {
         parse_span(&self.get::<String>(name)?)
+    }
+
+    /// Which links: all, unless a line says where they begin or end.
+    fn aim(&self) -> Result<Aim, ParseError> {
+        let end = |name| self.0.iter().any(|(key, _)| *key == name).then(|| self.get(name)).transpose();
+        Ok(Aim { from: end("from")?, to: end("to")? })
     }
 }
 
@@ -496,6 +533,7 @@ impl FromStr for Strike {
             "partition" => Fault::Partition { side: fields.get("side")?, span: fields.span("span")? },
             "cut" => Fault::Cut { from: fields.get("from")?, to: fields.get("to")?, span: fields.span("span")? },
             "storm" => Fault::Storm {
+                aim: fields.aim()?,
                 loss_ppm: fields.get("loss")?,
                 duplicate_ppm: fields.get("duplicate")?,
                 straggle_ppm: fields.get("straggle")?,
@@ -524,11 +562,13 @@ impl FromStr for Strike {
                 down: fields.span("down")?,
             },
             "throttle" => Fault::Throttle {
+                aim: fields.aim()?,
                 bandwidth: fields.get("bandwidth")?,
                 queue: fields.span("queue")?,
                 span: fields.span("span")?,
             },
             "clock-rate" => Fault::ClockRate { member: fields.get("member")?, ppm: fields.get("ppm")? },
+            "wall-clock" => Fault::WallClock { member: fields.get("member")?, by: fields.get("by")? },
             "harass" => Fault::Harass { after: fields.span("after")?, span: fields.span("span")? },
             "transfer" => Fault::Transfer { member: fields.get("member")? },
             other => return Err(ParseError(format!("unknown fault {other}"))),
@@ -559,7 +599,7 @@ mod tests {
                 assert_eq!(line.parse(), Ok(strike), "{line}");
             }
         }
-        assert_eq!(kinds.len(), 24, "the swarm draws every kind of fault: {kinds:?}");
+        assert_eq!(kinds.len(), 25, "the swarm draws every kind of fault: {kinds:?}");
     }
 
     #[test]

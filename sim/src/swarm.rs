@@ -10,7 +10,7 @@ use quorate_node::applier::Slices;
 
 use crate::clock::DRIFT_PPM_MAX;
 use crate::heap::{MICRO, MILLI, Nanos, SECOND};
-use crate::network::Quality;
+use crate::network::{Aim, Quality};
 use crate::schedule::{Fault, File, Set, Strike};
 use crate::script::{Deed, What};
 
@@ -215,8 +215,12 @@ pub struct Setup {
     pub latencies: Latencies,
     /// How links behave outside of storms.
     pub network: Quality,
+    /// Links that are worse than the others until healing, in which way.
+    pub handicaps: Vec<(Aim, Quality)>,
     /// Per member: where its clock starts and how much too fast it runs, in ppm.
     pub clocks: Vec<(u64, i64)>,
+    /// Per machine: by how many seconds its wall clock is ahead.
+    pub wall_clocks: Vec<i64>,
     /// What the nemesis does.
     pub schedule: Vec<Strike>,
     /// From then on everything left to chance is drawn anew, in a way that has this number.
@@ -273,11 +277,16 @@ impl Setup {
                 client: pick(rng, &[(2, 100), (1, 2_000)]) * MICRO,
             },
             network: draw_network(rng, election),
+            handicaps: Vec::new(),
             clocks,
+            wall_clocks: Vec::new(),
             schedule: Vec::new(),
             future: None,
             script: None,
         };
+        setup.handicaps = draw_handicaps(&setup);
+        let wall_clock = |n| stream(seed, Stream::Clock, 1_000 + n).below(2 * 3_600).cast_signed() - 3_600;
+        setup.wall_clocks = (0..setup.machines()).map(wall_clock).collect();
         setup.schedule = draw_schedule(&setup);
         setup
     }
@@ -339,13 +348,11 @@ impl Setup {
                 | Fault::Trip { member, .. }
                 | Fault::Skew { member }
                 | Fault::ClockRate { member, .. }
+                | Fault::WallClock { member, .. }
                 | Fault::Transfer { member } => member,
                 Fault::Cut { from, to, .. } => from.max(to),
-                Fault::Blackout { .. }
-                | Fault::Partition { .. }
-                | Fault::Storm { .. }
-                | Fault::Throttle { .. }
-                | Fault::Harass { .. } => 0,
+                Fault::Storm { aim, .. } | Fault::Throttle { aim, .. } => aim.from.max(aim.to).unwrap_or(0),
+                Fault::Blackout { .. } | Fault::Partition { .. } | Fault::Harass { .. } => 0,
             };
             let broken = match strike.fault {
                 Fault::SlowDisk { factor: 0, .. } | Fault::SlowApply { factor: 0, .. } => Some("a factor of 0"),
@@ -492,12 +499,15 @@ impl Setup {
             regime,
             latencies,
             network,
+            handicaps,
             clocks,
+            wall_clocks,
             ..
         } = self;
         format!(
             "# seed {seed}: {members} members, {clients} clients, {keys} keys\n# {churn:?}\n# {contest:?}\n# {control_plane:?}\n# \
-             {classes:?}\n# {knobs:?}\n# {regime:?}\n# {latencies:?}\n# {network:?}\n# clocks {clocks:?}"
+             {classes:?}\n# {knobs:?}\n# {regime:?}\n# {latencies:?}\n# {network:?}\n# {handicaps:?}\n# \
+             clocks {clocks:?}, wall clocks ahead by {wall_clocks:?} s"
         )
     }
 }
@@ -622,6 +632,37 @@ fn draw_network(rng: &mut Rng, election: Nanos) -> Quality {
         bandwidth: pick(rng, &[(3, 0), (1, 1 << 20)]),
         ..Quality::CALM
     }
+}
+
+/// In a third of the seeds some links are not like the others: a member is far away, hears or is heard badly, or a link
+/// is narrow. An election can live with all of it.
+fn draw_handicaps(setup: &Setup) -> Vec<(Aim, Quality)> {
+    let rng = &mut stream(setup.seed, Stream::Network, 1_000);
+    let election = setup.knobs.election;
+    let count = if setup.machines() >= 2 && rng.chance(1, 3) { 1 + rng.below(3) } else { 0 };
+    let handicap = |_| {
+        let aim = draw_aim(rng, setup.machines());
+        let far = Quality { delay_min: election / 40, delay_tail: election / 80, ..Quality::PERFECT };
+        let ppm = |rng: &mut Rng| pick(rng, &[(1, 0), (1, 1_000), (2, 20_000)]);
+        let bad = Quality {
+            loss_ppm: ppm(rng),
+            duplicate_ppm: ppm(rng),
+            straggle_ppm: ppm(rng),
+            straggle_max: election / 2,
+            ..Quality::PERFECT
+        };
+        let narrow = Quality { bandwidth: pick(rng, &[(1, 100_000), (2, 1 << 20)]), ..Quality::PERFECT };
+        (aim, pick(rng, &[(2, far), (2, bad), (1, narrow)]))
+    };
+    (0..count).map(handicap).collect()
+}
+
+/// What a member sends, what it is sent, or what one of them sends to another.
+fn draw_aim(rng: &mut Rng, members: usize) -> Aim {
+    let from = usize::try_from(rng.below(members as u64)).expect("few members");
+    let to = (from + 1 + usize::try_from(rng.below(members as u64 - 1)).expect("few members")) % members;
+    let (from, to) = (Some(from), Some(to));
+    pick(rng, &[(1, Aim { from, to: None }), (1, Aim { from: None, to }), (1, Aim { from, to })])
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use crate::check::reference::Reference;
 use crate::check::space::Space;
 use crate::check::{Verdict, Violation};
 use crate::chronicle::Chronicle;
-use crate::clock::Clock;
+use crate::clock::{Clock, WallClock};
 use crate::disk::SimDisk;
 use crate::heap::{Heap, Nanos, SECOND};
 use crate::member::{Actions, Process, founder_id};
@@ -157,6 +157,7 @@ impl World {
                 disk: SimDisk::new(),
                 backends: SimBackends::new(setup.stream(Stream::Backend, member), setup.knobs.flush_batches),
                 clock: Clock::new(0, offset, ppm),
+                wall: WallClock::new(setup.wall_clocks[member]),
                 process: None,
                 epoch: 0,
                 heard_since: 0,
@@ -170,6 +171,7 @@ impl World {
                 next_apply: None,
                 slowness: 1,
                 stalled: 0,
+                full_until: 0,
                 apply_slowness: 1,
                 dies: None,
                 rng: setup.stream(Stream::Member, member),
@@ -183,7 +185,10 @@ impl World {
         let others = operators.len() + setup.admins() + parties + controllers.len() + compactors.len();
         let lines = setup.clients + setup.watchers + 1 + others;
         let line = |n| Line { rng: setup.stream(Stream::Client, n), up: 0, down: 0 };
-        let network = Network::new(setup.machines(), setup.network, &setup.stream(Stream::Network, 0));
+        let mut network = Network::new(setup.machines(), setup.network, &setup.stream(Stream::Network, 0));
+        for (aim, quality) in &setup.handicaps {
+            network.burden(*aim, *quality);
+        }
         let mut world = Self {
             heap: Heap::new(seed),
             trace: Trace::new(keep.log),
@@ -210,7 +215,7 @@ impl World {
             badges: operators::draw_badges(&setup),
             membership: Membership::new(setup.churn),
             level: Level::new((0..setup.members).map(founder_id)),
-            rough_until: 0,
+            rough_until: if setup.handicaps.is_empty() { 0 } else { setup.duration },
             troubled: 0,
             finale: finale::Finale::default(),
             totals: Totals::default(),

@@ -29,7 +29,7 @@ fn a_few_seeds_keep_every_promise() {
 fn without_faults_nothing_is_lost_nor_unknown() {
     let mut setup = Setup::draw_with(1, Some(20 * SECOND));
     (setup.members, setup.classes, setup.schedule) = (3, Classes::default(), Vec::new());
-    setup.clocks = vec![(0, 0); 3];
+    (setup.clocks, setup.wall_clocks, setup.handicaps) = (vec![(0, 0); 3], vec![0; 3], Vec::new());
     let totals = passes(setup);
     // Some clients give up after milliseconds by themselves.
     assert!(totals.answered * 10 > totals.operations * 7, "{totals}");

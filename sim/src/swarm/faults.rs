@@ -6,9 +6,10 @@
 use quorate_core::entry::FEATURE_LEVEL;
 use quorate_core::rng::Rng;
 
-use super::{Setup, Stream, pick, ppm, stream};
+use super::{Setup, Stream, draw_aim, pick, ppm, stream};
 use crate::disk::Ill;
 use crate::heap::{MICRO, MILLI, Nanos, SECOND};
+use crate::network::Aim;
 use crate::schedule::{Fault, Strike};
 
 /// Draws strikes of every class that is on, one stream per class: switching one class off leaves the others' strikes.
@@ -48,6 +49,7 @@ pub(super) fn draw_schedule(setup: &Setup) -> Vec<Strike> {
         Fault::Cut { from, to, span: down(rng) }
     });
     class(8, classes.storm, 6 * SECOND, &|rng| Fault::Storm {
+        aim: Aim::ALL,
         loss_ppm: pick(rng, &[(1, 0), (2, 50_000), (1, 300_000)]),
         duplicate_ppm: pick(rng, &[(1, 0), (1, 50_000), (1, 300_000)]),
         straggle_ppm: pick(rng, &[(1, 0), (1, 50_000), (1, 300_000)]),
@@ -77,16 +79,27 @@ pub(super) fn draw_schedule(setup: &Setup) -> Vec<Strike> {
         down: down(rng),
     });
     class(20, classes.throttle, 8 * SECOND, &|rng| Fault::Throttle {
+        aim: Aim::ALL,
         bandwidth: pick(rng, &[(1, 20_000), (2, 200_000)]),
         queue: pick(rng, &[(1, 20), (1, 500)]) * MILLI,
         span: down(rng),
     });
     class(10, classes.clock, 5 * SECOND, &|rng| Fault::ClockRate { member: member(rng), ppm: ppm(rng) });
+    class(42, classes.clock, 5 * SECOND, &|rng| Fault::WallClock { member: member(rng), by: wall_jump(rng) });
     class(12, classes.harass, 4 * SECOND, &|rng| Fault::Harass {
         after: pick(rng, &[(2, 5), (2, 100), (1, 3_000)]) * MILLI,
         span: 2 * SECOND + 8 * down(rng),
     });
     class(11, classes.transfer, 3 * SECOND, &|rng| Fault::Transfer { member: member(rng) });
+    // Half of what happens to links happens to some of them only.
+    let aims = &mut stream(setup.seed, Stream::Schedule, 41);
+    for strike in &mut schedule {
+        if let Fault::Storm { aim, .. } | Fault::Throttle { aim, .. } = &mut strike.fault
+            && aims.chance(1, 2)
+        {
+            *aim = draw_aim(aims, members);
+        }
+    }
     let relentless = &mut stream(setup.seed, Stream::Schedule, 14);
     if classes.harass && relentless.chance(1, 2) {
         let after = pick(relentless, &[(1, 1), (1, 10), (1, 100)]) * MILLI;
@@ -97,6 +110,12 @@ pub(super) fn draw_schedule(setup: &Setup) -> Vec<Strike> {
     }
     schedule.sort_by_key(|strike| strike.at);
     schedule
+}
+
+/// Seconds, either way: a correction, or somebody set it wrong.
+fn wall_jump(rng: &mut Rng) -> i64 {
+    let far = pick(rng, &[(3, 10), (1, 100_000)]);
+    rng.below(2 * far + 1).cast_signed() - far.cast_signed()
 }
 
 fn micros(rng: &mut Rng, below: Nanos) -> Nanos {

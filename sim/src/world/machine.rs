@@ -18,7 +18,7 @@ use super::skew::Wrong;
 use crate::backend::SimBackends;
 use crate::check::{Verdict, Violation};
 use crate::chronicle::Happened;
-use crate::clock::Clock;
+use crate::clock::{Clock, WallClock};
 use crate::disk::SimDisk;
 use crate::heap::{MICRO, MILLI, Nanos, SECOND, tail};
 use crate::member::{Process, Start, StartError};
@@ -48,6 +48,7 @@ pub(super) struct Machine {
     pub(super) disk: SimDisk,
     pub(super) backends: SimBackends,
     pub(super) clock: Clock,
+    pub(super) wall: WallClock,
     pub(super) process: Option<Process>,
     /// Grows with every start and every crash: what was scheduled for an earlier life is void.
     pub(super) epoch: u64,
@@ -70,6 +71,8 @@ pub(super) struct Machine {
     pub(super) slowness: u64,
     /// No sync ends before.
     pub(super) stalled: Nanos,
+    /// Its disk has no room before.
+    pub(super) full_until: Nanos,
     /// The applier takes so many times as long.
     pub(super) apply_slowness: u64,
     /// How the process dies once the fuse of its disk has blown, and for how long.

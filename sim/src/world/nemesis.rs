@@ -26,8 +26,8 @@ pub(super) enum Relief {
     Partition(u64),
     /// The link works again.
     Cut(usize, usize),
-    /// All links are as before.
-    Storm,
+    /// Links are as before, as far as this number goes.
+    Links(u64),
     /// The process goes on.
     Pause(usize, u64),
     /// The disk is as fast as before.
@@ -83,7 +83,7 @@ impl World {
 
     pub(super) fn inflict(&mut self, now: Nanos, strike: Strike) {
         self.totals.faults += 1;
-        if !matches!(strike.fault, Fault::Skew { .. }) {
+        if !matches!(strike.fault, Fault::Skew { .. } | Fault::WallClock { .. }) {
             self.troubled = now;
         }
         if let Fault::Storm { span, .. } | Fault::Throttle { span, .. } = strike.fault {
@@ -123,9 +123,10 @@ impl World {
                 self.network.cut(from, to);
                 later(self, span, Relief::Cut(from, to));
             }
-            Fault::Storm { loss_ppm, duplicate_ppm, straggle_ppm, straggle_max, span } => {
-                self.every_link(Quality { loss_ppm, duplicate_ppm, straggle_ppm, straggle_max, ..self.setup.network });
-                later(self, span, Relief::Storm);
+            Fault::Storm { aim, loss_ppm, duplicate_ppm, straggle_ppm, straggle_max, span } => {
+                let storm = Quality { loss_ppm, duplicate_ppm, straggle_ppm, straggle_max, ..Quality::PERFECT };
+                let number = self.network.burden(aim, storm);
+                later(self, span, Relief::Links(number));
             }
             Fault::SlowDisk { member, factor, span } => {
                 self.machines[member].slowness *= factor;
@@ -145,7 +146,9 @@ impl World {
                 machine.disk.ail(ill, rng);
             }
             Fault::Full { member, span } => {
-                self.machines[member].disk.set_full(true);
+                let machine = &mut self.machines[member];
+                machine.disk.set_full(true);
+                machine.full_until = machine.full_until.max(now + span);
                 later(self, span, Relief::Full(member));
             }
             Fault::Trip { member, changes, power, down } => {
@@ -153,14 +156,15 @@ impl World {
                 machine.disk.set_fuse(changes);
                 machine.dies = Some((if power { Death::Power } else { Death::Process }, down));
             }
-            Fault::Throttle { bandwidth, queue, span } => {
-                self.every_link(Quality { bandwidth, queue, ..self.setup.network });
-                later(self, span, Relief::Storm);
+            Fault::Throttle { aim, bandwidth, queue, span } => {
+                let number = self.network.burden(aim, Quality { bandwidth, queue, ..Quality::PERFECT });
+                later(self, span, Relief::Links(number));
             }
             Fault::ClockRate { member, ppm } => {
                 self.machines[member].clock.set_rate(now, ppm);
                 self.rouse_again(now, member);
             }
+            Fault::WallClock { member, by } => self.machines[member].wall.jump(by),
             Fault::Harass { after, span } => {
                 let harassment = &mut self.harassment;
                 // Two at once are as quick as the quicker one.
@@ -314,11 +318,14 @@ impl World {
         match relief {
             Relief::Partition(side) => self.each_crossing(side, |network, from, to| network.heal(from, to)),
             Relief::Cut(from, to) => self.network.heal(from, to),
-            Relief::Storm => self.every_link(self.setup.network),
+            Relief::Links(number) => self.network.lift(number),
             Relief::Pause(member, epoch) if self.machines[member].epoch == epoch => self.resume(now, member),
             Relief::Pause(..) => {}
             Relief::SlowDisk(member, factor) => self.machines[member].slowness /= factor,
-            Relief::Full(member) => self.machines[member].disk.set_full(false),
+            Relief::Full(member) if now >= self.machines[member].full_until => {
+                self.machines[member].disk.set_full(false);
+            }
+            Relief::Full(_) => {}
             Relief::SlowApply(member, factor) => self.machines[member].apply_slowness /= factor,
         }
     }
@@ -469,18 +476,6 @@ impl World {
                 if (side >> from) & 1 != (side >> to) & 1 {
                     act(&mut self.network, from, to);
                 }
-            }
-        }
-    }
-
-    fn every_link(&mut self, quality: Quality) {
-        if self.calm {
-            return;
-        }
-        let members = self.machines.len();
-        for from in 0..members {
-            for to in 0..members {
-                self.network.set_quality(from, to, quality);
             }
         }
     }

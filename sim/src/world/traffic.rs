@@ -92,12 +92,14 @@ impl World {
         token: Option<Token>,
         bytes: Bytes,
     ) -> Verdict {
-        let local = self.machines[member].clock.read(now);
+        let machine = &self.machines[member];
+        let (local, wall) = (machine.clock.read(now), machine.wall.read(now));
         self.see_arrival(now, member, call, local);
         self.trace.event(now, Kind::Client, member, call.call, &bytes, || format!("{call:?} {rpc:?}"));
         match &mut self.machines[member].process {
             None => self.reply(now, call, Err(CallError::Refused)),
             Some(process) => {
+                process.set_wall_clock(wall);
                 process.call(local, call, rpc, token, bytes, &mut self.actions);
                 self.carry_out(now, member)?;
                 self.rouse(now, member);
