@@ -113,7 +113,6 @@ pub struct World {
     /// What happened, in numbers.
     pub totals: Totals,
     actions: Actions,
-    violation: Option<Violation>,
     /// What clients do, if it is written down.
     pub deeds: Option<Vec<Deed>>,
     /// With it, what was done to leaders that were harassed.
@@ -220,7 +219,6 @@ impl World {
             finale: finale::Finale::default(),
             totals: Totals::default(),
             actions: Actions::default(),
-            violation: None,
             deeds: keep.deeds.then(Vec::new),
             chronicle: keep.chronicle(),
             strikes: Vec::new(),
@@ -275,9 +273,6 @@ impl World {
             }
             self.turn_off(now);
             self.happen(now, event)?;
-            if let Some(violation) = self.violation.take() {
-                return Err(violation);
-            }
             if self.finale.is_over() {
                 break;
             }
@@ -321,7 +316,7 @@ impl World {
                 self.request(now, member, call, rpc, token, bytes)?;
             }
             Event::Answer { call, answer } => self.answered(now, call, answer)?,
-            Event::Patience { call } => self.out_of_patience(now, call),
+            Event::Patience { call } => self.out_of_patience(now, call)?,
             Event::Think { client } if client >= self.operator(0) => self.operate(now, client),
             Event::Think { client } => self.act(now, client),
             Event::Subscribe { member, subscription, token, requests } => {
@@ -346,11 +341,7 @@ impl World {
             Event::Strike(strike) => self.strike(now, strike),
             Event::Relief(relief) => self.relieve(now, relief),
             Event::Hit { leader, epoch } => self.hit(now, leader, epoch),
-            Event::Isolate { member, span } => {
-                if !self.calm {
-                    self.isolate(now, member, span);
-                }
-            }
+            Event::Blow(fault) => self.bring_about(now, fault),
             Event::Start { member, epoch } => self.start(now, member, epoch)?,
             Event::Retire { member, id } => self.retire(now, member, id),
             Event::Dial => self.dial(now)?,

@@ -153,21 +153,39 @@ impl World {
     pub(super) fn answered(&mut self, now: Nanos, call: CallId, answer: Answer) -> Verdict {
         let bytes: &[u8] = answer.as_deref().unwrap_or_default();
         self.trace.event(now, Kind::Client, call.client, call.call, bytes, || format!("{call:?} answered {answer:?}"));
-        if call.client == self.probe_client() {
-            return self.probe_answered(now, call.call, Some(answer));
+        self.ended(now, call, Some(answer))
+    }
+
+    /// Nobody waits for the answer any longer.
+    pub(super) fn out_of_patience(&mut self, now: Nanos, call: CallId) -> Verdict {
+        self.ended(now, call, None)
+    }
+
+    /// Whoever asked has an answer, or does not wait for it any longer.
+    fn ended(&mut self, now: Nanos, call: CallId, answer: Option<Answer>) -> Verdict {
+        let line = call.client;
+        if line == self.probe_client() {
+            return self.probe_answered(now, call.call, answer);
         }
-        if let Some(admin) = self.admin_of(call.client) {
-            return self.administered(now, admin, call.call, Some(answer));
+        if let Some(admin) = self.admin_of(line) {
+            return self.administered(now, admin, call.call, answer);
         }
-        if self.party_of(call.client).is_some() {
-            return self.contender_answered(now, call, Some(answer));
+        if self.party_of(line).is_some() {
+            return self.contender_answered(now, call, answer);
         }
-        if self.component_of(call.client).is_some() {
-            return self.component_answered(now, call, Some(answer));
+        if self.component_of(line).is_some() {
+            return self.component_answered(now, call, answer);
         }
-        if call.client >= self.operator(0) {
-            return self.operator_answered(now, call, Some(answer));
+        if line >= self.operator(0) {
+            return self.operator_answered(now, call, answer);
         }
+        match answer {
+            Some(answer) => self.client_answered(now, call, answer),
+            None => self.client_gives_up(now, call),
+        }
+    }
+
+    fn client_answered(&mut self, now: Nanos, call: CallId, answer: Answer) -> Verdict {
         let Some(pending) = self.clients[call.client].caller.ended(call.call) else { return Ok(()) };
         self.tell(now, || Happened::Ended { client: call.client, call: call.call, text: outcome(&answer) });
         let failed = matches!(answer, Err(CallError::Broken | CallError::Refused));
@@ -210,53 +228,22 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn out_of_patience(&mut self, now: Nanos, call: CallId) {
-        if call.client == self.probe_client() {
-            if let Err(violation) = self.probe_answered(now, call.call, None) {
-                self.violation = Some(violation);
-            }
-            return;
-        }
-        if let Some(admin) = self.admin_of(call.client) {
-            if let Err(violation) = self.administered(now, admin, call.call, None) {
-                self.violation = Some(violation);
-            }
-            return;
-        }
-        if self.party_of(call.client).is_some() {
-            if let Err(violation) = self.contender_answered(now, call, None) {
-                self.violation = Some(violation);
-            }
-            return;
-        }
-        if self.component_of(call.client).is_some() {
-            if let Err(violation) = self.component_answered(now, call, None) {
-                self.violation = Some(violation);
-            }
-            return;
-        }
-        if call.client >= self.operator(0) {
-            if let Err(violation) = self.operator_answered(now, call, None) {
-                self.violation = Some(violation);
-            }
-            return;
-        }
+    fn client_gives_up(&mut self, now: Nanos, call: CallId) -> Verdict {
         let members = self.members();
-        let Some(pending) = self.clients[call.client].caller.ended(call.call) else { return };
+        let Some(pending) = self.clients[call.client].caller.ended(call.call) else { return Ok(()) };
         if let Some(outside) = &mut self.outside {
             outside.push((call.client, None));
         }
         self.trace.event(now, Kind::Client, call.client, call.call, &[], || format!("{call:?} gives up"));
         self.tell(now, || Happened::Ended { client: call.client, call: call.call, text: "gives up".into() });
-        if let Subject::Op(id, op) = pending.subject
-            && let Err(violation) = self.record(now, id, &op, None)
-        {
-            self.violation = Some(violation);
+        if let Subject::Op(id, op) = pending.subject {
+            self.record(now, id, &op, None)?;
         }
         let client = &mut self.clients[call.client];
         client.move_on(&members);
         let at = now + client.think(self.setup.think);
         self.heap.push(at, link::client(call.client, 2), Event::Think { client: call.client });
+        Ok(())
     }
 
     /// Writes the end of an operation into the history; whether it was answered as asked.

@@ -9,6 +9,7 @@ use super::nemesis::Relief;
 use crate::call::{Answer, Rpc};
 use crate::heap::Nanos;
 use crate::member::{CallId, Due, Subscription};
+use crate::schedule::Fault;
 use crate::workload::Token;
 
 /// Something that happens at its time.
@@ -103,10 +104,8 @@ pub(super) enum Event {
         leader: usize,
         epoch: u64,
     },
-    Isolate {
-        member: usize,
-        span: Nanos,
-    },
+    /// The rest of a blow at a leader.
+    Blow(Fault),
     Start {
         member: usize,
         epoch: u64,

@@ -78,25 +78,34 @@ impl World {
             return;
         }
         self.trace.event(now, Kind::Fault, 0, number as u64, &[], || strike.to_string());
-        self.inflict(now, strike);
+        self.inflict(now, strike.fault);
     }
 
-    pub(super) fn inflict(&mut self, now: Nanos, strike: Strike) {
+    pub(super) fn inflict(&mut self, now: Nanos, fault: Fault) {
         self.totals.faults += 1;
-        if !matches!(strike.fault, Fault::Skew { .. } | Fault::WallClock { .. }) {
+        self.tell(now, || Happened::Fault {
+            text: fault.to_string(),
+            members: fault.members(),
+            until: now + fault.span(),
+        });
+        self.bring_about(now, fault);
+    }
+
+    /// What a fault does.
+    pub(super) fn bring_about(&mut self, now: Nanos, fault: Fault) {
+        if self.calm {
+            return;
+        }
+        if !matches!(fault, Fault::Skew { .. } | Fault::WallClock { .. }) {
             self.troubled = now;
         }
-        if let Fault::Storm { span, .. } | Fault::Throttle { span, .. } = strike.fault {
+        if let Fault::Storm { span, .. } | Fault::Throttle { span, .. } = fault {
             self.rough_until = self.rough_until.max(now + span);
         }
-        self.tell(now, || {
-            let fault = strike.fault;
-            Happened::Fault { text: fault.to_string(), members: fault.members(), until: now + fault.span() }
-        });
         let later = |world: &mut Self, span: Nanos, relief: Relief| {
             world.heap.push(now + span, link::NEMESIS, Event::Relief(relief));
         };
-        match strike.fault {
+        match fault {
             Fault::Kill { member, down } => self.kill(now, member, down, Death::Process),
             Fault::Upgrade { member, level, down } if self.may_upgrade(member, FeatureLevel(level)) => {
                 let machine = &mut self.machines[member];
@@ -209,6 +218,18 @@ impl World {
             let at = now + again + self.harassment.rng.below(4 * again);
             self.heap.push(at, link::NEMESIS, Event::Hit { leader, epoch });
         }
+        let blows = self.draw_blows(now, leader);
+        for (wait, fault) in blows {
+            self.write_down_strike(now + wait, fault);
+            match wait {
+                0 => self.bring_about(now, fault),
+                _ => self.heap.push(now + wait, link::NEMESIS, Event::Blow(fault)),
+            }
+        }
+    }
+
+    /// What is done to a leader, and after how long.
+    fn draw_blows(&mut self, now: Nanos, leader: usize) -> Vec<(Nanos, Fault)> {
         let (election, members) = (self.setup.knobs.election, self.machines.len());
         let rng = &mut self.harassment.rng;
         let span = election / 10 * (1 + rng.below(40));
@@ -220,88 +241,28 @@ impl World {
         let cuts = |cuts: &dyn Fn(usize, usize) -> bool| {
             let links = (0..members).flat_map(|from| (0..members).map(move |to| (from, to)));
             let links = links.filter(|&(from, to)| from != to && cuts(from, to));
-            links.map(|(from, to)| Fault::Cut { from, to, span }).collect::<Vec<_>>()
+            links.map(|(from, to)| (0, Fault::Cut { from, to, span })).collect()
         };
         let isolated = |member: usize| Fault::Partition { side: 1 << member, span };
-        let power = |member| Fault::Power { member, down };
-        // The same as strikes, for a run in which nobody harasses.
-        let faults = match way {
-            0 => vec![isolated(leader)],
-            1 => vec![Fault::Pause { member: leader, span }],
+        let power = |member| (0, Fault::Power { member, down });
+        match way {
+            0 => vec![(0, isolated(leader))],
+            1 => vec![(0, Fault::Pause { member: leader, span })],
             2 => vec![power(leader)],
-            3 => vec![isolated(leader), power(other)],
-            4 => vec![isolated(other), power(leader)],
+            3 => vec![(0, isolated(leader)), power(other)],
+            4 => vec![(0, isolated(other)), power(leader)],
             5 => {
                 let others = (0..members).filter(|other| *other != leader);
-                std::iter::once(isolated(leader)).chain(others.map(power)).collect()
+                std::iter::once((0, isolated(leader))).chain(others.map(power)).collect()
             }
-            6 | 7 => vec![Fault::Transfer { member: other }],
+            // It hands over, and is cut off meanwhile: the next one is elected while it believes to lead.
+            6 | 7 => vec![(0, Fault::Transfer { member: other }), (soon, isolated(leader))],
+            // Nobody hears it; it hears nobody; only one hears it.
             8 => cuts(&|from, _| from == leader),
             9 => cuts(&|_, to| to == leader),
             10 => cuts(&|from, to| from == leader && to != other),
-            _ => (0..members).map(|member| Fault::SlowDisk { member, factor: 20, span }).collect(),
-        };
-        for fault in faults {
-            self.write_down_strike(now, fault);
+            _ => (0..members).map(|member| (0, Fault::SlowDisk { member, factor: 20, span })).collect(),
         }
-        if matches!(way, 6 | 7) {
-            self.write_down_strike(now + soon, isolated(leader));
-        }
-        match way {
-            0 => self.isolate(now, leader, span),
-            1 => self.pause(now, leader, span),
-            2 => self.kill(now, leader, down, Death::Power),
-            3 => {
-                self.isolate(now, leader, span);
-                self.kill(now, other, down, Death::Power);
-            }
-            4 => {
-                self.isolate(now, other, span);
-                self.kill(now, leader, down, Death::Power);
-            }
-            5 => {
-                self.isolate(now, leader, span);
-                for other in (0..members).filter(|other| *other != leader) {
-                    self.kill(now, other, down, Death::Power);
-                }
-            }
-            // It hands over, and is cut off meanwhile: the next one is elected while it believes to lead.
-            6 | 7 => {
-                let to = self.machines[other].id;
-                if let (Some(process), Some(to)) = (&mut self.machines[leader].process, to) {
-                    process.ask(Request::Transfer(to));
-                    self.rouse(now, leader);
-                }
-                self.heap.push(now + soon, link::NEMESIS, Event::Isolate { member: leader, span });
-            }
-            // Nobody hears it; it hears nobody; only one hears it.
-            8 => self.cut_each(now, span, |from, _| from == leader),
-            9 => self.cut_each(now, span, |_, to| to == leader),
-            10 => self.cut_each(now, span, |from, to| from == leader && to != other),
-            _ => {
-                for member in 0..members {
-                    self.machines[member].slowness *= 20;
-                    self.heap.push(now + span, link::NEMESIS, Event::Relief(Relief::SlowDisk(member, 20)));
-                }
-            }
-        }
-    }
-
-    /// Nothing arrives on these links for a while.
-    fn cut_each(&mut self, now: Nanos, span: Nanos, cuts: impl Fn(usize, usize) -> bool) {
-        let members = self.machines.len();
-        for (from, to) in (0..members).flat_map(|from| (0..members).map(move |to| (from, to))) {
-            if from != to && cuts(from, to) {
-                self.network.cut(from, to);
-                self.heap.push(now + span, link::NEMESIS, Event::Relief(Relief::Cut(from, to)));
-            }
-        }
-    }
-
-    pub(super) fn isolate(&mut self, now: Nanos, member: usize, span: Nanos) {
-        let side = 1 << member;
-        self.each_crossing(side, |network, from, to| network.cut(from, to));
-        self.heap.push(now + span, link::NEMESIS, Event::Relief(Relief::Partition(side)));
     }
 
     fn pause(&mut self, now: Nanos, member: usize, span: Nanos) {

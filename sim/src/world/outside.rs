@@ -7,7 +7,7 @@ use super::event::{Event, link};
 use crate::call::Answer;
 use crate::check::Verdict;
 use crate::heap::{Nanos, SECOND};
-use crate::schedule::{Fault, Strike};
+use crate::schedule::Fault;
 
 impl World {
     /// Does what is due until then.
@@ -18,7 +18,6 @@ impl World {
         while self.heap.next_at().is_some_and(|at| at <= until) && !self.finale.is_over() {
             let Some((now, event)) = self.heap.pop() else { break };
             self.happen(now, event)?;
-            self.violation.take().map_or(Ok(()), Err)?;
         }
         Ok(())
     }
@@ -38,7 +37,7 @@ impl World {
 
     /// The nemesis strikes, now.
     pub fn strike_now(&mut self, now: Nanos, fault: Fault) {
-        self.inflict(now, Strike { at: now, fault });
+        self.inflict(now, fault);
     }
 
     /// Which member leads, if one does.
