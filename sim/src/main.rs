@@ -80,8 +80,8 @@ struct Arguments {
     /// Plant this mistake first, in a build with `--features mutants`
     #[arg(long, value_name = "NAME")]
     mutant: Option<String>,
-    /// End faults and operations after so many simulated seconds (default 60)
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(10..))]
+    /// End faults and operations after so many simulated seconds, a day at most (default 60)
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(10..=86_400))]
     duration: Option<u64>,
 }
 
@@ -205,6 +205,12 @@ fn setup(arguments: &Arguments, seed: u64) -> anyhow::Result<Setup> {
     if let Some(path) = &arguments.schedule {
         let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         let file = schedule::read(&text).with_context(|| format!("in {}", path.display()))?;
+        if let Some(other) = file.seed.filter(|other| *other != seed) {
+            anyhow::bail!(
+                "{} was made for seed {other}: without its line `# seed {other}` it is for any",
+                path.display()
+            );
+        }
         setup = setup.with(file).map_err(anyhow::Error::msg).with_context(|| format!("in {}", path.display()))?;
     }
     Ok(setup)
