@@ -1,6 +1,6 @@
 //! `quorate-sim`: one seed with its story, or many seeds until the first that fails.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -203,7 +203,7 @@ fn setup(arguments: &Arguments, seed: u64) -> anyhow::Result<Setup> {
     let duration = arguments.duration.map(|seconds| seconds * 1_000 * MILLI);
     let mut setup = Setup::draw_with(seed, duration);
     if let Some(path) = &arguments.schedule {
-        let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         let file = schedule::read(&text).with_context(|| format!("in {}", path.display()))?;
         if let Some(other) = file.seed.filter(|other| *other != seed) {
             anyhow::bail!(
@@ -214,6 +214,17 @@ fn setup(arguments: &Arguments, seed: u64) -> anyhow::Result<Setup> {
         setup = setup.with(file).map_err(anyhow::Error::msg).with_context(|| format!("in {}", path.display()))?;
     }
     Ok(setup)
+}
+
+/// Whether a file can be written there; one that is there stays as it is, and where there is none there is none after.
+fn try_to_write(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().append(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            OpenOptions::new().append(true).create_new(true).open(path)?;
+            fs::remove_file(path)
+        }
+        opened => opened.map(drop),
+    }
 }
 
 fn one(arguments: &Arguments, seed: u64, out: &mut impl Write) -> anyhow::Result<bool> {
@@ -227,11 +238,7 @@ fn one(arguments: &Arguments, seed: u64, out: &mut impl Write) -> anyhow::Result
     }
     for path in arguments.shrink.iter().chain(&arguments.report) {
         // Before the run, which takes a while: a path that cannot be written is known now.
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(path)
-            .with_context(|| format!("writing {}", path.display()))?;
+        try_to_write(path).with_context(|| format!("writing {}", path.display()))?;
     }
     #[expect(clippy::disallowed_types, reason = "how long the user waited is no part of a simulation")]
     let began = std::time::SystemTime::now();
@@ -277,7 +284,7 @@ fn one(arguments: &Arguments, seed: u64, out: &mut impl Write) -> anyhow::Result
     if let Some(path) = &arguments.report {
         let report = run_and_keep(setup.clone(), Keep { chronicle: true, frames: true, ..Keep::default() });
         let page = page(&setup, &report, report.chronicle.as_ref().context("it was asked for")?, &points);
-        std::fs::write(path, page).with_context(|| format!("writing {}", path.display()))?;
+        fs::write(path, page).with_context(|| format!("writing {}", path.display()))?;
         writeln!(out, "report: {}", path.display())?;
     }
     Ok(good)
@@ -294,7 +301,7 @@ fn shorten(
     let write = |shrunk: &Shrunk| {
         let Shrunk { setup, violation: (violation, at), .. } = shrunk;
         let text = violation.to_string().replace('\n', "\n# ");
-        std::fs::write(path, format!("{}# breaks after {} ms: {text}\n", setup.file(), at / MILLI))
+        fs::write(path, format!("{}# breaks after {} ms: {text}\n", setup.file(), at / MILLI))
     };
     let mut tell = |shrunk: &Shrunk| {
         let Shrunk { setup, runs, cpu_seconds, .. } = shrunk;

@@ -91,6 +91,21 @@ fn a_setting_may_need_one_that_comes_behind_it() {
 }
 
 #[test]
+fn a_story_that_is_not_told_leaves_no_file_and_changes_none() {
+    let path = file("story", "once");
+    let arguments = ["--seed", "1", "--duration", "10", "--shrink", path.to_str().expect("UTF-8")];
+    let nothing = |output: Output| {
+        assert_eq!(output.status.code(), Some(0));
+        assert!(String::from_utf8_lossy(&output.stdout).contains("nothing to shrink"));
+    };
+    nothing(run(&arguments));
+    assert_eq!(fs::read_to_string(&path).expect("it is still there"), "once");
+    fs::remove_file(&path).expect("it is still there");
+    nothing(run(&arguments));
+    assert!(!path.exists());
+}
+
+#[test]
 fn a_file_for_the_shrunk_schedule_that_cannot_be_written_is_refused() {
     refused(&["--seed", "1", "--duration", "10", "--shrink", "/nowhere/at/all"], "writing /nowhere/at/all");
 }
