@@ -260,6 +260,9 @@ fn one(arguments: &Arguments, seed: u64, out: &mut impl Write) -> anyhow::Result
     if arguments.check {
         good &= compare(&report, &run(setup.clone(), true), out)?;
     }
+    if !good {
+        writeln!(out, "again: {}", reproduction(arguments, seed, arguments.schedule.as_deref()))?;
+    }
     let (mut setup, mut report) = (setup, report);
     if let Some(path) = &arguments.shrink
         && let Some(shrunk) = shorten(&setup, &report, path, arguments, out)?
@@ -323,7 +326,7 @@ fn shorten(
     writeln!(out, "{:>12}  BROKEN     {violation}", chronicle::seconds(*at))?;
     let events = shrunk.events();
     writeln!(out, "{events_before} events came down to {events}, in {runs} runs and {cpu_seconds:.1} CPU s")?;
-    writeln!(out, "again: {} --schedule {}", reproduction(arguments, small.seed), path.display())?;
+    writeln!(out, "again: {}", reproduction(arguments, small.seed, Some(path)))?;
     Ok(Some(shrunk))
 }
 
@@ -346,7 +349,7 @@ fn compare(first: &Report, second: &Report, out: &mut impl Write) -> anyhow::Res
 }
 
 /// The command that runs a failing seed again.
-fn reproduction(arguments: &Arguments, seed: u64) -> String {
+fn reproduction(arguments: &Arguments, seed: u64, schedule: Option<&Path>) -> String {
     let mut command = format!("cargo run --release -p quorate-sim -- --seed {seed}");
     if let Some(seconds) = arguments.duration {
         command.push_str(&format!(" --duration {seconds}"));
@@ -356,6 +359,12 @@ fn reproduction(arguments: &Arguments, seed: u64) -> String {
     }
     if let Some(mutant) = &arguments.mutant {
         command = format!("{command} --mutant {mutant}").replace(" -- ", " --features mutants -- ");
+    }
+    if arguments.require_marks && arguments.seed.is_some() {
+        command = format!("{command} --require-marks").replace(" -- ", " --features marks -- ");
+    }
+    if let Some(path) = schedule {
+        command.push_str(&format!(" --schedule {}", path.display()));
     }
     command
 }
@@ -432,7 +441,7 @@ fn many(arguments: &Arguments, from: u64, to: u64, out: &mut impl Write) -> anyh
             let setup = setup(arguments, *seed)?;
             compare(&run(setup.clone(), true), &run(setup, true), out)?;
         }
-        writeln!(out, "again: {}", reproduction(arguments, *seed))?;
+        writeln!(out, "again: {}", reproduction(arguments, *seed, None))?;
     }
     let mut good = marks(arguments, out)? && failed.is_empty();
     if good && to - from >= MANY_SEEDS {

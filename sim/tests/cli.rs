@@ -105,6 +105,24 @@ fn a_story_that_is_not_told_leaves_no_file_and_changes_none() {
     assert!(!path.exists());
 }
 
+#[cfg(feature = "mutants")]
+#[test]
+fn a_run_that_fails_says_how_to_run_it_again() {
+    // In some seed, with whatever faults: what matters is how it ends.
+    let failing = (0..20).map(|seed| {
+        let seed = seed.to_string();
+        let output = run(&["--seed", &seed, "--duration", "10", "--mutant", "W12"]);
+        (seed, output)
+    });
+    let (seed, output) = failing.into_iter().find(|(_, output)| !output.status.success()).expect("W12 is noticed");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1));
+    let again = format!(
+        "again: cargo run --release -p quorate-sim --features mutants -- --seed {seed} --duration 10 --mutant W12"
+    );
+    assert_eq!(text.lines().last(), Some(again.as_str()));
+}
+
 #[test]
 fn a_file_for_the_shrunk_schedule_that_cannot_be_written_is_refused() {
     refused(&["--seed", "1", "--duration", "10", "--shrink", "/nowhere/at/all"], "writing /nowhere/at/all");
