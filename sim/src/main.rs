@@ -53,6 +53,9 @@ struct Arguments {
     /// Fail if a rare branch was never reached, and name it; in a build with `--features marks`
     #[arg(long)]
     require_marks: bool,
+    /// Fail if more runs than so many have a history that nobody could judge (default: 1 in 1000, and 1 at least)
+    #[arg(long, value_name = "RUNS", requires = "seeds")]
+    undecided_max: Option<u64>,
     /// Print every event of the seed
     #[arg(long, requires = "seed")]
     log: bool,
@@ -393,16 +396,22 @@ fn marks(arguments: &Arguments, out: &mut impl Write) -> anyhow::Result<bool> {
     Ok(good)
 }
 
+/// So many histories of so many seeds may be too hard to judge: what nobody judged was not tested.
+fn undecided_max(seeds: u64) -> u64 {
+    (seeds / 1_000).max(1)
+}
+
 fn many(arguments: &Arguments, from: u64, to: u64, out: &mut impl Write) -> anyhow::Result<bool> {
     let progress = Progress::new(to - from);
     let next = AtomicU64::new(from);
     let totals = Mutex::new(Totals::default());
     let (sender, failures) = mpsc::channel();
+    let (unjudged, undecided) = mpsc::channel();
     std::thread::scope(|scope| {
         for _ in 0..arguments.jobs.max(1) {
-            let sender = sender.clone();
+            let (sender, unjudged) = (sender.clone(), unjudged.clone());
             scope.spawn(|| {
-                let sender = sender;
+                let (sender, unjudged) = (sender, unjudged);
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= to {
@@ -411,6 +420,9 @@ fn many(arguments: &Arguments, from: u64, to: u64, out: &mut impl Write) -> anyh
                     let Ok(setup) = setup(arguments, seed) else { break };
                     let report = run(setup.clone(), false);
                     totals.lock().expect("no holder panics").add(&report.totals);
+                    if report.totals.undecided > 0 {
+                        let _ = unjudged.send(seed);
+                    }
                     let differs = arguments.check && run(setup, false).hash != report.hash;
                     if differs || report.violation.is_some() {
                         let violation = report.violation.map(|(violation, _)| violation);
@@ -426,7 +438,7 @@ fn many(arguments: &Arguments, from: u64, to: u64, out: &mut impl Write) -> anyh
             });
         }
     });
-    drop(sender);
+    drop((sender, unjudged));
     progress.finish();
     let totals = totals.into_inner().expect("no holder panics");
     writeln!(out, "seeds {from}..{to}\n{totals}")?;
@@ -444,6 +456,13 @@ fn many(arguments: &Arguments, from: u64, to: u64, out: &mut impl Write) -> anyh
         writeln!(out, "again: {}", reproduction(arguments, *seed, None))?;
     }
     let mut good = marks(arguments, out)? && failed.is_empty();
+    let mut undecided: Vec<u64> = undecided.into_iter().collect();
+    undecided.sort_unstable();
+    if undecided.len() as u64 > arguments.undecided_max.unwrap_or_else(|| undecided_max(to - from)) {
+        let (count, first) = (undecided.len(), undecided[0]);
+        writeln!(out, "FAILED: of {} histories {count} could not be judged, that of seed {first} first", to - from)?;
+        good = false;
+    }
     if good && to - from >= MANY_SEEDS {
         for (name, figure) in totals.rare().into_iter().filter(|(_, figure)| *figure < RARE_MIN) {
             writeln!(out, "FAILED: only {figure} {name} in {} seeds: the simulation no longer tests them", to - from)?;
