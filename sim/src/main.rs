@@ -13,6 +13,8 @@ use quorate_core::reach::{self, Mark};
 use quorate_sim::causality::{Point, curve, plot};
 use quorate_sim::chronicle;
 use quorate_sim::heap::{MILLI, SECOND};
+#[cfg(feature = "mutants")]
+use quorate_sim::mutants::Try;
 use quorate_sim::page::page;
 use quorate_sim::report::{Keep, Report, Totals};
 use quorate_sim::run::{run, run_and_keep};
@@ -100,10 +102,10 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         from: u64,
         /// Kill each so often, on fresh seeds; the median is shown
-        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
         tries: u64,
         /// Give a try up after so many CPU seconds
-        #[arg(long, default_value_t = 60.0)]
+        #[arg(long, default_value_t = 600.0)]
         cpu: f64,
         /// Write tries down here, and do not repeat those that are written down
         #[arg(long, value_name = "FILE")]
@@ -190,11 +192,48 @@ fn run_command(command: &Command, out: &mut impl Write) -> anyhow::Result<bool> 
     use quorate_sim::mutants::{Effort, Ledger, matrix};
     let Command::Mutants { names, from, tries, cpu, ledger } = command;
     let mut chosen = names.iter().map(|name| find(name)).collect::<anyhow::Result<Vec<Mutant>>>()?;
+    if let Some(mutant) = chosen.iter().find(|mutant| mutant.is_in_checker()) {
+        anyhow::bail!(
+            "{} is a mistake in a checker, which no seed can show: `cargo test -p quorate-jepsen --features mutants --test \
+             mutants` names the tests that notice",
+            mutant.name()
+        );
+    }
     if chosen.is_empty() {
         chosen = Mutant::ALL.iter().copied().filter(|mutant| !mutant.is_in_checker()).collect();
     }
-    let mut ledger = Ledger::open(ledger.as_deref()).context("the ledger")?;
-    Ok(matrix(&chosen, Effort { from: *from, tries: *tries, cpu_seconds_max: *cpu }, &mut ledger, out)?)
+    let scratch = std::env::temp_dir().join(format!("quorate-sim-{}.ledger", std::process::id()));
+    let _ = fs::remove_file(&scratch);
+    let path = ledger.as_deref().unwrap_or(&scratch);
+    let effort = Effort { from: *from, tries: *tries, cpu_seconds_max: *cpu };
+    let good = matrix(&chosen, effort, &mut Ledger::open(Some(path)).context("the ledger")?, out)?;
+    let made = fs::read_to_string(path).context("the ledger")?;
+    if ledger.is_none() {
+        fs::remove_file(path)?;
+    }
+    let made: Vec<Try> = made.lines().filter_map(|line| line.parse().ok()).collect();
+    writeln!(out, "{}", proof(&chosen, *tries, &made))?;
+    Ok(good)
+}
+
+/// How long a build without mistakes has to be clean to have shown something: ten times as long as the row takes that is
+/// noticed last.
+#[cfg(feature = "mutants")]
+fn proof(chosen: &[quorate_core::mutant::Mutant], tries: u64, made: &[Try]) -> String {
+    let row = |name: &str| {
+        let row = made.iter().filter(|made| made.mutant == name && made.number < tries);
+        let mut row: Vec<(bool, f64)> = row.map(|made| (made.oracle.is_none(), made.cpu_seconds)).collect();
+        row.sort_by(|one, two| one.partial_cmp(two).expect("times"));
+        row[row.len() / 2].1
+    };
+    let mut rows: Vec<(f64, &str)> = chosen.iter().map(|mutant| (row(mutant.name()), mutant.name())).collect();
+    rows.sort_by(|one, two| one.partial_cmp(two).expect("times"));
+    let ((median, _), (slowest, name)) = (rows[rows.len() / 2], rows[rows.len() - 1]);
+    let clean = 10.0 * slowest;
+    format!(
+        "a row takes {median:.1} CPU s (the median), {name} the most: {slowest:.1}. Without a mistake, seeds must be clean for \
+         ten times that: {clean:.0} CPU s"
+    )
 }
 
 #[cfg(not(feature = "mutants"))]

@@ -166,6 +166,15 @@ fn an_unknown_mutant_is_refused() {
     refused(&["mutants", "R99"], "unknown mutant R99");
 }
 
+#[cfg(feature = "mutants")]
+#[test]
+fn a_mistake_in_a_checker_is_no_seeds_business() {
+    refused(
+        &["mutants", "W12", "j01"],
+        "J01 is a mistake in a checker, which no seed can show: `cargo test -p quorate-jepsen",
+    );
+}
+
 #[test]
 fn what_a_schedule_prints_can_be_run() {
     let printed = run(&["--seed", "3", "--duration", "10", "--print-schedule"]);
