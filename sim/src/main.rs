@@ -30,6 +30,8 @@ use progress::Progress;
 const MANY_SEEDS: u64 = 1_000;
 /// How often.
 const RARE_MIN: u64 = 100;
+/// A seed of which two runs differed is run so often to see two that differ again.
+const RUNS_COMPARED: usize = 8;
 
 /// Runs Quorate clusters under simulated faults. Exit code 0: all promises held; 1: one was broken; 2: usage.
 #[derive(Debug, Parser)]
@@ -390,6 +392,20 @@ fn compare(first: &Report, second: &Report, out: &mut impl Write) -> anyhow::Res
     Ok(false)
 }
 
+/// Two runs of a seed differed: shows where two others part, unless none of a few does.
+fn compare_again(mut run: impl FnMut() -> Report, out: &mut impl Write) -> anyhow::Result<()> {
+    let first = run();
+    for _ in 1..RUNS_COMPARED {
+        let other = run();
+        if (other.hash, other.events) != (first.hash, first.events) {
+            compare(&first, &other, out)?;
+            return Ok(());
+        }
+    }
+    writeln!(out, "seed {}: it differed once, not again in {RUNS_COMPARED} runs", first.seed)?;
+    Ok(())
+}
+
 /// The command that runs a failing seed again.
 fn reproduction(arguments: &Arguments, seed: u64, schedule: Option<&Path>) -> String {
     let mut command = format!("cargo run --release -p quorate-sim -- --seed {seed}");
@@ -490,7 +506,7 @@ fn many(arguments: &Arguments, from: u64, to: u64, out: &mut impl Write) -> anyh
         if *differs {
             writeln!(out, "seed {seed} FAILED: two runs of it differ")?;
             let setup = setup(arguments, *seed)?;
-            compare(&run(setup.clone(), true), &run(setup, true), out)?;
+            compare_again(|| run(setup.clone(), true), out)?;
         }
         writeln!(out, "again: {}", reproduction(arguments, *seed, None))?;
     }
@@ -509,4 +525,43 @@ fn many(arguments: &Arguments, from: u64, to: u64, out: &mut impl Write) -> anyh
         }
     }
     Ok(good)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compared(hashes: &[u64]) -> String {
+        let report = run(Setup::draw_with(1, Some(10 * SECOND)), false);
+        let mut hashes = hashes.iter();
+        let mut out = Vec::new();
+        let run = || Report { hash: hashes.next().copied().unwrap_or(1), ..report.clone() };
+        compare_again(run, &mut out).expect("a vector takes everything");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn runs_that_differed_are_compared_until_they_differ_again() {
+        assert!(compared(&[1, 1, 1, 2]).contains("seed 1: two runs differ, 0000000000000001 and 0000000000000002"));
+        assert_eq!(compared(&[1]), "seed 1: it differed once, not again in 8 runs\n");
+    }
+
+    #[test]
+    fn one_history_in_a_thousand_may_be_undecided() {
+        assert_eq!([1, 50, 1_999, 2_000, 20_000].map(undecided_max), [1, 1, 1, 2, 20]);
+    }
+
+    #[cfg(feature = "mutants")]
+    #[test]
+    fn ten_times_the_slowest_row_is_how_long_seeds_must_be_clean() {
+        use quorate_core::mutant::Mutant;
+        let ledger =
+            ["R01 0 leader 1 0 9", "R01 1 leader 1 0 3", "R01 2 - 1 0 1", "R02 0 vote 1 0 5", "K12 0 lease 1 0 50"];
+        let made = ledger.map(|line| line.parse().expect("a line of a ledger"));
+        let text = proof(&[Mutant::R01, Mutant::R02], 3, &made);
+        assert!(
+            text.contains("takes 9.0 CPU s") && text.contains("R01 the most: 9.0") && text.ends_with(": 90 CPU s"),
+            "{text}"
+        );
+    }
 }
