@@ -436,7 +436,8 @@ fn marks(arguments: &Arguments, out: &mut impl Write) -> anyhow::Result<bool> {
     for mark in Mark::ALL {
         let count = reach::count(*mark);
         missed += usize::from(count == 0);
-        writeln!(out, "  {:<28} {count:>12}  {}", mark.name(), mark.text())?;
+        let spared = if reach::RARE.contains(mark) { " (may be missed)" } else { "" };
+        writeln!(out, "  {:<28} {count:>12}  {}{spared}", mark.name(), mark.text())?;
     }
     writeln!(out, "{} of {} marks reached", Mark::ALL.len() - missed, Mark::ALL.len())?;
     if !arguments.require_marks {
