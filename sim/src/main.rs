@@ -1,6 +1,6 @@
 //! `quorate-sim`: one seed with its story, or many seeds until the first that fails.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,6 +13,8 @@ use quorate_core::reach::{self, Mark};
 use quorate_sim::causality::{Point, curve, plot};
 use quorate_sim::chronicle;
 use quorate_sim::heap::{MILLI, SECOND};
+#[cfg(feature = "mutants")]
+use quorate_sim::mutants::Try;
 use quorate_sim::page::page;
 use quorate_sim::report::{Keep, Report, Totals};
 use quorate_sim::run::{run, run_and_keep};
@@ -28,6 +30,8 @@ use progress::Progress;
 const MANY_SEEDS: u64 = 1_000;
 /// How often.
 const RARE_MIN: u64 = 100;
+/// A seed of which two runs differed is run so often to see two that differ again.
+const RUNS_COMPARED: usize = 8;
 
 /// Runs Quorate clusters under simulated faults. Exit code 0: all promises held; 1: one was broken; 2: usage.
 #[derive(Debug, Parser)]
@@ -53,6 +57,9 @@ struct Arguments {
     /// Fail if a rare branch was never reached, and name it; in a build with `--features marks`
     #[arg(long)]
     require_marks: bool,
+    /// Fail if more runs than so many have a history that nobody could judge (default: 1 in 1000, and 1 at least)
+    #[arg(long, value_name = "RUNS", requires = "seeds")]
+    undecided_max: Option<u64>,
     /// Print every event of the seed
     #[arg(long, requires = "seed")]
     log: bool,
@@ -80,8 +87,8 @@ struct Arguments {
     /// Plant this mistake first, in a build with `--features mutants`
     #[arg(long, value_name = "NAME")]
     mutant: Option<String>,
-    /// End faults and operations after so many simulated seconds (default 60)
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(10..))]
+    /// End faults and operations after so many simulated seconds, a day at most (default 60)
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(10..=86_400))]
     duration: Option<u64>,
 }
 
@@ -97,10 +104,10 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         from: u64,
         /// Kill each so often, on fresh seeds; the median is shown
-        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
         tries: u64,
         /// Give a try up after so many CPU seconds
-        #[arg(long, default_value_t = 60.0)]
+        #[arg(long, default_value_t = 600.0)]
         cpu: f64,
         /// Write tries down here, and do not repeat those that are written down
         #[arg(long, value_name = "FILE")]
@@ -187,11 +194,48 @@ fn run_command(command: &Command, out: &mut impl Write) -> anyhow::Result<bool> 
     use quorate_sim::mutants::{Effort, Ledger, matrix};
     let Command::Mutants { names, from, tries, cpu, ledger } = command;
     let mut chosen = names.iter().map(|name| find(name)).collect::<anyhow::Result<Vec<Mutant>>>()?;
+    if let Some(mutant) = chosen.iter().find(|mutant| mutant.is_in_checker()) {
+        anyhow::bail!(
+            "{} is a mistake in a checker, which no seed can show: `cargo test -p quorate-jepsen --features mutants --test \
+             mutants` names the tests that notice",
+            mutant.name()
+        );
+    }
     if chosen.is_empty() {
         chosen = Mutant::ALL.iter().copied().filter(|mutant| !mutant.is_in_checker()).collect();
     }
-    let mut ledger = Ledger::open(ledger.as_deref()).context("the ledger")?;
-    Ok(matrix(&chosen, Effort { from: *from, tries: *tries, cpu_seconds_max: *cpu }, &mut ledger, out)?)
+    let scratch = std::env::temp_dir().join(format!("quorate-sim-{}.ledger", std::process::id()));
+    let _ = fs::remove_file(&scratch);
+    let path = ledger.as_deref().unwrap_or(&scratch);
+    let effort = Effort { from: *from, tries: *tries, cpu_seconds_max: *cpu };
+    let good = matrix(&chosen, effort, &mut Ledger::open(Some(path)).context("the ledger")?, out)?;
+    let made = fs::read_to_string(path).context("the ledger")?;
+    if ledger.is_none() {
+        fs::remove_file(path)?;
+    }
+    let made: Vec<Try> = made.lines().filter_map(|line| line.parse().ok()).collect();
+    writeln!(out, "{}", proof(&chosen, *tries, &made))?;
+    Ok(good)
+}
+
+/// How long a build without mistakes has to be clean to have shown something: ten times as long as the row takes that is
+/// noticed last.
+#[cfg(feature = "mutants")]
+fn proof(chosen: &[quorate_core::mutant::Mutant], tries: u64, made: &[Try]) -> String {
+    let row = |name: &str| {
+        let row = made.iter().filter(|made| made.mutant == name && made.number < tries);
+        let mut row: Vec<(bool, f64)> = row.map(|made| (made.oracle.is_none(), made.cpu_seconds)).collect();
+        row.sort_by(|one, two| one.partial_cmp(two).expect("times"));
+        row[row.len() / 2].1
+    };
+    let mut rows: Vec<(f64, &str)> = chosen.iter().map(|mutant| (row(mutant.name()), mutant.name())).collect();
+    rows.sort_by(|one, two| one.partial_cmp(two).expect("times"));
+    let ((median, _), (slowest, name)) = (rows[rows.len() / 2], rows[rows.len() - 1]);
+    let clean = 10.0 * slowest;
+    format!(
+        "a row takes {median:.1} CPU s (the median), {name} the most: {slowest:.1}. Without a mistake, seeds must be clean for \
+         ten times that: {clean:.0} CPU s"
+    )
 }
 
 #[cfg(not(feature = "mutants"))]
@@ -203,11 +247,28 @@ fn setup(arguments: &Arguments, seed: u64) -> anyhow::Result<Setup> {
     let duration = arguments.duration.map(|seconds| seconds * 1_000 * MILLI);
     let mut setup = Setup::draw_with(seed, duration);
     if let Some(path) = &arguments.schedule {
-        let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         let file = schedule::read(&text).with_context(|| format!("in {}", path.display()))?;
+        if let Some(other) = file.seed.filter(|other| *other != seed) {
+            anyhow::bail!(
+                "{} was made for seed {other}: without its line `# seed {other}` it is for any",
+                path.display()
+            );
+        }
         setup = setup.with(file).map_err(anyhow::Error::msg).with_context(|| format!("in {}", path.display()))?;
     }
     Ok(setup)
+}
+
+/// Whether a file can be written there; one that is there stays as it is, and where there is none there is none after.
+fn try_to_write(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().append(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            OpenOptions::new().append(true).create_new(true).open(path)?;
+            fs::remove_file(path)
+        }
+        opened => opened.map(drop),
+    }
 }
 
 fn one(arguments: &Arguments, seed: u64, out: &mut impl Write) -> anyhow::Result<bool> {
@@ -221,11 +282,7 @@ fn one(arguments: &Arguments, seed: u64, out: &mut impl Write) -> anyhow::Result
     }
     for path in arguments.shrink.iter().chain(&arguments.report) {
         // Before the run, which takes a while: a path that cannot be written is known now.
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(path)
-            .with_context(|| format!("writing {}", path.display()))?;
+        try_to_write(path).with_context(|| format!("writing {}", path.display()))?;
     }
     #[expect(clippy::disallowed_types, reason = "how long the user waited is no part of a simulation")]
     let began = std::time::SystemTime::now();
@@ -246,6 +303,9 @@ fn one(arguments: &Arguments, seed: u64, out: &mut impl Write) -> anyhow::Result
     }
     if arguments.check {
         good &= compare(&report, &run(setup.clone(), true), out)?;
+    }
+    if !good {
+        writeln!(out, "again: {}", reproduction(arguments, seed, arguments.schedule.as_deref()))?;
     }
     let (mut setup, mut report) = (setup, report);
     if let Some(path) = &arguments.shrink
@@ -271,7 +331,7 @@ fn one(arguments: &Arguments, seed: u64, out: &mut impl Write) -> anyhow::Result
     if let Some(path) = &arguments.report {
         let report = run_and_keep(setup.clone(), Keep { chronicle: true, frames: true, ..Keep::default() });
         let page = page(&setup, &report, report.chronicle.as_ref().context("it was asked for")?, &points);
-        std::fs::write(path, page).with_context(|| format!("writing {}", path.display()))?;
+        fs::write(path, page).with_context(|| format!("writing {}", path.display()))?;
         writeln!(out, "report: {}", path.display())?;
     }
     Ok(good)
@@ -288,7 +348,7 @@ fn shorten(
     let write = |shrunk: &Shrunk| {
         let Shrunk { setup, violation: (violation, at), .. } = shrunk;
         let text = violation.to_string().replace('\n', "\n# ");
-        std::fs::write(path, format!("{}# breaks after {} ms: {text}\n", setup.file(), at / MILLI))
+        fs::write(path, format!("{}# breaks after {} ms: {text}\n", setup.file(), at / MILLI))
     };
     let mut tell = |shrunk: &Shrunk| {
         let Shrunk { setup, runs, cpu_seconds, .. } = shrunk;
@@ -310,7 +370,7 @@ fn shorten(
     writeln!(out, "{:>12}  BROKEN     {violation}", chronicle::seconds(*at))?;
     let events = shrunk.events();
     writeln!(out, "{events_before} events came down to {events}, in {runs} runs and {cpu_seconds:.1} CPU s")?;
-    writeln!(out, "again: {} --schedule {}", reproduction(arguments, small.seed), path.display())?;
+    writeln!(out, "again: {}", reproduction(arguments, small.seed, Some(path)))?;
     Ok(Some(shrunk))
 }
 
@@ -332,8 +392,22 @@ fn compare(first: &Report, second: &Report, out: &mut impl Write) -> anyhow::Res
     Ok(false)
 }
 
+/// Two runs of a seed differed: shows where two others part, unless none of a few does.
+fn compare_again(mut run: impl FnMut() -> Report, out: &mut impl Write) -> anyhow::Result<()> {
+    let first = run();
+    for _ in 1..RUNS_COMPARED {
+        let other = run();
+        if (other.hash, other.events) != (first.hash, first.events) {
+            compare(&first, &other, out)?;
+            return Ok(());
+        }
+    }
+    writeln!(out, "seed {}: it differed once, not again in {RUNS_COMPARED} runs", first.seed)?;
+    Ok(())
+}
+
 /// The command that runs a failing seed again.
-fn reproduction(arguments: &Arguments, seed: u64) -> String {
+fn reproduction(arguments: &Arguments, seed: u64, schedule: Option<&Path>) -> String {
     let mut command = format!("cargo run --release -p quorate-sim -- --seed {seed}");
     if let Some(seconds) = arguments.duration {
         command.push_str(&format!(" --duration {seconds}"));
@@ -343,6 +417,12 @@ fn reproduction(arguments: &Arguments, seed: u64) -> String {
     }
     if let Some(mutant) = &arguments.mutant {
         command = format!("{command} --mutant {mutant}").replace(" -- ", " --features mutants -- ");
+    }
+    if arguments.require_marks && arguments.seed.is_some() {
+        command = format!("{command} --require-marks").replace(" -- ", " --features marks -- ");
+    }
+    if let Some(path) = schedule {
+        command.push_str(&format!(" --schedule {}", path.display()));
     }
     command
 }
@@ -356,7 +436,8 @@ fn marks(arguments: &Arguments, out: &mut impl Write) -> anyhow::Result<bool> {
     for mark in Mark::ALL {
         let count = reach::count(*mark);
         missed += usize::from(count == 0);
-        writeln!(out, "  {:<28} {count:>12}  {}", mark.name(), mark.text())?;
+        let spared = if reach::RARE.contains(mark) { " (may be missed)" } else { "" };
+        writeln!(out, "  {:<28} {count:>12}  {}{spared}", mark.name(), mark.text())?;
     }
     writeln!(out, "{} of {} marks reached", Mark::ALL.len() - missed, Mark::ALL.len())?;
     if !arguments.require_marks {
@@ -371,16 +452,22 @@ fn marks(arguments: &Arguments, out: &mut impl Write) -> anyhow::Result<bool> {
     Ok(good)
 }
 
+/// So many histories of so many seeds may be too hard to judge: what nobody judged was not tested.
+fn undecided_max(seeds: u64) -> u64 {
+    (seeds / 1_000).max(1)
+}
+
 fn many(arguments: &Arguments, from: u64, to: u64, out: &mut impl Write) -> anyhow::Result<bool> {
     let progress = Progress::new(to - from);
     let next = AtomicU64::new(from);
     let totals = Mutex::new(Totals::default());
     let (sender, failures) = mpsc::channel();
+    let (unjudged, undecided) = mpsc::channel();
     std::thread::scope(|scope| {
         for _ in 0..arguments.jobs.max(1) {
-            let sender = sender.clone();
+            let (sender, unjudged) = (sender.clone(), unjudged.clone());
             scope.spawn(|| {
-                let sender = sender;
+                let (sender, unjudged) = (sender, unjudged);
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= to {
@@ -389,6 +476,9 @@ fn many(arguments: &Arguments, from: u64, to: u64, out: &mut impl Write) -> anyh
                     let Ok(setup) = setup(arguments, seed) else { break };
                     let report = run(setup.clone(), false);
                     totals.lock().expect("no holder panics").add(&report.totals);
+                    if report.totals.undecided > 0 {
+                        let _ = unjudged.send(seed);
+                    }
                     let differs = arguments.check && run(setup, false).hash != report.hash;
                     if differs || report.violation.is_some() {
                         let violation = report.violation.map(|(violation, _)| violation);
@@ -404,7 +494,7 @@ fn many(arguments: &Arguments, from: u64, to: u64, out: &mut impl Write) -> anyh
             });
         }
     });
-    drop(sender);
+    drop((sender, unjudged));
     progress.finish();
     let totals = totals.into_inner().expect("no holder panics");
     writeln!(out, "seeds {from}..{to}\n{totals}")?;
@@ -417,11 +507,18 @@ fn many(arguments: &Arguments, from: u64, to: u64, out: &mut impl Write) -> anyh
         if *differs {
             writeln!(out, "seed {seed} FAILED: two runs of it differ")?;
             let setup = setup(arguments, *seed)?;
-            compare(&run(setup.clone(), true), &run(setup, true), out)?;
+            compare_again(|| run(setup.clone(), true), out)?;
         }
-        writeln!(out, "again: {}", reproduction(arguments, *seed))?;
+        writeln!(out, "again: {}", reproduction(arguments, *seed, None))?;
     }
     let mut good = marks(arguments, out)? && failed.is_empty();
+    let mut undecided: Vec<u64> = undecided.into_iter().collect();
+    undecided.sort_unstable();
+    if undecided.len() as u64 > arguments.undecided_max.unwrap_or_else(|| undecided_max(to - from)) {
+        let (count, first) = (undecided.len(), undecided[0]);
+        writeln!(out, "FAILED: of {} histories {count} could not be judged, that of seed {first} first", to - from)?;
+        good = false;
+    }
     if good && to - from >= MANY_SEEDS {
         for (name, figure) in totals.rare().into_iter().filter(|(_, figure)| *figure < RARE_MIN) {
             writeln!(out, "FAILED: only {figure} {name} in {} seeds: the simulation no longer tests them", to - from)?;
@@ -429,4 +526,43 @@ fn many(arguments: &Arguments, from: u64, to: u64, out: &mut impl Write) -> anyh
         }
     }
     Ok(good)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compared(hashes: &[u64]) -> String {
+        let report = run(Setup::draw_with(1, Some(10 * SECOND)), false);
+        let mut hashes = hashes.iter();
+        let mut out = Vec::new();
+        let run = || Report { hash: hashes.next().copied().unwrap_or(1), ..report.clone() };
+        compare_again(run, &mut out).expect("a vector takes everything");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn runs_that_differed_are_compared_until_they_differ_again() {
+        assert!(compared(&[1, 1, 1, 2]).contains("seed 1: two runs differ, 0000000000000001 and 0000000000000002"));
+        assert_eq!(compared(&[1]), "seed 1: it differed once, not again in 8 runs\n");
+    }
+
+    #[test]
+    fn one_history_in_a_thousand_may_be_undecided() {
+        assert_eq!([1, 50, 1_999, 2_000, 20_000].map(undecided_max), [1, 1, 1, 2, 20]);
+    }
+
+    #[cfg(feature = "mutants")]
+    #[test]
+    fn ten_times_the_slowest_row_is_how_long_seeds_must_be_clean() {
+        use quorate_core::mutant::Mutant;
+        let ledger =
+            ["R01 0 leader 1 0 9", "R01 1 leader 1 0 3", "R01 2 - 1 0 1", "R02 0 vote 1 0 5", "K12 0 lease 1 0 50"];
+        let made = ledger.map(|line| line.parse().expect("a line of a ledger"));
+        let text = proof(&[Mutant::R01, Mutant::R02], 3, &made);
+        assert!(
+            text.contains("takes 9.0 CPU s") && text.contains("R01 the most: 9.0") && text.ends_with(": 90 CPU s"),
+            "{text}"
+        );
+    }
 }

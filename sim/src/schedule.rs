@@ -1,12 +1,22 @@
 //! Faults as data: what the nemesis does and when, drawn before the run, printable, editable, replayable.
 
 use std::fmt;
+use std::mem::discriminant;
 use std::str::FromStr;
 
 use crate::disk::Ill;
-use crate::heap::{MICRO, Nanos};
+use crate::heap::{MICRO, Nanos, SECOND};
 use crate::network::Aim;
-use crate::script::{self, Deed};
+use crate::script::{self, Deed, What};
+
+/// Nothing that a schedule's file names lasts longer: a day, as long as the longest run.
+const SPAN_MAX: Nanos = 86_400 * SECOND;
+/// Ten times what a seed draws.
+const FACTOR_MAX: u64 = 10_000;
+/// The product of such factors that are in force at once.
+const SLOWNESS_MAX: u64 = 1_000_000_000;
+/// Every single time.
+const PPM_MAX: u64 = 1_000_000;
 
 /// One thing done to the cluster. Members are numbered from 0. Spans end by themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -367,6 +377,8 @@ impl FromStr for Set {
 /// What a schedule's file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct File {
+    /// The seed that it was made for, if it says so.
+    pub seed: Option<u64>,
     /// What differs from the seed's own settings.
     pub sets: Vec<Set>,
     /// The faults.
@@ -378,20 +390,66 @@ pub struct File {
 /// A schedule as a file: what differs from the seed's own settings, then the faults, one a line.
 ///
 /// # Errors
-/// The first line that is neither, with its number.
+/// The first line that is neither or makes no sense, with its number.
 pub fn read(text: &str) -> Result<File, ParseError> {
     let mut file = File::default();
     for (number, line) in text.lines().enumerate().map(|(n, line)| (n + 1, line.trim())) {
-        let named = |error: ParseError| ParseError(format!("line {number}: {error}"));
+        file.add(line).map_err(|error| ParseError(format!("line {number}: {error}")))?;
+    }
+    // Whether other settings make sense depends on it.
+    file.sets.sort_by_key(|set| !matches!(set, Set::Duration(_)));
+    Ok(file)
+}
+
+impl File {
+    fn add(&mut self, line: &str) -> Result<(), ParseError> {
         match line {
             "" => {}
-            _ if line.starts_with('#') => {}
-            _ if line.starts_with("set ") => file.sets.push(line.parse().map_err(named)?),
-            _ if script::is_deed(line) => file.deeds.push(line.parse().map_err(|error| named(ParseError(error)))?),
-            _ => file.strikes.push(line.parse().map_err(named)?),
+            _ if line.starts_with('#') => self.seed = self.seed.or_else(|| seed_of(line)),
+            _ if line.starts_with("set ") => {
+                let set: Set = line.parse()?;
+                if self.sets.iter().any(|other| discriminant(other) == discriminant(&set)) {
+                    return Err(ParseError(format!("{set}: it is set twice")));
+                }
+                self.sets.push(set);
+            }
+            _ if script::is_deed(line) => {
+                let deed: Deed = line.parse().map_err(ParseError)?;
+                if matches!(deed.what, What::Ask { patience: SPAN_MAX.., .. }) {
+                    return Err(ParseError(format!("{deed}: a patience of a day or more")));
+                }
+                self.deeds.push(deed);
+            }
+            _ => {
+                let strike: Strike = line.parse()?;
+                if self.slowed(&strike) > SLOWNESS_MAX {
+                    return Err(ParseError(format!("{strike}: too slow, together with what is still slow by then")));
+                }
+                self.strikes.push(strike);
+            }
         }
+        Ok(())
     }
-    Ok(file)
+
+    /// How many times as long things take from `strike` on, by what came before it too.
+    fn slowed(&self, strike: &Strike) -> u64 {
+        let slow = |fault: Fault| match fault {
+            Fault::SlowDisk { member, factor, .. } => Some((false, member, factor)),
+            Fault::SlowApply { member, factor, .. } => Some((true, member, factor)),
+            _ => None,
+        };
+        let Some((kind, member, factor)) = slow(strike.fault) else { return 1 };
+        let in_force = |other: &&Strike| (other.at..other.at.saturating_add(other.fault.span())).contains(&strike.at);
+        let others = self.strikes.iter().filter(in_force).filter_map(|other| slow(other.fault));
+        others
+            .filter(|other| (other.0, other.1) == (kind, member))
+            .fold(factor, |all, other| all.saturating_mul(other.2))
+    }
+}
+
+/// The seed that a schedule was printed for: its first comment begins with it.
+fn seed_of(comment: &str) -> Option<u64> {
+    comment.strip_prefix("# seed ")?.split(':').next()?.parse().ok()
 }
 
 /// Shows a span in whole microseconds, the resolution of schedules.
@@ -486,8 +544,15 @@ impl Fields<'_> {
         text.parse().map_err(|_| ParseError(format!("{name}={text} is not a number")))
     }
 
+    fn at_most(&self, name: &str, max: u64) -> Result<u64, ParseError> {
+        let value = self.get(name)?;
+        if value > max { Err(ParseError(format!("{name}={value} is more than {max}"))) } else { Ok(value) }
+    }
+
     fn span(&self, name: &str) -> Result<Nanos, ParseError> {
-        parse_span(&self.get::<String>(name)?)
+        let text = self.get::<String>(name)?;
+        let span = parse_span(&text)?;
+        if span > SPAN_MAX { Err(ParseError(format!("{name}={text} is longer than a day"))) } else { Ok(span) }
     }
 
     /// Which links: all, unless a line says where they begin or end.
@@ -534,21 +599,21 @@ impl FromStr for Strike {
             "cut" => Fault::Cut { from: fields.get("from")?, to: fields.get("to")?, span: fields.span("span")? },
             "storm" => Fault::Storm {
                 aim: fields.aim()?,
-                loss_ppm: fields.get("loss")?,
-                duplicate_ppm: fields.get("duplicate")?,
-                straggle_ppm: fields.get("straggle")?,
+                loss_ppm: fields.at_most("loss", PPM_MAX)?,
+                duplicate_ppm: fields.at_most("duplicate", PPM_MAX)?,
+                straggle_ppm: fields.at_most("straggle", PPM_MAX)?,
                 straggle_max: fields.span("late")?,
                 span: fields.span("span")?,
             },
             "slow-disk" => Fault::SlowDisk {
                 member: fields.get("member")?,
-                factor: fields.get("factor")?,
+                factor: fields.at_most("factor", FACTOR_MAX)?,
                 span: fields.span("span")?,
             },
             "stall" => Fault::Stall { member: fields.get("member")?, span: fields.span("span")? },
             "slow-apply" => Fault::SlowApply {
                 member: fields.get("member")?,
-                factor: fields.get("factor")?,
+                factor: fields.at_most("factor", FACTOR_MAX)?,
                 span: fields.span("span")?,
             },
             "fail-sync" => Fault::Fail { member: fields.get("member")?, ill: Ill::Sync },
@@ -567,8 +632,8 @@ impl FromStr for Strike {
                 queue: fields.span("queue")?,
                 span: fields.span("span")?,
             },
-            "clock-rate" => Fault::ClockRate { member: fields.get("member")?, ppm: fields.get("ppm")? },
-            "wall-clock" => Fault::WallClock { member: fields.get("member")?, by: fields.get("by")? },
+            "clock-rate" => Fault::ClockRate { member: fields.get("member")?, ppm: fields.get::<i32>("ppm")?.into() },
+            "wall-clock" => Fault::WallClock { member: fields.get("member")?, by: fields.get::<i32>("by")?.into() },
             "harass" => Fault::Harass { after: fields.span("after")?, span: fields.span("span")? },
             "transfer" => Fault::Transfer { member: fields.get("member")? },
             other => return Err(ParseError(format!("unknown fault {other}"))),
@@ -604,13 +669,13 @@ mod tests {
 
     #[test]
     fn settings_survive_being_printed_and_read() {
-        let clients = [Set::ClientsFrom(0), Set::Clients(3), Set::Watchers(0), Set::Admins(2), Set::Script];
+        let clients =
+            [Set::Duration(MICRO), Set::ClientsFrom(0), Set::Clients(3), Set::Watchers(0), Set::Admins(2), Set::Script];
         let sets = [
             &clients[..],
             &[
                 Set::Contenders(3),
                 Set::Controllers(2),
-                Set::Duration(MICRO),
                 Set::Fate(u64::MAX),
                 Set::CatchupEntries(1),
                 Set::FlushBatches(2),
@@ -620,6 +685,11 @@ mod tests {
         let text: String = sets.iter().map(|set| format!("{set}\n")).collect();
         assert_eq!(read(&format!("# a comment\n\n{text}")), Ok(File { sets, ..File::default() }));
         assert_eq!(read("set fate=1\nset luck=2"), Err(ParseError("line 2: there is no setting luck".into())));
+        assert_eq!(
+            read("set clients-from=7us\nset duration=9us").map(|file| file.sets),
+            Ok(vec![Set::Duration(9 * MICRO), Set::ClientsFrom(7 * MICRO)])
+        );
+        assert_eq!(read("# seed 7: 3 members\n# seed 8: lies").map(|file| file.seed), Ok(Some(7)));
         assert_eq!(read("\n5us fry x=1"), Err(ParseError("line 2: unknown fault fry".into())));
     }
 

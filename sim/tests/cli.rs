@@ -42,6 +42,23 @@ fn a_schedule_with_unknown_or_contradictory_entries_is_refused() {
         ("set clients-follow=script\n5us progress client=77", "there are 3 such clients"),
         ("set clients-follow=script\n5us watch client=0 member=9", "there are"),
         ("set clients-follow=whim", "no setting clients-follow"),
+        ("5us pause member=0 span=18446744073709551us", "line 1: span=18446744073709551us is longer than a day"),
+        (
+            "5us slow-disk member=0 factor=10000 span=9us\n6us slow-apply member=0 factor=10000 span=9us\n\
+             7us slow-disk member=1 factor=10000 span=9us\n8us slow-disk member=0 factor=10000 span=9us\n\
+             9us slow-disk member=0 factor=10000 span=9us",
+            "line 5: ",
+        ),
+        ("5us slow-disk member=0 factor=999999 span=1us", "line 1: factor=999999 is more than 10000"),
+        (
+            "5us storm loss=1000001 duplicate=0 straggle=0 late=1us span=1us",
+            "line 1: loss=1000001 is more than 1000000",
+        ),
+        ("5us clock-rate member=0 ppm=-9223372036854775808", "line 1: ppm=-9223372036854775808 is not a number"),
+        ("set clients-follow=script\n5us ask client=0 member=0 patience=18446744073709551us Put=", "line 2: "),
+        ("set clients=1\nset clients=1", "line 2: set clients=1: it is set twice"),
+        ("set clients-from=70000000us", "out of range"),
+        ("# seed 2: 3 members", "was made for seed 2"),
     ];
     for (n, (text, because)) in entries.into_iter().enumerate() {
         let path = file(&format!("{n}.schedule"), text);
@@ -57,6 +74,53 @@ fn a_range_that_is_empty_or_reversed_is_refused() {
     refused(&["--seeds", "9..5"], "is empty");
     refused(&["--seeds", "9"], "write it as A..B");
     refused(&[], "--seed");
+}
+
+#[test]
+fn no_run_is_longer_than_a_day() {
+    refused(&["--seed", "1", "--duration", "86401"], "10..=86400");
+    refused(&["--seeds", "0..1", "--duration", "100000000000"], "10..=86400");
+}
+
+#[test]
+fn a_setting_may_need_one_that_comes_behind_it() {
+    let path = file("late.schedule", "set clients-from=70000000us\nset duration=71000000us");
+    let output = run(&["--seed", "1", "--print-schedule", "--schedule", path.to_str().expect("UTF-8")]);
+    assert_eq!(output.status.code(), Some(0));
+    fs::remove_file(path).expect("just written");
+}
+
+#[test]
+fn a_story_that_is_not_told_leaves_no_file_and_changes_none() {
+    let path = file("story", "once");
+    let arguments = ["--seed", "1", "--duration", "10", "--shrink", path.to_str().expect("UTF-8")];
+    let nothing = |output: Output| {
+        assert_eq!(output.status.code(), Some(0));
+        assert!(String::from_utf8_lossy(&output.stdout).contains("nothing to shrink"));
+    };
+    nothing(run(&arguments));
+    assert_eq!(fs::read_to_string(&path).expect("it is still there"), "once");
+    fs::remove_file(&path).expect("it is still there");
+    nothing(run(&arguments));
+    assert!(!path.exists());
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn a_run_that_fails_says_how_to_run_it_again() {
+    // In some seed, with whatever faults: what matters is how it ends.
+    let failing = (0..20).map(|seed| {
+        let seed = seed.to_string();
+        let output = run(&["--seed", &seed, "--duration", "10", "--mutant", "W12"]);
+        (seed, output)
+    });
+    let (seed, output) = failing.into_iter().find(|(_, output)| !output.status.success()).expect("W12 is noticed");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1));
+    let again = format!(
+        "again: cargo run --release -p quorate-sim --features mutants -- --seed {seed} --duration 10 --mutant W12"
+    );
+    assert_eq!(text.lines().last(), Some(again.as_str()));
 }
 
 #[test]
@@ -100,6 +164,15 @@ fn a_build_that_cannot_plant_mistakes_says_so() {
 #[test]
 fn an_unknown_mutant_is_refused() {
     refused(&["mutants", "R99"], "unknown mutant R99");
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn a_mistake_in_a_checker_is_no_seeds_business() {
+    refused(
+        &["mutants", "W12", "j01"],
+        "J01 is a mistake in a checker, which no seed can show: `cargo test -p quorate-jepsen",
+    );
 }
 
 #[test]
