@@ -138,6 +138,22 @@ fn what_waits_for_a_log_that_stands_still_is_not_kept_for_those_given_up() {
 }
 
 #[test]
+fn a_put_that_nobody_waits_for_any_more_is_applied_all_the_same() {
+    let mut cluster = elected(1);
+    let only = NodeId(1);
+    cluster.members.get_mut(&only).expect("it").slow_disk = true;
+    let id = cluster.ask(only, put("k", "v"));
+    cluster.run(7500 * MILLI);
+    assert!(matches!(cluster.answer(only, id), Some(Err(Error::Timeout | Error::TimeoutLeaderFailed))));
+    cluster.members.get_mut(&only).expect("it").slow_disk = false;
+    cluster.write(only);
+    let id = cluster.ask(only, put("k", "w"));
+    cluster.run(100 * MILLI);
+    assert!(matches!(cluster.answer(only, id), Some(Ok(_))));
+    assert_eq!(cluster.members[&only].store.view().revision().0, 3, "both are there");
+}
+
+#[test]
 fn renewals_of_a_step_clear_their_checkpoints_in_one_entry() {
     let often = |id| Config { lease_checkpoint: Duration::from_secs(1), ..config(id) };
     let mut cluster = Cluster::with(3, often, &Arc::default()).elected();

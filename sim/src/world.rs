@@ -131,6 +131,8 @@ pub struct World {
     is_redrawn: bool,
     /// Answers to clients that somebody else plays.
     outside: Option<Vec<(usize, Option<Answer>)>>,
+    /// Which simulated second it is, and how many events it had.
+    busy: (Nanos, u64),
 }
 
 /// Events of one simulated second at most.
@@ -230,6 +232,7 @@ impl World {
             calm: false,
             is_redrawn: false,
             outside: None,
+            busy: (0, 0),
             setup,
         };
         world.begin();
@@ -257,26 +260,37 @@ impl World {
     /// The first promise that was broken.
     pub fn run(&mut self) -> Verdict {
         let mut reached = 0;
-        let (mut second, mut busy) = (0, 0);
         while let Some((now, event)) = self.heap.pop() {
-            busy += 1;
-            if now / SECOND > second {
-                (second, busy) = (now / SECOND, 0);
-            }
-            if busy > BUSY_MAX {
-                let text = format!("{BUSY_MAX} events within a second: somebody runs in circles");
-                return Err(Violation::new("livelock", text));
-            }
             if now > reached {
                 madsim::time::advance(std::time::Duration::from_nanos(now - reached));
                 reached = now;
             }
             self.turn_off(now);
-            self.happen(now, event)?;
+            self.carry_on(now, event)?;
             if self.finale.is_over() {
                 break;
             }
         }
+        self.sum_up();
+        self.judge()
+    }
+
+    /// One event, if there were not too many of them already.
+    fn carry_on(&mut self, now: Nanos, event: Event) -> Verdict {
+        let (second, busy) = &mut self.busy;
+        *busy += 1;
+        if now / SECOND > *second {
+            (*second, *busy) = (now / SECOND, 0);
+        }
+        if *busy > BUSY_MAX {
+            let text = format!("{BUSY_MAX} events within a second: somebody runs in circles");
+            return Err(Violation::new("livelock", text));
+        }
+        self.happen(now, event)
+    }
+
+    /// The figures that are counted elsewhere.
+    fn sum_up(&mut self) {
         self.totals.simulated_nanos = self.heap.now();
         self.totals.leader_changes = self.consensus.terms_led().saturating_sub(1) as u64;
         self.totals.leases_expired = self.leases.expired;
@@ -286,7 +300,6 @@ impl World {
         }
         self.totals.levels_raised = self.level.raised();
         self.totals.joint_changes = self.membership.joint_changes;
-        self.judge()
     }
 
     /// Simulated time.

@@ -17,7 +17,7 @@ impl World {
     pub fn advance(&mut self, until: Nanos) -> Verdict {
         while self.heap.next_at().is_some_and(|at| at <= until) && !self.finale.is_over() {
             let Some((now, event)) = self.heap.pop() else { break };
-            self.happen(now, event)?;
+            self.carry_on(now, event)?;
         }
         Ok(())
     }
@@ -57,8 +57,7 @@ impl World {
             let next = self.heap.next_at().unwrap_or(now);
             self.advance(next + SECOND)?;
         }
-        self.totals.simulated_nanos = self.heap.now();
-        self.totals.leader_changes = self.consensus.terms_led().saturating_sub(1) as u64;
+        self.sum_up();
         self.judge()
     }
 }
