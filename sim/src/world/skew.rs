@@ -28,6 +28,8 @@ pub(super) struct Wrong {
     pub(super) since: Option<LogIndex>,
     /// It applied that itself, rather than be given the state by another one.
     is_origin: bool,
+    /// It was seen to have a wrong state, and may have told its hash.
+    was_seen: bool,
     /// Its present life may be ended for it: its hashes were told, even if it has recovered from an older state.
     pub(super) accused: bool,
     /// When it found out.
@@ -192,10 +194,13 @@ impl World {
             return false;
         }
         if self.consensus.state_at(applied.index) == Some(applied.hash) {
-            let wrong = std::mem::take(&mut self.machines[member].wrong);
-            self.totals.skews -= u64::from(wrong.is_origin);
+            // Or else it has started on a snapshot that it had not been seen to take, and what it told before still counts.
+            let Wrong { is_origin, was_seen, accused, .. } = std::mem::take(&mut self.machines[member].wrong);
+            self.machines[member].wrong.accused = accused && was_seen;
+            self.totals.skews -= u64::from(is_origin && !was_seen);
             return false;
         }
+        self.machines[member].wrong.was_seen = true;
         self.wrong_states.insert((applied.index, applied.hash));
         true
     }
