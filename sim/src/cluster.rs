@@ -386,3 +386,25 @@ impl Fault {
 fn nanos(span: Duration) -> Nanos {
     Nanos::try_from(span.as_nanos()).unwrap_or(LIFE).min(LIFE)
 }
+
+#[cfg(test)]
+mod tests {
+    use quorate_core::Ttl;
+
+    use super::*;
+
+    #[test]
+    fn what_others_did_is_counted_in_the_end() {
+        simulate(5, || async {
+            let cluster = Cluster::start(Config::default()).expect("a sound configuration");
+            madsim::time::sleep(Duration::from_secs(3)).await;
+            let client = cluster.client();
+            client.put("a", "1").await.expect("nothing fails");
+            client.call(Op::LeaseGrant { id: None, ttl: Ttl(2) }).await.expect("nothing fails");
+            madsim::time::sleep(Duration::from_secs(10)).await;
+            let totals = cluster.finish().await.expect("every promise is kept");
+            assert_eq!(totals.leases_expired, 1);
+            assert_eq!(totals.levels_raised, 1);
+        });
+    }
+}

@@ -1,4 +1,10 @@
-//! One leader a term, one command an index, one state an index. (Raft figure 3)
+//! Raft's own promises, as seen from outside. A term has one leader (`leader`). What is committed at an index is the same for
+//! everyone and for ever, and no state shows what nobody committed (`committed`); whoever leads a later term has it in its log
+//! (`completeness`). A member applies entry by entry, leaves none out and goes back to none (`apply`), and after an index all
+//! have the same state (`state`). What a leader takes a follower for having only grows while the follower's life lasts, and is
+//! durable there (`matched`). (Raft figure 3)
+//!
+//! That what is committed is held by a quorum is for `membership.rs`, which knows whom to count.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,8 @@
-//! A lease never ends before its time by any clock within the declared drift, and what is revoked stays revoked.
+//! A lease never ends before its time by any clock within the declared drift: not before its TTL has passed since the last
+//! renewal that was answered was sent. And what is revoked stays revoked: nobody renews it afterwards.
+//!
+//! The other bound, that a lease which nobody renews does end, is demanded when the run is over, of what the log says:
+//! `Reference::ended` in `reference.rs`, under the same name.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,5 +1,6 @@
 //! Who the members are: the records follow the log by etcd's rules, lists are linearizable, consensus changes one step at
-//! a time and counts those only who count, and whoever was removed has no say any more.
+//! a time and counts those only who count, and whoever was removed has no say any more. What a leader commits, a majority of
+//! those who vote then has durably (`quorum`).
 //!
 //! The rules are written down here once more, apart from the store's: every member's published records must be what they
 //! make of the log.

@@ -1,7 +1,8 @@
 //! What the log says, done by a store too simple to be wrong: every committed command is checked by the reference monitor
 //! and the alarms and executed by the sequential model, once; every member must have come to the same answers, revisions,
 //! floors and alarms. No alarm lets a put through, nobody does what no role allows, and what the cluster compacts by
-//! itself leaves as much history as it was told to.
+//! itself leaves as much history as it was told to, and never moves the floor back (`floor`). A lease that nobody renews any
+//! more runs out (`lease`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

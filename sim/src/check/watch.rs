@@ -1,4 +1,17 @@
-//! What watchers are told: ordered, unique, whole revisions, nothing left out, progress that is true.
+//! What a watcher was told, over all its connections, is what happened. The nine promises are checked against the whole history
+//! by `quorate_jepsen::watch`, to which this file hands every response:
+//! - *ordered*, *unique*, *atomic* and *reliable*: events are those that are expected next, one by one and each once, all of a
+//!   revision in one response, and none in between left out (`Watcher::events`); in the end nothing is owed ([`must_have`]).
+//! - *resumable*: a watcher that comes back elsewhere with the revision after the last it was told of is created anew here
+//!   ([`judge`]), and owed everything from there, or told that it was compacted, if it was (`Watcher::canceled`).
+//! - *bookmarkable*: progress to a revision is true only if all before was told (`Watcher::progress`). That it comes, where it
+//!   was asked for and nothing happens, is `progress`, demanded by `world/finale.rs` and `world/controllers.rs`.
+//! - *prev_kv*: the state of before, if asked for, and only then (`Watcher::compare`).
+//! - *is-create*: an event's create revision and version are the store's (`Watcher::compare`).
+//! - *filter*: only what is in the range and not to be dropped, and all of it (`Watcher::expected`).
+//!
+//! What breaks the protocol itself, such as a message to a watcher that is not on the stream, has the same name and is noticed
+//! by whoever reads it: `world/clients.rs`, `world/controllers.rs`, `world/contenders.rs`.
 
 use std::collections::VecDeque;
 
