@@ -39,6 +39,12 @@ pub enum Found {
     /// Its log, sound.
     Log,
     /// A log that cannot be believed, which now lies beside under this number.
+    /// What it began when it was to forget, and did not get done with: the rest of its former log now lies beside under this
+    /// number.
+    Forgotten {
+        /// The suffix of the files moved aside.
+        aside: u64,
+    },
     Damaged {
         /// What was wrong.
         damage: Damage,
@@ -127,7 +133,10 @@ pub fn boot<D: Disk>(
         return begin(disk, options, told, standing, Found::Nothing);
     }
     match Wal::open(disk, options) {
-        Ok((wal, recovered)) => Ok(Booted { wal, recovered, found: Found::Log }),
+        Ok((wal, recovered)) => {
+            let found = forgotten.map_or(Found::Log, |aside| Found::Forgotten { aside });
+            Ok(Booted { wal, recovered, found })
+        }
         Err(WalError::Io(error)) => Err(error.into()),
         Err(WalError::Damage(damage)) if matches!(damage, Damage::Newer { .. }) || !told.is_restorable() => {
             Err(BootError::Damage(damage))
@@ -135,6 +144,7 @@ pub fn boot<D: Disk>(
         Err(WalError::Damage(damage)) => forget(open()?, options, told, damage),
     }
 }
+    let forgotten = wal::finish_replacing(&mut disk)?;
 
 /// Checks that the log meets the applied state, which has got to index `applied`: it must go on from there, and cannot
 /// end before, since only durable entries are applied. A log whose last durable records look like a torn tail, because
@@ -154,18 +164,16 @@ pub fn check_applied(recovered: &Recovered, applied: LogIndex) -> Result<(), Dam
     Ok(())
 }
 
-/// Moves the log aside and begins as an amnesiac: for a log that is damaged, or whose applied state is lost.
+/// Moves the log aside and begins as an amnesiac: for a log that is damaged, or whose applied state is lost. If a crash cuts
+/// it short, the next [`boot`] finds either the log as it was or an amnesiac's: never nothing, or a part.
 ///
 /// # Errors
 /// The file system failed.
-pub fn forget<D: Disk>(
-    mut disk: D,
-    options: wal::Options,
-    told: &Told,
-    damage: Damage,
-) -> Result<Booted<D>, BootError> {
-    let aside = wal::move_aside(&mut disk)?;
-    begin(disk, options, told, Standing::Amnesiac, Found::Damaged { damage, aside })
+pub fn forget<D: Disk>(disk: D, options: wal::Options, told: &Told, damage: Damage) -> Result<Booted<D>, BootError> {
+    let recovered = new_life(told, Standing::Amnesiac);
+    let Recovered { identity, hard_state, config, .. } = &recovered;
+    let (wal, aside) = Wal::replace(disk, options, identity, hard_state, config)?;
+    Ok(Booted { wal, recovered, found: Found::Damaged { damage, aside } })
 }
 
 /// Where the applied state of a new life belongs.
@@ -204,22 +212,27 @@ fn begin<D: Disk>(
     if standing == Standing::Fresh {
         config.voters.insert(told.member, told.incarnation);
     }
-    let hard_state = HardState::default();
-    let wal = match Wal::create(disk, options, &identity, &hard_state, &config) {
+    Recovered {
+        generation: Generation::first(identity.incarnation),
+        identity,
+    let recovered = new_life(told, standing);
+    let Recovered { identity, hard_state, config, .. } = &recovered;
+    let wal = match Wal::create(disk, options, identity, hard_state, config) {
         Ok(wal) => wal,
         Err(WalError::Io(error)) => return Err(error.into()),
         Err(WalError::Damage(damage)) => return Err(BootError::Damage(damage)),
     };
-    let recovered = Recovered {
-        generation: Generation::first(identity.incarnation),
-        identity,
-        hard_state,
+    Ok(Booted { wal, recovered, found })
+}
+
+/// What the log of a new life says at its beginning.
+fn new_life(told: &Told, standing: Standing) -> Recovered {
+        hard_state: HardState::default(),
         start_index: LogIndex(0),
         start_term: Term(0),
         config,
         entries: Vec::new(),
-    };
-    Ok(Booted { wal, recovered, found })
+    }
 }
 
 #[cfg(all(test, feature = "server"))]

@@ -62,7 +62,7 @@ pub(super) struct Machine {
     pub(super) blank: bool,
     /// Its log has been damaged since it ran last.
     pub(super) rotten: bool,
-    /// Its last start failed half way: a damaged log may have been moved aside, or in part.
+    /// Its last start failed half way: the log of a new life may have taken a damaged one's place.
     pub(super) doubtful: bool,
     pub(super) next_turn: Option<Nanos>,
     pub(super) next_apply: Option<Nanos>,
@@ -160,7 +160,11 @@ impl World {
         };
         let (rotten, doubtful) = (std::mem::take(&mut machine.rotten), std::mem::take(&mut machine.doubtful));
         match &process.found {
-            Found::Nothing if doubtful => {}
+            // An earlier start noticed and died before it had begun the log of a new life, or while it moved this one aside.
+            Found::Forgotten { .. } if doubtful || machine.wrong.fenced => {}
+            Found::Forgotten { .. } => {
+                return Err(Violation::new("recovery", format!("member {member} ends what it never began")));
+            }
             // An earlier start noticed and died, after it had begun the log of a new life.
             Found::Log if doubtful && process.status().standing != Standing::Trusted => {}
             Found::Damaged { damage, .. } if !rotten && !machine.wrong.fenced => {
