@@ -90,6 +90,23 @@ pub fn finish_replacing<D: Disk>(disk: &mut D) -> io::Result<Option<u64>> {
     Ok(Some(aside))
 }
 
+/// What a damaged log says up to the damage, if its beginning can be read at all. Entries may be missing.
+///
+/// # Errors
+/// The file system failed.
+pub fn prefix<D: Disk>(disk: &mut D) -> io::Result<Option<Recovered>> {
+    let sequences = sequences(&disk.list()?);
+    let (_, chain) = sequences.split_at(chain_start(&sequences));
+    let mut recovery = Recovery::new();
+    for sequence in chain {
+        let bytes = disk.read(&file_name(*sequence))?;
+        if recovery.segment(*sequence, &bytes, chain.last() == Some(sequence)).is_err() {
+            break;
+        }
+    }
+    Ok(recovery.prefix())
+}
+
 /// Where in `sequences` the newest ones without a gap begin: segments are removed oldest first, but a power cut may bring
 /// any of them back.
 fn chain_start(sequences: &[u64]) -> usize {
