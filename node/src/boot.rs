@@ -1,5 +1,6 @@
 //! From whatever a member finds on its disk to a running log: fresh, recovered, or come back without its memory.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use quorate_core::entry::{Configuration, HardState, Identity, Payload, RESTORED, Record, Recovered, Standing};
@@ -38,6 +39,12 @@ pub enum Found {
     Nothing,
     /// Its log, sound.
     Log,
+    /// What it began when it was to forget, and did not get done with: the rest of its former log now lies beside under this
+    /// number.
+    Forgotten {
+        /// The suffix of the files moved aside.
+        aside: u64,
+    },
     /// A log that cannot be believed, which now lies beside under this number.
     Damaged {
         /// What was wrong.
@@ -81,28 +88,40 @@ fn can_restore<'a>(voters: impl Iterator<Item = &'a NodeId>, member: NodeId) -> 
     others.len() >= if own.is_empty() { 1 } else { 2 }
 }
 
-/// Whether the others can give a member back what its sound log needs. The voters that it was told of at its command line
-/// may have gone long ago; those that a running cluster tells are those of now.
+/// Whether the others can give a member back what its log needs. The voters that it was told of at its command line may
+/// have gone long ago; those that a running cluster tells are those of now. Otherwise every configuration counts that may
+/// be in force: what readmits the member has to be committed by the committed one, whatever its own log has got to.
 #[must_use]
 pub fn can_forget(told: &Told, recovered: &Recovered) -> bool {
-    if told.joins { told.is_restorable() } else { is_restorable(latest(recovered).1, told.member) }
+    let restores = |voters: &BTreeMap<NodeId, Incarnation>| can_restore(voters.keys(), told.member);
+    let in_force =
+        |config: &Configuration| restores(&config.voters) && (config.outgoing.is_empty() || restores(&config.outgoing));
+    if told.joins { told.is_restorable() } else { since_commit(recovered).all(in_force) }
 }
 
-/// The last configuration in the log, and where it stands.
-fn latest(recovered: &Recovered) -> (LogIndex, &Configuration) {
+/// The configuration at the commit index that the log hints at, and those after it.
+fn since_commit(recovered: &Recovered) -> impl Iterator<Item = &Configuration> {
+    let commit = recovered.hard_state.commit;
+    let mut is_before = false;
+    configurations(recovered)
+        .take_while(move |(index, _)| !std::mem::replace(&mut is_before, *index <= commit))
+        .map(|(_, config)| config)
+}
+
+/// The configurations in the log, last first, and where they stand.
+fn configurations(recovered: &Recovered) -> impl Iterator<Item = (LogIndex, &Configuration)> {
     let configs = recovered.entries.iter().rev().filter_map(|entry| match &entry.payload {
         Payload::Config(config) => Some((entry.index, config)),
         Payload::Empty | Payload::Command(_) => None,
     });
-    let mut configs = configs.chain([(recovered.start_index, &recovered.config)]);
-    configs.next().expect("the last one is always there")
+    configs.chain([(recovered.start_index, &recovered.config)])
 }
 
 /// Whether the log says, beyond doubt, that its member was removed. `applied` is the applied index. A member that was
 /// removed by an entry which is not known to be committed may still be needed to commit it.
 #[must_use]
 pub fn is_removed(recovered: &Recovered, applied: LogIndex) -> bool {
-    let (index, config) = latest(recovered);
+    let (index, config) = configurations(recovered).next().expect("the last one is always there");
     index > LogIndex(0)
         && index <= applied.max(recovered.hard_state.commit)
         && config.members().all(|(member, _)| member != recovered.identity.member)
@@ -111,8 +130,8 @@ pub fn is_removed(recovered: &Recovered, applied: LogIndex) -> bool {
 /// Opens the log on the disk that `open` gives, or begins one. Who a member is, its log says; what it is told otherwise
 /// does not matter then. (etcd)
 ///
-/// A damaged log of a member whose cluster can restore it (see [`is_restorable`]) is moved aside, never deleted, and the
-/// member begins as an amnesiac.
+/// A damaged log of a member whose cluster can restore it is moved aside, never deleted, and the member begins as an
+/// amnesiac. Whether it can, the part of the log says that can be read (see [`can_forget`]), or else whoever tells.
 ///
 /// # Errors
 /// See [`BootError`]; nothing was changed then.
@@ -122,17 +141,26 @@ pub fn boot<D: Disk>(
     told: &Told,
 ) -> Result<Booted<D>, BootError> {
     let mut disk = open()?;
+    let forgotten = wal::finish_replacing(&mut disk)?;
     if !wal::exists(&mut disk)? {
         let standing = if told.joins { Standing::Amnesiac } else { Standing::Fresh };
         return begin(disk, options, told, standing, Found::Nothing);
     }
     match Wal::open(disk, options) {
-        Ok((wal, recovered)) => Ok(Booted { wal, recovered, found: Found::Log }),
-        Err(WalError::Io(error)) => Err(error.into()),
-        Err(WalError::Damage(damage)) if matches!(damage, Damage::Newer { .. }) || !told.is_restorable() => {
-            Err(BootError::Damage(damage))
+        Ok((wal, recovered)) => {
+            let found = forgotten.map_or(Found::Log, |aside| Found::Forgotten { aside });
+            Ok(Booted { wal, recovered, found })
         }
-        Err(WalError::Damage(damage)) => forget(open()?, options, told, damage),
+        Err(WalError::Io(error)) => Err(error.into()),
+        Err(WalError::Damage(newer @ Damage::Newer { .. })) => Err(BootError::Damage(newer)),
+        Err(WalError::Damage(damage)) => {
+            let mut disk = open()?;
+            let prefix = wal::prefix(&mut disk)?;
+            match prefix.map_or_else(|| told.is_restorable(), |prefix| can_forget(told, &prefix)) {
+                true => forget(disk, options, told, damage),
+                false => Err(BootError::Damage(damage)),
+            }
+        }
     }
 }
 
@@ -154,18 +182,16 @@ pub fn check_applied(recovered: &Recovered, applied: LogIndex) -> Result<(), Dam
     Ok(())
 }
 
-/// Moves the log aside and begins as an amnesiac: for a log that is damaged, or whose applied state is lost.
+/// Moves the log aside and begins as an amnesiac: for a log that is damaged, or whose applied state is lost. If a crash cuts
+/// it short, the next [`boot`] finds either the log as it was or an amnesiac's: never nothing, or a part.
 ///
 /// # Errors
 /// The file system failed.
-pub fn forget<D: Disk>(
-    mut disk: D,
-    options: wal::Options,
-    told: &Told,
-    damage: Damage,
-) -> Result<Booted<D>, BootError> {
-    let aside = wal::move_aside(&mut disk)?;
-    begin(disk, options, told, Standing::Amnesiac, Found::Damaged { damage, aside })
+pub fn forget<D: Disk>(disk: D, options: wal::Options, told: &Told, damage: Damage) -> Result<Booted<D>, BootError> {
+    let recovered = new_life(told, Standing::Amnesiac);
+    let Recovered { identity, hard_state, config, .. } = &recovered;
+    let (wal, aside) = Wal::replace(disk, options, identity, hard_state, config)?;
+    Ok(Booted { wal, recovered, found: Found::Damaged { damage, aside } })
 }
 
 /// Where the applied state of a new life belongs.
@@ -195,6 +221,18 @@ fn begin<D: Disk>(
     standing: Standing,
     found: Found,
 ) -> Result<Booted<D>, BootError> {
+    let recovered = new_life(told, standing);
+    let Recovered { identity, hard_state, config, .. } = &recovered;
+    let wal = match Wal::create(disk, options, identity, hard_state, config) {
+        Ok(wal) => wal,
+        Err(WalError::Io(error)) => return Err(error.into()),
+        Err(WalError::Damage(damage)) => return Err(BootError::Damage(damage)),
+    };
+    Ok(Booted { wal, recovered, found })
+}
+
+/// What the log of a new life says at its beginning.
+fn new_life(told: &Told, standing: Standing) -> Recovered {
     let identity = Identity { cluster: told.cluster, member: told.member, incarnation: told.incarnation, standing };
     // Nobody knows the others' incarnations yet: no message can carry this one.
     let mut config = Configuration {
@@ -204,22 +242,15 @@ fn begin<D: Disk>(
     if standing == Standing::Fresh {
         config.voters.insert(told.member, told.incarnation);
     }
-    let hard_state = HardState::default();
-    let wal = match Wal::create(disk, options, &identity, &hard_state, &config) {
-        Ok(wal) => wal,
-        Err(WalError::Io(error)) => return Err(error.into()),
-        Err(WalError::Damage(damage)) => return Err(BootError::Damage(damage)),
-    };
-    let recovered = Recovered {
+    Recovered {
         generation: Generation::first(identity.incarnation),
         identity,
-        hard_state,
+        hard_state: HardState::default(),
         start_index: LogIndex(0),
         start_term: Term(0),
         config,
         entries: Vec::new(),
-    };
-    Ok(Booted { wal, recovered, found })
+    }
 }
 
 #[cfg(all(test, feature = "server"))]
@@ -252,12 +283,22 @@ mod tests {
         names
     }
 
-    /// A log with two synced entries and a mark, whose first entry is then damaged.
-    fn damaged_log(folder: &Path) {
-        let mut wal = start(folder, 3, 6).unwrap().wal;
-        for index in 1..=2 {
-            let payload = Payload::Command("a command of some length".into());
-            wal.append(&[Record::Entry(Entry { term: Term(1), index: LogIndex(index), payload })]).unwrap();
+    /// A log with synced entries, the first of whose commands is then damaged.
+    fn damaged_log(folder: &Path, voters: u64) {
+        damaged_log_of(folder, voters, Payload::Empty);
+    }
+
+    /// With `first` before all that, committed.
+    fn damaged_log_of(folder: &Path, voters: u64, first: Payload) {
+        let mut wal = start(folder, voters, 6).unwrap().wal;
+        let command = || Payload::Command("a command of some length".into());
+        for (index, payload) in (1..).map(LogIndex).zip([first, command(), command()]) {
+            let commit = LogIndex(index.0 - 1);
+            wal.append(&[
+                Record::HardState(HardState { commit, ..HardState::default() }),
+                Record::Entry(Entry { term: Term(1), index, payload }),
+            ])
+            .unwrap();
             wal.sync().unwrap();
         }
         drop(wal);
@@ -270,20 +311,20 @@ mod tests {
 
     #[test]
     fn a_damaged_log_that_nobody_can_restore_is_refused_and_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        damaged_log(folder.path());
-        let before = names(folder.path());
         for voters in [1, 2] {
+            let folder = tempfile::tempdir().unwrap();
+            damaged_log(folder.path(), voters);
+            let before = names(folder.path());
             let error = start(folder.path(), voters, 7).unwrap_err().to_string();
             assert!(error.contains("file 0000000000000001.wal: damaged record at byte offset"), "{error}");
+            assert_eq!(names(folder.path()), before);
         }
-        assert_eq!(names(folder.path()), before);
     }
 
     #[test]
     fn a_damaged_log_that_others_can_restore_is_moved_aside_for_a_new_life() {
         let folder = tempfile::tempdir().unwrap();
-        damaged_log(folder.path());
+        damaged_log(folder.path(), 3);
         let booted = start(folder.path(), 3, 8).unwrap();
         assert!(matches!(booted.found, Found::Damaged { aside: 1, .. }));
         assert_eq!(booted.recovered.identity.standing, Standing::Amnesiac);
@@ -334,12 +375,45 @@ mod tests {
             [(1..=2, false), (1..=1, false), (1..=5, true), (2..=2, true)].into_iter().enumerate()
         {
             let config = Configuration { voters: voters(of.clone()), ..Configuration::default() };
-            let payload = Payload::Config(config);
-            recovered.entries.push(Entry { term: Term(1), index: LogIndex(index as u64 + 1), payload });
+            let (index, payload) = (LogIndex(index as u64 + 1), Payload::Config(config));
+            recovered.entries.push(Entry { term: Term(1), index, payload });
+            recovered.hard_state.commit = index;
             assert_eq!(can_forget(&told, &recovered), restorable, "{of:?}");
         }
+        recovered.hard_state.commit = LogIndex(2);
+        assert!(!can_forget(&told, &recovered), "a cluster of one may be what is in force");
         let asked = Told { joins: true, ..told };
         assert!(can_forget(&asked, &recovered), "the running cluster knows better");
+    }
+
+    #[test]
+    fn a_third_voter_counts_once_it_is_sure_to_be_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = told(2, 1);
+        let mut recovered = start(folder.path(), 2, 1).unwrap().recovered;
+        let voters = |ids: std::ops::RangeInclusive<u64>| ids.map(|id| (NodeId(id), Incarnation(1))).collect();
+        let joint = Configuration { voters: voters(1..=3), outgoing: voters(1..=2), ..Configuration::default() };
+        let last = Configuration { voters: voters(1..=3), ..Configuration::default() };
+        for (index, config) in [(1, joint), (2, last)] {
+            let payload = Payload::Config(config);
+            recovered.entries.push(Entry { term: Term(1), index: LogIndex(index), payload });
+        }
+        for (commit, restorable) in [(0, false), (1, false), (2, true)] {
+            recovered.hard_state.commit = LogIndex(commit);
+            assert_eq!(can_forget(&told, &recovered), restorable, "committed up to {commit}");
+        }
+    }
+
+    #[test]
+    fn who_can_restore_a_damaged_log_its_beginning_knows_better_than_the_command_line() {
+        for (founders, grown) in [(3, 1), (1, 3)] {
+            let folder = tempfile::tempdir().unwrap();
+            let voters = (1..=grown).map(|id| (NodeId(id), Incarnation(6))).collect();
+            let config = Configuration { voters, ..Configuration::default() };
+            damaged_log_of(folder.path(), founders, Payload::Config(config));
+            let booted = start(folder.path(), founders, 7);
+            assert_eq!(booted.is_ok(), grown == 3, "{founders} founders, then {grown}: {booted:?}");
+        }
     }
 
     #[test]

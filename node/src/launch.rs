@@ -373,6 +373,12 @@ fn recover(
     match &booted.found {
         Found::Nothing => info!("Initialize and start etcd server"),
         Found::Log => info!("server has already been initialized"),
+        Found::Forgotten { aside } => {
+            warn!(
+                aside,
+                "the rest of a former life's write-ahead log was moved aside; recovering from the other members"
+            );
+        }
         Found::Damaged { damage, aside } => {
             warn!(
                 error = damage.to_string(),

@@ -56,6 +56,10 @@ pub enum WalError {
 /// Becomes the next segment: its space is already there, so that deletes and compactions go on when the disk is full.
 const RESERVE: &str = "reserve";
 
+/// The first segment of a log that takes another one's place, until that is moved aside. It is durable before anything is
+/// moved: from then on the other log is not believed any more, whatever is left of it.
+const NEXT: &str = "next";
+
 /// The segments among the files of these names, oldest first.
 fn sequences(names: &[String]) -> Vec<u64> {
     let mut sequences: Vec<u64> = names.iter().filter_map(|name| sequence(name)).collect();
@@ -63,29 +67,61 @@ fn sequences(names: &[String]) -> Vec<u64> {
     sequences
 }
 
-/// Whether `disk` holds a log, good or bad.
+/// Whether `disk` holds a log, good or bad, or one that is to take another one's place.
 ///
 /// # Errors
 /// The file system failed.
 pub fn exists<D: Disk>(disk: &mut D) -> io::Result<bool> {
-    Ok(disk.list()?.iter().any(|name| sequence(name).is_some()))
+    Ok(disk.list()?.iter().any(|name| name == NEXT || sequence(name).is_some()))
 }
 
-/// Renames every file of a log that cannot be believed to `<name>.damaged-N`, and gives N: nothing is deleted, and
-/// [`Wal::create`] may follow.
+/// Ends a [`Wal::replace`] that a crash cut short, and gives the number under which the rest of the former log lies beside;
+/// `None` if there was none.
 ///
 /// # Errors
 /// The file system failed.
-pub fn move_aside<D: Disk>(disk: &mut D) -> io::Result<u64> {
+pub fn finish_replacing<D: Disk>(disk: &mut D) -> io::Result<Option<u64>> {
+    if !disk.list()?.iter().any(|name| name == NEXT) {
+        return Ok(None);
+    }
+    let aside = move_aside(disk)?;
+    disk.rename(NEXT, &file_name(1))?;
+    disk.sync_dir()?;
+    Ok(Some(aside))
+}
+
+/// What a damaged log says up to the damage, if its beginning can be read at all. Entries may be missing.
+///
+/// # Errors
+/// The file system failed.
+pub fn prefix<D: Disk>(disk: &mut D) -> io::Result<Option<Recovered>> {
+    let sequences = sequences(&disk.list()?);
+    let (_, chain) = sequences.split_at(chain_start(&sequences));
+    let mut recovery = Recovery::new();
+    for sequence in chain {
+        let bytes = disk.read(&file_name(*sequence))?;
+        if recovery.segment(*sequence, &bytes, chain.last() == Some(sequence)).is_err() {
+            break;
+        }
+    }
+    Ok(recovery.prefix())
+}
+
+/// Where in `sequences` the newest ones without a gap begin: segments are removed oldest first, but a power cut may bring
+/// any of them back.
+fn chain_start(sequences: &[u64]) -> usize {
+    sequences.windows(2).rposition(|pair| pair[0] + 1 != pair[1]).map_or(0, |gap| gap + 1)
+}
+
+/// Renames every file of a log to `<name>.damaged-N`, and gives N: nothing is deleted.
+fn move_aside<D: Disk>(disk: &mut D) -> io::Result<u64> {
     let names = disk.list()?;
     let taken = |n: u64| names.iter().any(|name| name.ends_with(&format!(".damaged-{n}")));
     let n = (1..).find(|n| !taken(*n)).expect("some number is free");
-    // Oldest first, each for good before the next: what a crash leaves is the end of the log, and the damage in it or
-    // what it misses is found out again. Its beginning alone would be a sound log that has forgotten promises.
     for name in sequences(&names).into_iter().map(file_name) {
         disk.rename(&name, &format!("{name}.damaged-{n}"))?;
-        disk.sync_dir()?;
     }
+    disk.sync_dir()?;
     Ok(n)
 }
 
@@ -106,8 +142,25 @@ impl<D: Disk> Wal<D> {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a write-ahead log already").into());
         }
         let checkpoint = Checkpoint::new(identity.clone(), *hard_state, config.clone());
-        let has_reserve = disk.list()?.iter().any(|name| name == RESERVE);
-        Ok(Self::begin(disk, options, 1, 0, checkpoint, Layout::default(), has_reserve)?)
+        Ok(Self::begin(disk, options, &file_name(1), 1, 0, checkpoint, Layout::default())?)
+    }
+
+    /// Like [`Wal::create`], in place of the log that is there: its files are renamed to `<name>.damaged-N`, and N is given,
+    /// too. A crash leaves either that log as it was, or what [`finish_replacing`] ends.
+    ///
+    /// # Errors
+    /// The file system failed.
+    pub fn replace(
+        disk: D,
+        options: Options,
+        identity: &Identity,
+        hard_state: &HardState,
+        config: &Configuration,
+    ) -> io::Result<(Self, u64)> {
+        let checkpoint = Checkpoint::new(identity.clone(), *hard_state, config.clone());
+        let mut wal = Self::begin(disk, options, NEXT, 1, 0, checkpoint, Layout::default())?;
+        let aside = finish_replacing(&mut wal.disk)?.expect("it has just been made");
+        Ok((wal, aside))
     }
 
     /// Opens the log and gives what it says. A torn tail is cut.
@@ -115,11 +168,8 @@ impl<D: Disk> Wal<D> {
     /// # Errors
     /// The log is damaged, or the file system failed. Nothing has been changed then.
     pub fn open(mut disk: D, options: Options) -> Result<(Self, Recovered), WalError> {
-        let names = disk.list()?;
-        let sequences = sequences(&names);
-        // Segments are removed oldest first, but a power cut may bring any of them back.
-        let stale = sequences.windows(2).rposition(|pair| pair[0] + 1 != pair[1]).map_or(0, |gap| gap + 1);
-        let (stale, chain) = sequences.split_at(stale);
+        let sequences = sequences(&disk.list()?);
+        let (stale, chain) = sequences.split_at(chain_start(&sequences));
 
         let mut recovery = Recovery::new();
         let mut bytes = Vec::new();
@@ -138,10 +188,10 @@ impl<D: Disk> Wal<D> {
         disk.write_at(&name, found.proven.into(), &bytes[found.proven as usize..found.end as usize])?;
         disk.sync(&name)?;
 
-        let has_reserve = names.iter().any(|name| name == RESERVE);
         let end = if mutant::is_on(Mutant::P10) { found.proven } else { found.end };
         let (next, previous_end) = (found.sequence + 1, end);
-        let mut wal = Self::begin(disk, options, next, previous_end, found.checkpoint, found.layout, has_reserve)?;
+        let (checkpoint, layout) = (found.checkpoint, found.layout);
+        let mut wal = Self::begin(disk, options, &file_name(next), next, previous_end, checkpoint, layout)?;
         wal.disk.truncate(&name, previous_end.into())?;
         for sequence in stale {
             wal.disk.remove(&file_name(*sequence))?;
@@ -153,14 +203,15 @@ impl<D: Disk> Wal<D> {
     fn begin(
         mut disk: D,
         options: Options,
+        name: &str,
         sequence: u64,
         previous_end: u32,
         checkpoint: Checkpoint,
         mut layout: Layout,
-        mut has_reserve: bool,
     ) -> io::Result<Self> {
         assert!(options.segment_bytes <= 1 << 30, "segments of {} bytes", options.segment_bytes);
-        let segment = place(&mut disk, options, sequence, previous_end, &checkpoint, &mut has_reserve)?;
+        let mut has_reserve = disk.list()?.iter().any(|name| name == RESERVE);
+        let segment = place(&mut disk, options, name, sequence, previous_end, &checkpoint, &mut has_reserve)?;
         layout.begin(sequence);
         Ok(Self {
             disk,
@@ -269,8 +320,9 @@ impl<D: Disk> Wal<D> {
         if mutant::is_on(Mutant::P11) {
             checkpoint.hard_state.vote = None;
         }
+        let name = file_name(sequence);
         self.segment =
-            self.guard(|disk| place(disk, options, sequence, previous_end, &checkpoint, &mut has_reserve))?;
+            self.guard(|disk| place(disk, options, &name, sequence, previous_end, &checkpoint, &mut has_reserve))?;
         self.has_reserve = has_reserve;
         self.layout.begin(sequence);
         Ok(())
@@ -301,10 +353,11 @@ impl<D: Disk> Wal<D> {
     }
 }
 
-/// Turns the reserve into segment `sequence`, and makes a new reserve if there is room for one.
+/// Turns the reserve into segment `sequence` under `name`, and makes a new reserve if there is room for one.
 fn place<D: Disk>(
     disk: &mut D,
     options: Options,
+    name: &str,
     sequence: u64,
     previous_end: u32,
     checkpoint: &Checkpoint,
@@ -317,7 +370,7 @@ fn place<D: Disk>(
     let (segment, header) = Segment::begin(sequence, previous_end, checkpoint);
     disk.write_at(RESERVE, 0, &header)?;
     disk.sync(RESERVE)?;
-    disk.rename(RESERVE, &file_name(sequence))?;
+    disk.rename(RESERVE, name)?;
     if !mutant::is_on(Mutant::P07) {
         disk.sync_dir()?;
     }

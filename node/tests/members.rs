@@ -328,3 +328,24 @@ async fn a_member_that_moves_is_found_at_its_new_address_whatever_was_said_at_fi
     nodes[0].kill();
     eventually_put(&nodes[2], "x").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_life_finds_those_that_have_moved_since_its_command_line_was_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut nodes = started(&folder, 3);
+    for moved in [1, 2] {
+        let id = id_of(&nodes[moved].name, &nodes[0]).await;
+        nodes[moved].kill();
+        nodes[moved].moves();
+        let update = pb::MemberUpdateRequest { id, peer_ur_ls: vec![nodes[moved].peer_url()] };
+        client(&nodes[0]).await.member_update(update).await.unwrap();
+        nodes[moved].start();
+        nodes[moved].wait_ready(2);
+    }
+    put(&nodes[0], "k").await.unwrap();
+    nodes[0].kill();
+    std::fs::remove_dir_all(nodes[0].data_dir()).unwrap();
+    nodes[0].start();
+    nodes[0].wait_ready(2);
+    eventually_put(&nodes[0], "x").await;
+}

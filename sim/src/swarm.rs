@@ -245,7 +245,9 @@ impl Setup {
         let (churn, more_clocks) = draw_churn(seed, members, &regime);
         let mut classes = draw_classes(rng, churn.map_or(members, |churn| churn.machines));
         // An operator's audit knows nothing of alarms that members raise and clear.
-        classes.skew = members >= 3 && !regime.has_operator() && stream(seed, Stream::Churn, 1_000).chance(1, 3);
+        classes.skew = (members >= 3 || churn.is_some())
+            && !regime.has_operator()
+            && stream(seed, Stream::Churn, 1_000).chance(1, 3);
         classes.upgrade = stream(seed, Stream::Upgrade, 1_000).chance(1, 4);
         let election = pick(rng, &[(1, 100), (2, 300), (2, 1_000), (1, 2_000)]) * MILLI;
         let clients = pick(rng, &[(1, 4), (4, 10), (1, 16)]);

@@ -29,7 +29,7 @@ impl Members {
     }
 
     /// All members, by ID.
-    pub fn iter(&self) -> impl Iterator<Item = &Member> {
+    pub fn iter(&self) -> impl Iterator<Item = &Member> + Clone {
         self.by_id.values()
     }
 

@@ -110,7 +110,7 @@ impl<S: Rows + Send + Sync + 'static> Streams<S> {
             Status::failed_precondition(reason)
         })?;
         let (sender, answers) = mpsc::channel(1);
-        let hello = self.directory.identity().hello(from, self.directory.urls());
+        let hello = self.directory.identity().hello(from, &self.directory.urls());
         let _ = sender.send(Ok(hello)).await; // The peer may have gone already.
         let (server, directory) = (Arc::clone(&self.server), Arc::clone(&self.directory));
         tokio::spawn(async move {

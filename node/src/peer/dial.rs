@@ -81,7 +81,7 @@ impl Dial {
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let (queue, waiting_bytes) = lane.open();
-        let outgoing = Outgoing { hello: Some(identity.hello(to, directory.urls())), queue, waiting_bytes };
+        let outgoing = Outgoing { hello: Some(identity.hello(to, &directory.urls())), queue, waiting_bytes };
         let answer = match kind {
             Kind::Urgent => client.exchange(outgoing).await,
             Kind::Bulk => client.snapshot(outgoing).await,

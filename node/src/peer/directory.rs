@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prometheus::IntCounter;
 use quorate_core::NodeId;
+use quorate_core::request::Member;
 use quorate_core::store::Members;
 use quorate_tls::Connector;
 use tokio::runtime::Handle;
@@ -25,8 +26,6 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// Everybody this member talks to.
 pub struct Directory {
     identity: Identity,
-    /// Where this member is reached.
-    urls: Vec<String>,
     connector: Connector,
     metrics: Arc<Metrics>,
     runtime: Handle,
@@ -40,6 +39,10 @@ struct State {
     peers: BTreeMap<NodeId, Peer>,
     /// Removed for ever.
     removed: BTreeSet<NodeId>,
+    /// Where this member is reached: as it was told, until the cluster has agreed on it.
+    urls: Vec<String>,
+    /// The members that the cluster has agreed on, as far as this one knows, and with them where each is reached.
+    recorded: BTreeSet<NodeId>,
     is_closed: bool,
 }
 
@@ -62,11 +65,10 @@ impl Directory {
     pub fn new(identity: Identity, urls: Vec<String>, connector: Connector, metrics: &Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             identity,
-            urls,
             connector,
             metrics: Arc::clone(metrics),
             runtime: Handle::current(),
-            state: Mutex::default(),
+            state: Mutex::new(State { urls, ..State::default() }),
             told: watch::Sender::new(false),
         })
     }
@@ -121,7 +123,17 @@ impl Directory {
 
     /// Takes over what the cluster has agreed on.
     pub fn update(self: &Arc<Self>, members: &Members) {
-        for member in members.iter() {
+        self.record(members.iter());
+    }
+
+    fn record<'a>(self: &Arc<Self>, members: impl Iterator<Item = &'a Member> + Clone) {
+        let mut state = self.state();
+        state.recorded = members.clone().map(|member| member.id).collect();
+        if let Some(own) = members.clone().find(|member| member.id == self.identity.member) {
+            state.urls.clone_from(&own.peer_urls);
+        }
+        drop(state);
+        for member in members {
             // What cannot be read was refused when it was proposed.
             let urls: Vec<Url> = member.peer_urls.iter().filter_map(|url| url.parse().ok()).collect();
             self.connect(member.id, &urls);
@@ -148,12 +160,14 @@ impl Directory {
 
     /// Whether `from`, reached at `urls`, may talk to this member; and where the bytes heard from it are counted.
     ///
-    /// Any member of the same cluster may: one that this member has not heard of yet may lead it.
+    /// Any member of the same cluster may: one that this member has not heard of yet may lead it. And one that only the
+    /// command line knows may have moved since; where the cluster has agreed on, nobody is looked for anywhere else.
     pub(super) fn admit(self: &Arc<Self>, from: NodeId, urls: &[String]) -> Result<IntCounter, String> {
         if self.is_removed(from) {
             return Err(REMOVED.to_owned());
         }
-        if !self.state().peers.contains_key(&from) {
+        let is_recorded = self.state().recorded.contains(&from);
+        if !is_recorded {
             let urls: Vec<Url> = urls.iter().filter_map(|url| url.parse().ok()).collect();
             self.connect(from, &urls);
         }
@@ -188,8 +202,8 @@ impl Directory {
     }
 
     /// Where this member is reached.
-    pub(super) fn urls(&self) -> &[String] {
-        &self.urls
+    pub(super) fn urls(&self) -> Vec<String> {
+        self.state().urls.clone()
     }
 
     /// Whether there is a stream to `id`, for the metrics.
@@ -283,6 +297,30 @@ mod tests {
         urgent.close();
         send(1, false);
         assert_eq!(dropped.get(), 4);
+    }
+
+    #[tokio::test]
+    async fn whom_the_records_do_not_name_is_reached_where_it_says_and_nobody_else_is() {
+        let directory = directory();
+        let member = |id, url: &str| Member {
+            id: NodeId(id),
+            name: String::new(),
+            peer_urls: vec![url.to_owned()],
+            client_urls: vec![],
+            is_learner: false,
+        };
+        let dialled = |id| directory.state().peers[&NodeId(id)].urls.iter().map(Url::to_string).collect::<Vec<_>>();
+        let (old, new, third) = ("http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3");
+        directory.connect(NodeId(7), &[old.parse().unwrap()]);
+        directory.admit(NodeId(7), &[]).unwrap();
+        directory.admit(NodeId(7), &["nonsense".to_owned()]).unwrap();
+        assert_eq!(dialled(7), [old]);
+        directory.admit(NodeId(7), &[new.to_owned()]).unwrap();
+        assert_eq!(dialled(7), [new], "it has moved since the command line was written");
+        directory.record([member(7, third), member(2, new)].iter());
+        directory.admit(NodeId(7), &[old.to_owned()]).unwrap();
+        assert_eq!(dialled(7), [third], "the cluster knows better than whoever calls");
+        assert_eq!(directory.urls(), [new], "of itself, too");
     }
 
     #[tokio::test]

@@ -378,43 +378,54 @@ fn damage_names_file_and_offset() {
     let expected = format!("file 0000000000000001.wal: damaged record at byte offset {}", offsets[1]);
     assert!(error.to_string().contains(&expected), "{error}");
 
-    assert_eq!(move_aside(&mut disk).unwrap(), 1);
-    let mut disk = create(disk, SMALL).into_disk();
-    assert_eq!(move_aside(&mut disk).unwrap(), 2);
+    for aside in 1..=2 {
+        let (wal, n) = replace(disk, SMALL).unwrap();
+        assert_eq!(n, aside);
+        disk = wal.into_disk();
+    }
     assert!(disk.names.contains_key("0000000000000001.wal.damaged-1"));
     assert!(disk.names.contains_key("0000000000000001.wal.damaged-2"));
 }
 
+fn replace(disk: CrashDisk, options: Options) -> io::Result<(Wal<CrashDisk>, u64)> {
+    Wal::replace(disk, options, &identity(Standing::Amnesiac), &HardState::default(), &config(1))
+}
+
 #[test]
-fn a_damaged_log_half_moved_aside_is_never_believed() {
+fn a_log_that_is_replaced_is_there_as_it_was_or_not_believed_any_more() {
     let options = Options { segment_bytes: 1_000 };
     let mut wal = create(CrashDisk::default(), options);
     for index in 1..=60 {
         wal.append(&[entry(index)]).unwrap();
         wal.sync().unwrap();
     }
-    let newest = file_name(wal.segment.sequence());
-    let at = wal.segment.end() as usize - 100;
-    let mut disk = wal.into_disk();
-    disk.file(&newest).unwrap().durable[at] ^= 1;
-    disk.file(&newest).unwrap().bytes[at] ^= 1;
-    assert!(matches!(Wal::open(disk.clone(), options), Err(WalError::Damage(_))));
-    let (mut half, mut gone) = (0, 0);
+    let disk = wal.into_disk();
+    let before = Wal::open(disk.clone(), options).unwrap().1;
+    let (mut as_it_was, mut begun, mut done) = (0, 0, 0);
     for seed in 0..400 {
         let mut rng = Rng::new(seed);
         let mut disk = disk.clone();
-        disk.fuse = 2 + rng.below(14);
-        let _ = move_aside(&mut disk);
+        disk.fuse = 2 + rng.below(20);
+        // The disk is the same one, and what a process left of it the next one finds.
+        let _ = Wal::replace(&mut disk, options, &identity(Standing::Amnesiac), &HardState::default(), &config(1));
         disk.power_cut(&mut rng);
-        if !exists(&mut disk).unwrap() {
-            gone += 1;
-            continue;
+        assert!(exists(&mut disk).unwrap());
+        if rng.chance(1, 2) {
+            disk.fuse = 2 + rng.below(14);
+            let _ = finish_replacing(&mut disk);
+            disk.power_cut(&mut rng);
         }
-        half += 1;
-        let left = disk.list().unwrap();
-        assert!(matches!(Wal::open(disk, options), Err(WalError::Damage(_))), "believed: {left:?}");
+        let is_finished = finish_replacing(&mut disk).unwrap().is_some();
+        let found = Wal::open(disk, options).unwrap().1;
+        if found == before {
+            assert!(!is_finished);
+            as_it_was += 1;
+        } else {
+            assert_eq!((found.identity.standing, found.entries.len()), (Standing::Amnesiac, 0));
+            *(if is_finished { &mut begun } else { &mut done }) += 1;
+        }
     }
-    assert!(half > 50 && gone > 50, "{half} {gone}");
+    assert!(as_it_was > 20 && begun > 50 && done > 20, "{as_it_was} {begun} {done}");
 }
 
 #[test]

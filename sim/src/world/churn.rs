@@ -327,8 +327,9 @@ impl World {
         }
         // A fault of the disk is for the start to find.
         let has_log = wal::exists(&mut self.machines[machine].disk).unwrap_or(true);
-        // Whoever has lost a disk does not claim that the cluster were new.
-        let joins = self.machines[machine].joins || (!has_log && self.membership.is_founded());
+        // Whoever's disk was replaced does not claim that the cluster were new. Of a log that went otherwise nobody knows.
+        let Machine { joins, blank, .. } = self.machines[machine];
+        let joins = joins || (!has_log && blank && self.membership.is_founded());
         match (joins, has_log) {
             (false, _) => Some((false, founders())),
             (true, true) => Some((true, Vec::new())),
@@ -403,11 +404,11 @@ impl World {
         self.membership.is_founded() && self.is_safe(Some(id), None)
     }
 
-    /// Whether a member whose log is damaged is told of enough others to begin a new life.
+    /// Whether a member whose log is damaged is told of enough others to begin a new life, or that log may say so.
     pub(super) fn may_forget(&self, machine: usize) -> bool {
         let Some(id) = self.machines[machine].id else { return false };
         match self.machines[machine].joins {
-            false => self.setup.members >= 3,
+            false => self.setup.members >= 3 || self.setup.churn.is_some(),
             true => self.membership.latest().len() >= 3 && self.membership.latest().contains_key(&id),
         }
     }

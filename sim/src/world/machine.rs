@@ -63,7 +63,7 @@ pub(super) struct Machine {
     pub(super) blank: bool,
     /// Its log has been damaged since it ran last.
     pub(super) rotten: bool,
-    /// Its last start failed half way: a damaged log may have been moved aside, or in part.
+    /// Its last start failed half way: the log of a new life may have taken a damaged one's place.
     pub(super) doubtful: bool,
     pub(super) next_turn: Option<Nanos>,
     pub(super) next_apply: Option<Nanos>,
@@ -152,8 +152,16 @@ impl World {
                 return Ok(());
             }
             Err(StartError::Boot(BootError::Io(error))) if error.kind() != io::ErrorKind::NotFound => {
-                machine.doubtful |= machine.rotten;
+                // The next start knows of neither: it finds what this one has left.
+                machine.doubtful |= machine.rotten || machine.wrong.fenced;
+                machine.wrong.fenced = false;
                 self.disk_failed(now, member, &error);
+                return Ok(());
+            }
+            // What can be read of its log knows too few who could restore it: it is given another disk.
+            Err(StartError::Boot(BootError::Damage(damage))) if machine.rotten && self.setup.churn.is_some() => {
+                self.trace.event(now, Kind::Disk, member, 0, &[], || format!("its log is not used: {damage}"));
+                self.kill(now, member, 100 * MILLI, Death::Disk);
                 return Ok(());
             }
             Err(StartError::Open(OpenError::TooNew(reason))) => {
@@ -163,7 +171,11 @@ impl World {
         };
         let (rotten, doubtful) = (std::mem::take(&mut machine.rotten), std::mem::take(&mut machine.doubtful));
         match &process.found {
-            Found::Nothing if doubtful => {}
+            // An earlier start noticed and died before it had begun the log of a new life, or while it moved this one aside.
+            Found::Forgotten { .. } if doubtful => {}
+            Found::Forgotten { .. } => {
+                return Err(Violation::new("recovery", format!("member {member} ends what it never began")));
+            }
             // An earlier start noticed and died, after it had begun the log of a new life.
             Found::Log if doubtful && process.status().standing != Standing::Trusted => {}
             Found::Damaged { damage, .. } if !rotten && !machine.wrong.fenced => {
@@ -179,7 +191,7 @@ impl World {
         let (applied, hash) = (process.published().applied, process.published().hash);
         let status = process.status().clone();
         machine.trusted = status.standing == Standing::Trusted;
-        let is_new_life = process.found != Found::Log;
+        let is_new_life = process.found != Found::Log || (doubtful && status.standing == Standing::Amnesiac);
         self.judge_recovery(member, applied, hash, is_new_life);
         self.trace.event(now, Kind::Member, member, hash, &[], || {
             format!("starts at {local:?} with {applied} applied, {status:?}")

@@ -102,6 +102,13 @@ impl World {
         self.kill(now, member, down, Death::Process);
         let machine = &mut self.machines[member];
         (machine.wrong.fenced, machine.trusted) = (true, false);
+        // The start that is to forget may die of it half way.
+        let fate = &mut machine.rng.split(machine.epoch);
+        if !self.calm && fate.chance(1, 2) {
+            let death = if fate.chance(2, 3) { Death::Power } else { Death::Process };
+            machine.disk.set_fuse(u32::try_from(fate.below(24)).expect("few changes"));
+            machine.dies = Some((death, 100 * MILLI));
+        }
         self.membership.forgot(id);
         Ok(())
     }

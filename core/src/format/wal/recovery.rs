@@ -176,16 +176,26 @@ impl Recovery {
         }
         assert_eq!(first, checkpoint.start_index.next());
         assert_eq!(first.0 + entries.len() as u64, checkpoint.last_index.next().0);
-        let recovered = Recovered {
-            identity: checkpoint.identity.clone(),
-            hard_state: checkpoint.hard_state,
-            start_index: checkpoint.start_index,
-            start_term: checkpoint.start_term,
-            config: checkpoint.config.clone(),
-            entries,
-            generation: checkpoint.generation,
-        };
+        let recovered = recovered(&checkpoint, entries);
         Ok(Found { recovered, checkpoint, layout, sequence, end, proven })
+    }
+
+    /// What has been folded of a log that is damaged; `None` if that is nothing. The first entries may be missing.
+    #[must_use]
+    pub fn prefix(self) -> Option<Recovered> {
+        self.state.map(|State { checkpoint, entries, .. }| recovered(&checkpoint, entries))
+    }
+}
+
+fn recovered(checkpoint: &Checkpoint, entries: Vec<Entry>) -> Recovered {
+    Recovered {
+        identity: checkpoint.identity.clone(),
+        hard_state: checkpoint.hard_state,
+        start_index: checkpoint.start_index,
+        start_term: checkpoint.start_term,
+        config: checkpoint.config.clone(),
+        entries,
+        generation: checkpoint.generation,
     }
 }
 
