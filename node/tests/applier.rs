@@ -9,7 +9,9 @@ use quorate_core::command::{Command, Envelope, Origin};
 use quorate_core::entry::{Entry, FEATURE_LEVEL, Payload};
 use quorate_core::format::codec;
 use quorate_core::replica::{self, SnapshotId};
-use quorate_core::request::{Compare, CompareResult, CompareTarget, KeyRange, PutRequest, RequestOp, TxnRequest};
+use quorate_core::request::{
+    Compare, CompareResult, CompareTarget, KeyRange, PutRequest, RangeRequest, RequestOp, TxnRequest,
+};
 use quorate_core::store::TooNew;
 use quorate_core::{Blob, FeatureLevel, Generation, Incarnation, LogIndex, NodeId, Term, watch};
 use quorate_node::applier::{Applier, Config, Effects, FLUSH_BYTES, Input, OpenError, Slices};
@@ -125,6 +127,70 @@ fn nothing_is_left_of_a_snapshot_that_is_given_up() {
     turn(Input::AbandonSnapshot(id(2)));
     assert_eq!(turn(chunk(3, 1, true)), 1);
     assert_eq!(folders(), ["1", "2"]);
+}
+
+/// Puts `bytes` bytes that differ from entry to entry.
+fn put(index: LogIndex, bytes: usize) -> Entry {
+    let put = PutRequest {
+        key: format!("k{}", index.0 % 10).into_bytes().into(),
+        value: vec![u8::try_from(index.0 % 251).unwrap(); bytes].into(),
+        lease: None,
+        prev_kv: false,
+        ignore_value: false,
+        ignore_lease: false,
+    };
+    let origin = Origin { member: NodeId(1), incarnation: Incarnation(1), sequence: index.0 };
+    let envelope = Envelope { origin, command: Command::Put(put), author: Author::Nobody };
+    Entry { term: Term(1), index, payload: Payload::Command(codec::encode(&envelope)) }
+}
+
+/// (etcd#20650: both at once, and the database was corrupt.)
+#[test]
+fn a_snapshot_takes_the_place_of_a_state_that_is_being_defragmented() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let open = |folder: &tempfile::TempDir, generation| {
+        let options = Options { memtable_bytes: 1 << 20, cache_bytes: 1 << 20 };
+        Applier::open(config(), FjallBackends::new(folder.path(), options).unwrap(), Generation(generation)).unwrap()
+    };
+    let turn = |applier: &mut Applier<FjallBackends>, input| {
+        let mut effects = Effects::default();
+        applier.turn(quorate_core::Instant(1), &mut VecDeque::from([input]), &mut effects).unwrap();
+        effects
+    };
+    let entries = |last| (1..=last).map(|index| put(LogIndex(index), 10_000)).collect();
+    let (mut lags, mut leads) = (open(&folders[0], 1), open(&folders[1], 1));
+    turn(&mut lags, Input::Apply(entries(600)));
+    turn(&mut leads, Input::Apply(entries(700)));
+    let hash = leads.published().hash;
+
+    let job = turn(&mut lags, Input::Defragment).defragment.unwrap();
+    let snapshot = SnapshotId { member: NodeId(2), session: Incarnation(1), number: 1 };
+    std::thread::scope(|scope| {
+        let job = scope.spawn(job);
+        for sequence in 0.. {
+            let read = turn(&mut leads, Input::ReadSnapshot { snapshot, to: NodeId(1) }).driver.remove(0);
+            let replica::Input::SnapshotRead { rows, last, .. } = read else { panic!("{read:?}") };
+            turn(&mut lags, Input::WriteSnapshot { snapshot, sequence, rows, last });
+            if last {
+                break;
+            }
+        }
+        turn(&mut lags, Input::Restore { index: LogIndex(700), generation: Generation(2) });
+        job.join().unwrap().unwrap();
+    });
+    let is_whole = |applier: &Applier<FjallBackends>| {
+        let published = applier.published();
+        let all = RangeRequest::new(KeyRange::From("k".into()));
+        let found = published.view.range(&published.rows, &all).unwrap();
+        assert_eq!((published.applied, published.hash, found.kvs.len()), (LogIndex(700), hash, 10));
+        applier.backend().verify()().unwrap();
+    };
+    is_whole(&lags);
+    // The state of before, and whoever still worked on it, left nothing behind.
+    drop(lags);
+    is_whole(&open(&folders[0], 2));
+    let left: Vec<_> = std::fs::read_dir(folders[0].path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["2"]);
 }
 
 fn raise(index: LogIndex, level: u32) -> Entry {

@@ -22,23 +22,74 @@ pub struct Effort {
     pub cpu_seconds_max: f64,
 }
 
-/// Mistakes others shipped that have no place in this code to be planted in, and what prevents them.
+/// Mistakes others shipped that have no place in this code to be planted in, or none that is simulated: with the type that
+/// prevents them, or the test that would notice, as `path::name`.
 pub const ABSENT: &[(&str, &str)] = &[
-    ("R29", "no leader answers reads by a lease: each read waits for a round; R34 and R36 plant such answers"),
-    ("R30", "as R29"),
-    ("R35", "a member reads only what it has applied since a round that began after it started"),
-    ("P14", "the applier owns the backend and does one thing after the other, each to its end"),
-    ("P17", "a log that begins behind a snapshot begins with the next entry: format::wal::Checkpoint refuses a gap"),
-    ("A03", "a defragmentation is a flush and a compaction of the backend's: node/tests/backend_crash.rs"),
-    ("A07", "a client that goes away reaches nothing but its own wait; entries know no client"),
-    ("A13", "readers hold a published view and a picture of the backend, no lock"),
-    ("A16", "responses are made anew for every txn"),
-    ("K05", "the expiry of a lease that is gone is skipped; a member that does not lead gives out none"),
-    ("K07", "a TTL is bounded when it is proposed and counted in seconds of a Duration"),
-    ("K09", "the Lock service is the real server's alone: node/tests/single.rs, locks_and_elections_queue_up"),
+    (
+        "R29",
+        "no leader answers reads by a lease: core/testdata/raft/read_rounds.txt has one deposed that does not; R34 and R36 \
+         plant such answers",
+    ),
+    (
+        "R30",
+        "as R29; a leader that nobody answers: \
+         core/tests/replica.rs::without_a_quorum_requests_are_given_up_and_reads_are_not_answered",
+    ),
+    ("R35", "core/tests/replica_reads.rs::after_a_restart_reads_wait_until_the_log_is_applied"),
+    (
+        "P14",
+        "a snapshot fills a generation of its own: \
+         node/tests/applier.rs::a_snapshot_takes_the_place_of_a_state_that_is_being_defragmented",
+    ),
+    (
+        "P17",
+        "a log that begins behind a snapshot begins with the next entry: core/src/format/wal.rs::Checkpoint refuses a gap, \
+         node/src/boot.rs::a_log_that_does_not_meet_the_applied_state_is_found_out",
+    ),
+    (
+        "A03",
+        "a defragmentation is a flush and a compaction of the backend's: \
+         node/tests/backend_crash.rs::a_snapshot_keeps_what_it_saw",
+    ),
+    (
+        "A07",
+        "what is applied is a core/src/command.rs::Envelope, which knows no client that waits: \
+         core/tests/replica_proposals.rs::a_put_that_nobody_waits_for_any_more_is_applied_all_the_same",
+    ),
+    (
+        "A13",
+        "readers hold no lock but a node/src/applier.rs::Published, which nobody changes: \
+         core/tests/store_model.rs::store_agrees_with_the_model, node/tests/backend_crash.rs::a_snapshot_keeps_what_it_saw",
+    ),
+    (
+        "A16",
+        "a txn's response and events are made anew: core/tests/store_model.rs::store_agrees_with_the_model compares both",
+    ),
+    (
+        "K05",
+        "a lease is due once, and on the leader alone: core/src/replica/lease_clock.rs::agrees_with_the_model; one that is \
+         gone is passed over: core/testdata/lease/lease.txt",
+    ),
+    (
+        "K07",
+        "a TTL is bounded when it is granted: core/testdata/lease/lease.txt, and counted in a Duration: \
+         core/src/replica/lease_clock.rs::the_longest_ttl_does_not_overflow",
+    ),
+    (
+        "K09",
+        "not simulated: node/src/grpc/lock.rs::lock has the check, and node/tests/single.rs::locks_and_elections_queue_up \
+         notices if it is gone",
+    ),
     ("K10", "core is no_std: it has no wall clock (ci/check.sh)"),
-    ("P20", "fjall's business: node/tests/backend_crash.rs holds it to the backend's contract"),
-    ("P21", "as P20; fjall's journal is never trusted"),
+    (
+        "P20",
+        "fjall's business: node/tests/backend_crash.rs::a_snapshot_keeps_what_it_saw holds it to the backend's contract",
+    ),
+    (
+        "P21",
+        "as P20; fjall's journal is never trusted: \
+         node/tests/backend_crash.rs::a_power_cut_leaves_a_prefix_of_the_batches_1",
+    ),
 ];
 
 /// Seeds between the first ones of two tries.
@@ -207,6 +258,22 @@ mod tests {
         let alive = Try { oracle: None, ..made };
         assert_eq!(alive.to_string().parse(), Ok(alive));
         assert!("R01 2".parse::<Try>().is_err());
+    }
+
+    #[test]
+    fn what_prevents_a_mistake_exists() {
+        assert!(ABSENT.len() <= 15, "{} rows", ABSENT.len());
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        for (row, reason) in ABSENT {
+            let words = reason.split([' ', '(', ')', ',', ';']).map(|word| word.trim_end_matches(':'));
+            for word in words.filter(|word| word.contains('/')) {
+                let (path, name) = word.split_once("::").unwrap_or((word, ""));
+                let text =
+                    std::fs::read_to_string(root.join(path)).unwrap_or_else(|error| panic!("{row}: {path}: {error}"));
+                let is_there = ["fn", "struct"].iter().any(|kind| text.contains(&format!("{kind} {name}")));
+                assert!(name.is_empty() || is_there, "{row}: there is no {name} in {path}");
+            }
+        }
     }
 
     #[test]
