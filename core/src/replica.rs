@@ -555,6 +555,7 @@ impl Replica {
         }
         if before.role == Role::Leader && status.role != Role::Leader {
             self.leases.demote();
+            self.demote_fence();
             self.drop_senders(out);
         }
         out.push(Output::Changed(status));
@@ -583,12 +584,10 @@ impl Replica {
             self.members_changed(members, out);
         }
         self.readable(out);
+        self.alarms_applied(applied.index, applied.alarms, out);
         self.consensus(raft::Input::Applied { index: applied.index, durable }, out);
         let told = self.hashes.applied(&applied.hashes);
         self.tell_hashes(told, false, out);
-        if let Some(alarms) = applied.alarms {
-            self.alarms_changed(alarms);
-        }
     }
 
     fn restored(&mut self, index: LogIndex, leases: &[LeaseRecord], members: &Arc<Members>, out: &mut Vec<Output>) {

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use quorate_core::command::Command;
 use quorate_core::entry::Standing;
 use quorate_core::error::Error;
+use quorate_core::raft::Role;
 use quorate_core::replica::{Config, Input, Replica, Request};
 use quorate_core::request::{Member as MemberInfo, *};
 use quorate_core::rows::{MemRows, RowWrite};
 use quorate_core::store::Store;
 use quorate_core::{Blob, Incarnation, LogIndex, NodeId};
-use support::{Cluster, MILLI, put, recovered};
+use support::{Cluster, MILLI, Member, put, recovered};
 
 fn config(member: u64) -> Config {
     let founders = (1..=5).map(info).collect();
@@ -200,4 +201,126 @@ fn without_a_majority_nobody_is_rebuilt_and_nothing_is_changed() {
     let id = cluster.ask(leader, put("k", "x"));
     cluster.run(500 * MILLI);
     assert_eq!(cluster.answer(leader, id), Some(&Err(Error::Corrupt)));
+}
+
+fn fenced(id: NodeId, life: Incarnation) -> Alarm {
+    Alarm { kind: AlarmKind::Fenced(life), member: id }
+}
+
+fn change(change: MemberChange) -> Request {
+    Request::Command(Command::Members(change))
+}
+
+fn remove(id: NodeId) -> Request {
+    change(MemberChange::Remove { id, strict: true })
+}
+
+impl Cluster {
+    /// A leader and two others.
+    fn three(&self) -> (NodeId, NodeId, NodeId) {
+        let leader = self.leader();
+        let mut others = self.members.keys().copied().filter(|id| *id != leader);
+        (leader, others.next().expect("three"), others.next().expect("three"))
+    }
+
+    /// All is as it should be: `voters` vote, trusted, and nothing is alarmed.
+    fn is_well(&mut self, voters: &[NodeId]) {
+        let leader =
+            *voters.iter().find(|id| self.members[id].replica.status().role == Role::Leader).expect("a leader");
+        let id = self.ask(leader, put("k", "well"));
+        self.run(1000 * MILLI);
+        assert!(matches!(self.answer(leader, id), Some(Ok(_))), "{:?}", self.answer(leader, id));
+        assert_eq!(alarms(self, leader), []);
+        let status = self.members[&leader].replica.status();
+        assert_eq!(status.config.voters.keys().copied().collect::<Vec<_>>(), voters, "{}", status.config);
+        for id in voters {
+            assert_eq!(self.members[id].replica.status().standing, Standing::Trusted);
+            assert_eq!((self.members[id].fenced, self.members[id].suspected), (None, None));
+        }
+    }
+}
+
+/// It was heard a moment ago, and so a configuration that needs it was entered; nothing was committed any more.
+#[test]
+fn no_configuration_is_entered_that_needs_a_life_which_is_over() {
+    let mut cluster = elected(3);
+    let (leader, right, odd) = cluster.three();
+    cluster.ask(leader, Request::Command(Command::RaiseAlarm(fenced(odd, Incarnation(odd.0)))));
+    cluster.run(MILLI);
+    assert!(cluster.members[&odd].fenced.is_some());
+    cluster.ask(leader, remove(right));
+    cluster.run(3000 * MILLI);
+    cluster.rebuild(odd, Incarnation(99));
+    cluster.run(10_000 * MILLI);
+    let mut left = [leader, odd];
+    left.sort();
+    cluster.is_well(&left);
+}
+
+/// Its alarm was in the log, and not applied yet when the other voter's removal was.
+#[test]
+fn no_configuration_is_entered_that_needs_a_life_which_is_about_to_be_over() {
+    let mut cluster = elected(3);
+    let (leader, right, odd) = cluster.three();
+    cluster.mute.insert(odd);
+    decide_on_a_flipped_bit(&mut cluster, odd);
+    cluster.run(1000 * MILLI);
+    for id in [leader, right] {
+        cluster.members.get_mut(&id).expect("a member").slow_disk = true;
+    }
+    cluster.ask(leader, remove(right));
+    cluster.run(100 * MILLI);
+    let removal = cluster.members[&leader].replica.raft().status().last;
+    cluster.mute.clear();
+    cluster.run(2500 * MILLI);
+    assert!(cluster.members[&leader].replica.raft().status().last > removal, "the alarm is in the log");
+    let write = cluster.members.get_mut(&leader).expect("the leader").writes.pop_front().expect("it is being written");
+    cluster.step(leader, Input::Persisted { write });
+    assert_eq!(cluster.members[&leader].replica.applied_index(), removal, "and not applied");
+    cluster.run(MILLI);
+    for id in [leader, right] {
+        cluster.members.get_mut(&id).expect("a member").slow_disk = false;
+        cluster.write(id);
+    }
+    cluster.run(3000 * MILLI);
+    assert!(cluster.members[&odd].fenced.is_some());
+    cluster.rebuild(odd, Incarnation(99));
+    cluster.run(10_000 * MILLI);
+    let mut left = [leader, odd];
+    left.sort();
+    cluster.is_well(&left);
+}
+
+/// The removal came first: then it is the life that goes on.
+#[test]
+fn no_life_is_ended_that_the_configuration_to_come_needs() {
+    let mut cluster = elected(3);
+    let (leader, right, odd) = cluster.three();
+    decide_on_a_flipped_bit(&mut cluster, odd);
+    cluster.ask(leader, remove(right));
+    cluster.run(5000 * MILLI);
+    assert_eq!(cluster.members[&odd].fenced, None);
+    assert_eq!(alarms(&cluster, leader), [Alarm { kind: AlarmKind::Corrupt, member: NodeId(0) }], "one against one");
+}
+
+#[test]
+fn a_learner_whose_life_is_over_gets_no_vote_before_its_next_one() {
+    let mut cluster = elected(1);
+    let (leader, odd) = (NodeId(1), NodeId(2));
+    let member = MemberInfo { is_learner: true, name: String::new(), ..info(odd.0) };
+    cluster.ask(leader, change(MemberChange::Add { member, learners_max: 1, strict: true }));
+    cluster.run(1000 * MILLI);
+    let voters = [(leader, Incarnation(0))].into();
+    let joining = Member::new(odd, config(odd.0), Arc::default(), &voters, Standing::Amnesiac);
+    cluster.members.insert(odd, joining);
+    cluster.step(odd, Input::Wake);
+    cluster.run(3000 * MILLI);
+    cluster.ask(leader, Request::Command(Command::RaiseAlarm(fenced(odd, Incarnation(odd.0)))));
+    cluster.run(MILLI);
+    assert!(cluster.members[&odd].fenced.is_some());
+    cluster.ask(leader, change(MemberChange::Promote { id: odd, strict: true }));
+    cluster.run(3000 * MILLI);
+    cluster.rebuild(odd, Incarnation(99));
+    cluster.run(10_000 * MILLI);
+    cluster.is_well(&[leader, odd]);
 }

@@ -9,11 +9,16 @@
 //! 4. Trusted again, it clears the alarm that names its former life. If it was removed meanwhile, the leader does. If its
 //!    state went wrong again before it did, that alarm does not stand in the way of the next one: it is about it, too.
 //!
+//! From before that alarm is in the log until it is cleared, no configuration is entered that needs the life it names
+//! ([`raft::Target::ending`]). A leader knows all such alarms: it aims at a configuration, and raises an alarm, only once it
+//! has applied what was in its log when it was elected.
+//!
 //! A suspect whose hash the leader never heard may fall behind the log and get a snapshot: then it is none any more.
 //!
 //! Without a majority nobody knows who is right: the leader raises CORRUPT for no member in particular, and nothing is
 //! changed any more.
 
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -24,7 +29,7 @@ use crate::entry::Standing;
 use crate::error::Error;
 use crate::mutant::{self, Mutant};
 use crate::request::{Alarm, AlarmKind};
-use crate::{Instant, LogIndex, NodeId};
+use crate::{Incarnation, Instant, LogIndex, NodeId};
 
 /// A leader that has applied something names a point of comparison this often.
 const COMPARE_INTERVAL: Duration = Duration::from_millis(500);
@@ -35,6 +40,8 @@ const ASK_INTERVAL: Duration = Duration::from_secs(2);
 pub(super) struct Fence {
     /// The alarms that are on, as far as applied here.
     alarms: Vec<Alarm>,
+    /// The alarm that this leader is ending a life with, until its log is applied up to here.
+    raising: Option<(LogIndex, Alarm)>,
     /// What the hashes say, unless it has been dealt with.
     verdict: Option<Verdict>,
     /// This member's state is wrong.
@@ -53,9 +60,9 @@ pub(super) struct Fence {
 
 impl Fence {
     pub(super) fn new(now: Instant) -> Self {
-        let (alarms, verdict, is_suspect) = (Vec::new(), None, false);
+        let (alarms, raising, verdict, is_suspect) = (Vec::new(), None, None, false);
         let (compared, is_complete) = (LogIndex(0), true);
-        Self { alarms, verdict, is_suspect, compared, is_complete, compare: now, ask: now, quiet: now }
+        Self { alarms, raising, verdict, is_suspect, compared, is_complete, compare: now, ask: now, quiet: now }
     }
 
     pub(super) fn is_suspect(&self) -> bool {
@@ -69,7 +76,9 @@ enum Duty {
     Stop,
     /// Give leadership away.
     StepDown,
-    /// Raise or clear an alarm.
+    /// Raise the alarm that names a life.
+    EndLife(Alarm),
+    /// Raise or clear another one.
     Propose(Command),
 }
 
@@ -83,6 +92,40 @@ impl Replica {
         }
         self.fence.alarms = alarms;
         self.fence.verdict = self.hashes.verdict(self.member, &self.status.config);
+    }
+
+    /// Everything up to `index` is applied, and if the alarms are other ones now, these are on.
+    pub(super) fn alarms_applied(&mut self, index: LogIndex, alarms: Option<Vec<Alarm>>, out: &mut Vec<Output>) {
+        let is_raised = self.fence.raising.take_if(|(last, _)| *last <= index).is_some();
+        if is_raised || alarms.is_some() {
+            alarms.into_iter().for_each(|alarms| self.alarms_changed(alarms));
+            self.aim_again(out);
+        }
+    }
+
+    /// This member leads no more.
+    pub(super) fn demote_fence(&mut self) {
+        self.fence.raising = None;
+    }
+
+    /// Lives that are over, or will be once what this leader's log holds is applied.
+    pub(super) fn ending(&self) -> BTreeSet<(NodeId, Incarnation)> {
+        let raising = self.fence.raising.map(|(_, alarm)| alarm);
+        let life = |alarm: Alarm| match alarm.kind {
+            AlarmKind::Fenced(life) => Some((alarm.member, life)),
+            AlarmKind::NoSpace | AlarmKind::Corrupt => None,
+        };
+        self.fence.alarms.iter().copied().chain(raising).filter_map(life).collect()
+    }
+
+    /// Raises the alarm that ends a life. Consensus is told before: the step that appends the one may append a
+    /// configuration, too.
+    fn end_life(&mut self, alarm: Alarm, out: &mut Vec<Output>) {
+        self.fence.raising = Some((LogIndex(u64::MAX), alarm));
+        self.aim_again(out);
+        let is_proposed = self.leads() && self.propose_here(Command::RaiseAlarm(alarm), out);
+        self.fence.raising = is_proposed.then(|| (self.raft.status().last, alarm));
+        self.aim_again(out);
     }
 
     /// The applied state is another one now, with these alarms: what was said against the one before is settled.
@@ -170,6 +213,7 @@ impl Replica {
             Some(duty) if self.now >= self.fence.quiet => {
                 self.fence.quiet = self.now + self.config.raft.election_timeout;
                 match duty {
+                    Duty::EndLife(alarm) => self.end_life(alarm, out),
                     Duty::Propose(command) if self.leads() => _ = self.propose_here(command, out),
                     Duty::Propose(command) => self.proposals.offer(command),
                     Duty::StepDown | Duty::Stop => self.consensus(raft::Input::Transfer { to: None }, out),
@@ -205,9 +249,10 @@ impl Replica {
         match self.fence.verdict.filter(|_| self.leads())? {
             Verdict::Other { member, life } => {
                 let alarm = Alarm { kind: AlarmKind::Fenced(life), member };
-                let in_the_way = |on: &&Alarm| fenced(on) && (on.member != member || **on == alarm);
-                let may = !self.fence.alarms.iter().any(|on| in_the_way(&on)) && self.raft.has_quorum_without(member);
-                may.then_some(Duty::Propose(Command::RaiseAlarm(alarm)))
+                let in_the_way = |on: &Alarm| fenced(&on) && (on.member != member || *on == alarm);
+                let is_only_one = self.fence.raising.is_none() && !self.fence.alarms.iter().any(in_the_way);
+                let may = is_only_one && self.is_settled_in() && self.raft.has_quorum_without(member);
+                may.then_some(Duty::EndLife(alarm))
             }
             Verdict::Split if !is_on(AlarmKind::Corrupt) => {
                 let alarm = Alarm { kind: AlarmKind::Corrupt, member: NodeId(0) };
