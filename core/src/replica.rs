@@ -176,6 +176,8 @@ pub enum Input {
     },
     /// Hand leadership to whoever can take it: this member is about to stop.
     StepDown,
+    /// The applied state is damaged where it is stored. This life is to be ended, in its turn, once the others can do without.
+    Damaged,
     /// Nothing but time: `now` has reached [`Replica::deadline`].
     Wake,
 }
@@ -389,6 +391,7 @@ impl Replica {
                 self.snapshot_written(snapshot, sequence, generation, out);
             }
             Input::StepDown => self.consensus(raft::Input::Transfer { to: None }, out),
+            Input::Damaged => self.damage_found(),
             Input::Wake => {}
         }
         self.pass_time(out);
@@ -480,6 +483,7 @@ impl Replica {
                 self.snapshot_acked(from, snapshot, sequence, installed, out);
             }
             PeerMessage::Removed => self.told_removed(out),
+            PeerMessage::Damaged { life } => self.damage_heard(from, life),
         }
     }
 

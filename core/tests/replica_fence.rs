@@ -324,3 +324,101 @@ fn a_learner_whose_life_is_over_gets_no_vote_before_its_next_one() {
     cluster.run(10_000 * MILLI);
     cluster.is_well(&[leader, odd]);
 }
+
+impl Cluster {
+    /// Scrubs find these members' states damaged.
+    fn decay(&mut self, members: &[NodeId]) {
+        members.iter().for_each(|id| self.step(*id, Input::Damaged));
+    }
+
+    /// Those whose life is over come back, until there are none. Never is there more than one.
+    fn rebuild_all(&mut self) -> Vec<NodeId> {
+        let mut rebuilt = Vec::new();
+        for round in 0..10 {
+            self.run(10_000 * MILLI);
+            let over: Vec<NodeId> =
+                self.members.iter().filter(|(_, member)| member.fenced.is_some()).map(|it| *it.0).collect();
+            assert!(over.len() <= 1, "{over:?} at once");
+            over.iter().for_each(|id| self.rebuild(*id, Incarnation(100 + 10 * round + id.0)));
+            rebuilt.extend(over);
+        }
+        rebuilt
+    }
+}
+
+#[test]
+fn damaged_members_are_rebuilt_one_by_one_whoever_leads() {
+    let ids = [1, 2, 3].map(NodeId);
+    for damaged in [&ids[..1], &ids[1..2], &ids[..2], &ids[1..], &ids] {
+        let mut cluster = elected(3);
+        cluster.decay(damaged);
+        let mut rebuilt = cluster.rebuild_all();
+        rebuilt.sort();
+        assert_eq!(rebuilt, damaged);
+        cluster.is_well(&ids);
+    }
+}
+
+/// Its scrub counted voters, and so ended a life that the quorum needed.
+#[test]
+fn a_damaged_member_goes_on_while_another_is_down_or_catches_up() {
+    let mut cluster = elected(3);
+    let (leader, other, damaged) = cluster.three();
+    cluster.cut_off.insert(other);
+    cluster.run(2000 * MILLI);
+    cluster.decay(&[damaged]);
+    cluster.run(10_000 * MILLI);
+    assert_eq!((cluster.members[&damaged].fenced, alarms(&cluster, leader)), (None, vec![]));
+    // It is back with another disk, and receives nothing yet that would make it count.
+    cluster.rebuild(other, Incarnation(99));
+    cluster.members.get_mut(&other).expect("it is back").slow_disk = true;
+    cluster.cut_off.clear();
+    cluster.run(10_000 * MILLI);
+    assert_eq!((cluster.members[&damaged].fenced, alarms(&cluster, leader)), (None, vec![]));
+    cluster.members.get_mut(&other).expect("it is back").slow_disk = false;
+    cluster.write(other);
+    assert_eq!(cluster.rebuild_all(), [damaged]);
+    cluster.is_well(&[1, 2, 3].map(NodeId));
+}
+
+#[test]
+fn a_damaged_leader_without_a_quorum_beside_it_leads_on() {
+    let mut cluster = elected(3);
+    let (leader, other, _) = cluster.three();
+    cluster.cut_off.insert(other);
+    cluster.run(2000 * MILLI);
+    let term = cluster.members[&leader].replica.raft().status().term;
+    cluster.decay(&[leader]);
+    cluster.run(10_000 * MILLI);
+    assert_eq!((cluster.leader(), cluster.members[&leader].replica.raft().status().term), (leader, term));
+    cluster.cut_off.clear();
+    assert_eq!(cluster.rebuild_all(), [leader]);
+}
+
+#[test]
+fn damage_that_nobody_was_told_of_is_told_again() {
+    let mut cluster = elected(3);
+    let damaged = cluster.follower();
+    cluster.cut_off.insert(damaged);
+    cluster.decay(&[damaged]);
+    cluster.run(5000 * MILLI);
+    cluster.cut_off.clear();
+    assert_eq!(cluster.rebuild_all(), [damaged]);
+    cluster.is_well(&[1, 2, 3].map(NodeId));
+}
+
+#[test]
+fn a_damaged_member_that_is_always_needed_raises_corrupt_once() {
+    for count in [1, 2] {
+        let mut cluster = elected(count);
+        let damaged = NodeId(count);
+        let corrupt = Alarm { kind: AlarmKind::Corrupt, member: damaged };
+        cluster.decay(&[damaged]);
+        cluster.run(5000 * MILLI);
+        assert_eq!(alarms(&cluster, NodeId(1)), [corrupt]);
+        cluster.ask(cluster.leader(), Request::Command(Command::ClearAlarm(corrupt)));
+        cluster.run(5000 * MILLI);
+        assert_eq!(alarms(&cluster, NodeId(1)), [], "an administrator knows better");
+        assert_eq!(cluster.members[&damaged].fenced, None);
+    }
+}
