@@ -85,7 +85,7 @@ impl Raft {
         let config = self.log.config();
         let stays = |id: &NodeId| !target.removed.contains(id);
         let is_member = |id: &NodeId| config.voters.contains_key(id) || config.learners.contains_key(id);
-        let lasts = |id: NodeId, life: Incarnation| !target.ending.contains(&(id, life));
+        let lasts = |id: NodeId, life: Incarnation| !target.ending.contains(&(id, life)) || mutant::is_on(Mutant::H04);
         let promoted = |id: &NodeId, life: &Incarnation| {
             target.voters.contains(id) && lasts(*id, *life) && self.is_ready(*id, *life)
         };
