@@ -118,6 +118,7 @@ mutants! {
     H01 "what other members have applied is not compared",
     H02 "the alarm that a member was fenced stays on when it is back",
     H03 "what compaction has removed by now is part of the running hash",
+    H04 "a configuration is entered that needs a life which is about to be ended",
     K02 "the renewal of a lease that is gone succeeds",
     K03 "a new leader gives every lease its whole time again, whatever was written down",
     K08 "leases that run out are revoked on nobody's behalf",

@@ -176,6 +176,8 @@ pub enum Input {
     },
     /// Hand leadership to whoever can take it: this member is about to stop.
     StepDown,
+    /// The applied state is damaged where it is stored. This life is to be ended, in its turn, once the others can do without.
+    Damaged,
     /// Nothing but time: `now` has reached [`Replica::deadline`].
     Wake,
 }
@@ -389,6 +391,7 @@ impl Replica {
                 self.snapshot_written(snapshot, sequence, generation, out);
             }
             Input::StepDown => self.consensus(raft::Input::Transfer { to: None }, out),
+            Input::Damaged => self.damage_found(),
             Input::Wake => {}
         }
         self.pass_time(out);
@@ -480,6 +483,7 @@ impl Replica {
                 self.snapshot_acked(from, snapshot, sequence, installed, out);
             }
             PeerMessage::Removed => self.told_removed(out),
+            PeerMessage::Damaged { life } => self.damage_heard(from, life),
         }
     }
 
@@ -555,6 +559,7 @@ impl Replica {
         }
         if before.role == Role::Leader && status.role != Role::Leader {
             self.leases.demote();
+            self.demote_fence();
             self.drop_senders(out);
         }
         out.push(Output::Changed(status));
@@ -583,12 +588,10 @@ impl Replica {
             self.members_changed(members, out);
         }
         self.readable(out);
+        self.alarms_applied(applied.index, applied.alarms, out);
         self.consensus(raft::Input::Applied { index: applied.index, durable }, out);
         let told = self.hashes.applied(&applied.hashes);
         self.tell_hashes(told, false, out);
-        if let Some(alarms) = applied.alarms {
-            self.alarms_changed(alarms);
-        }
     }
 
     fn restored(&mut self, index: LogIndex, leases: &[LeaseRecord], members: &Arc<Members>, out: &mut Vec<Output>) {

@@ -8,18 +8,18 @@ use std::time::Duration;
 
 use quorate_core::auth::Author;
 use quorate_core::command::{Command, Envelope, Origin, Outcome};
-use quorate_core::entry::{Entry, Payload, Standing};
+use quorate_core::entry::{Entry, Payload};
 use quorate_core::error::Error;
 use quorate_core::format::codec;
 use quorate_core::raft;
-use quorate_core::replica::{AutoCompaction, Config, Input, PeerMessage, Replica, Request, Response};
+use quorate_core::replica::{AutoCompaction, Config, Input, PeerMessage, Request, Response};
 use quorate_core::request::{Member as Info, *};
-use quorate_core::rows::{MemRows, RowWrite};
+use quorate_core::rows::MemRows;
 use quorate_core::store::{Members, Store};
 use quorate_core::{Blob, Incarnation, LeaseId, LogIndex, NodeId, RequestId, Term, Ttl};
-use support::{Cluster, MILLI, put, recovered};
+use support::{Cluster, MILLI, put};
 
-/// Members compact by themselves, and some tests make their states differ.
+/// Members compact by themselves.
 fn config(member: u64) -> Config {
     Config { auto_compaction: Some(AutoCompaction::revisions(100)), ..support::config(member) }
 }
@@ -50,9 +50,7 @@ impl Cluster {
 }
 
 fn with(count: u64, config: impl Fn(u64) -> Config) -> Cluster {
-    let mut cluster = Cluster::with(count, config, &recorded(count));
-    cluster.may_differ = true;
-    cluster
+    Cluster::with(count, config, &recorded(count))
 }
 
 fn elected(count: u64) -> Cluster {
@@ -207,168 +205,6 @@ fn leadership_moves_on_request_and_only_from_the_leader() {
     assert_eq!(cluster.answer(leader, unknown), Some(&Err(Error::BadLeaderTransferee)));
     assert_eq!(cluster.answer(leader, right), Some(&Ok(Response::Transferred)));
     assert_eq!(cluster.leader(), follower);
-}
-
-/// A bit of the value of `k` flips in what `at` has applied; then a txn decides on it, everywhere.
-fn decide_on_a_flipped_bit(cluster: &mut Cluster, at: NodeId) {
-    let leader = cluster.leader();
-    cluster.ask(leader, put("k", "v"));
-    cluster.run(100 * MILLI);
-    let member = cluster.members.get_mut(&at).expect("a member");
-    let (key, _) = member.rows.iter().filter(|(key, _)| key[0] == 0x20).last().expect("the value's row");
-    let write = RowWrite { key: Blob::copy(key), value: Some("w".into()) };
-    member.rows.write(&[write]);
-    let op = |key: &'static str| match put(key, "1") {
-        Request::Command(Command::Put(put)) => RequestOp::Put(put),
-        _ => unreachable!(),
-    };
-    let target = CompareTarget::Value("v".into());
-    let compare = Compare { range: KeyRange::Key("k".into()), result: CompareResult::Equal, target };
-    let txn = TxnRequest { compare: vec![compare], success: vec![op("then")], failure: vec![op("else")] };
-    cluster.ask(leader, Request::Command(Command::Txn(txn)));
-}
-
-fn alarms(cluster: &Cluster, at: NodeId) -> Vec<Alarm> {
-    cluster.members[&at].store.view().alarms().collect()
-}
-
-impl Cluster {
-    /// The member comes back as one whose disk was lost.
-    fn rebuild(&mut self, at: NodeId, life: Incarnation) {
-        let voters = self.members.keys().map(|id| (*id, Incarnation(0))).collect();
-        let recovered = recovered(at, life, voters, Standing::Amnesiac);
-        let config = Config { session: Incarnation(life.0 + 5000), ..config(at.0) };
-        let member = self.members.get_mut(&at).expect("a member");
-        member.replica = Replica::new(config, recovered, LogIndex(0), &[], Arc::default(), self.now);
-        member.rows = MemRows::default();
-        member.store = Store::load(at, &member.rows).expect("no rows are an empty store");
-        (member.suspected, member.fenced) = (None, None);
-        member.writes.clear();
-    }
-}
-
-#[test]
-fn a_member_whose_state_differs_is_fenced_within_a_second_and_returns_rebuilt() {
-    for is_leader in [false, true] {
-        let mut cluster = elected(3);
-        let odd = if is_leader { cluster.leader() } else { cluster.follower() };
-        let since = cluster.now;
-        decide_on_a_flipped_bit(&mut cluster, odd);
-        cluster.run(3000 * MILLI);
-        let member = &cluster.members[&odd];
-        let (suspected, fenced) = (member.suspected.expect("it noticed"), member.fenced.expect("it was told"));
-        assert!(suspected < since + 1000 * MILLI, "noticed after {:?}", suspected.since(since));
-        assert!(suspected <= fenced && (is_leader || fenced < since + 1000 * MILLI), "{:?}", fenced.since(since));
-        for (id, member) in cluster.members.iter().filter(|(id, _)| **id != odd) {
-            assert_eq!((member.suspected, member.fenced), (None, None), "{id}");
-            let kind = AlarmKind::Fenced(Incarnation(odd.0));
-            assert_eq!(alarms(&cluster, *id), [Alarm { kind, member: odd }]);
-        }
-        // It serves nobody; the others go on.
-        let refused = cluster.ask(odd, Request::ReadIndex);
-        assert_eq!(cluster.answer(odd, refused), Some(&Err(Error::Stopped)));
-        let leader = cluster.members.keys().find(|id| **id != odd && cluster.value(**id, "then").is_some());
-        let leader = *leader.expect("both have it");
-        let id = cluster.ask(leader, put("k", "x"));
-        cluster.run(2000 * MILLI);
-        assert!(matches!(cluster.answer(leader, id), Some(Ok(_))));
-
-        cluster.rebuild(odd, Incarnation(99));
-        cluster.run(10_000 * MILLI);
-        assert_eq!(cluster.members[&odd].replica.status().standing, Standing::Trusted);
-        assert_eq!(cluster.members[&odd].fenced, None, "the alarm names its former life");
-        assert_eq!(cluster.members[&odd].replica.status().config.voters[&odd], Incarnation(99));
-        for id in cluster.members.keys() {
-            assert_eq!(alarms(&cluster, *id), [], "cleared by {odd}, seen by {id}");
-            assert_eq!(cluster.value(*id, "k"), Some("x".into()));
-            assert_eq!(cluster.value(*id, "else"), None);
-            assert_eq!(cluster.members[id].store.hash(), cluster.members[&odd].store.hash());
-        }
-        let id = cluster.ask(odd, put("k", "y"));
-        cluster.run(1000 * MILLI);
-        assert!(matches!(cluster.answer(odd, id), Some(Ok(_))), "it serves again");
-    }
-}
-
-/// Whoever leads goes on asking a silent member about the same point; a new one does not wait for its answer.
-#[test]
-fn a_silent_member_does_not_delay_that_a_difference_is_noticed() {
-    for wait in (0..2000).step_by(250) {
-        let mut cluster = elected(5);
-        let leader = cluster.leader();
-        let mut others = cluster.members.keys().copied().filter(|id| *id != leader);
-        let (silent, odd) = (others.next().expect("five"), others.next().expect("five"));
-        cluster.cut_off.insert(silent);
-        cluster.ask(leader, put("k", "v"));
-        cluster.run((5000 + wait) * MILLI);
-        let since = cluster.now;
-        decide_on_a_flipped_bit(&mut cluster, odd);
-        cluster.run(3000 * MILLI);
-        let suspected = cluster.members[&odd].suspected.expect("it noticed");
-        assert!(suspected < since + 1000 * MILLI, "{wait}: noticed after {:?}", suspected.since(since));
-    }
-}
-
-#[test]
-fn a_member_without_which_there_is_no_quorum_keeps_its_log() {
-    let mut cluster = elected(3);
-    let odd = cluster.follower();
-    let leader = cluster.leader();
-    let third = *cluster.members.keys().find(|id| **id != odd && **id != leader).expect("three");
-    decide_on_a_flipped_bit(&mut cluster, odd);
-    // The third member applies the txn, tells its hash to those two only in part, and is gone.
-    while let Some((from, to, message)) = cluster.mail.pop_front() {
-        cluster.step(to, Input::Receive { from, message });
-    }
-    cluster.run(200 * MILLI);
-    cluster.cut_off.insert(third);
-    cluster.run(5000 * MILLI);
-    assert_eq!(cluster.members[&odd].fenced, None);
-    assert_eq!(alarms(&cluster, leader), []);
-    cluster.cut_off.clear();
-    cluster.run(5000 * MILLI);
-    assert!(cluster.members[&odd].fenced.is_some(), "once there are enough others, it is");
-}
-
-/// Found by the simulator: a suspect clears no alarm, and while one was on no other was raised, so it stayed wrong for
-/// ever.
-#[test]
-fn a_member_that_goes_wrong_again_before_it_clears_its_alarm_is_fenced_again() {
-    let mut cluster = elected(3);
-    let odd = cluster.follower();
-    cluster.mute.insert(odd);
-    decide_on_a_flipped_bit(&mut cluster, odd);
-    cluster.run(1000 * MILLI);
-    assert!(cluster.members[&odd].suspected.is_some(), "it alone knows");
-    let former = Alarm { kind: AlarmKind::Fenced(Incarnation(99)), member: odd };
-    cluster.ask(cluster.leader(), Request::Command(Command::RaiseAlarm(former)));
-    cluster.run(1000 * MILLI);
-    assert_eq!(alarms(&cluster, odd), [former], "it does not clear it");
-    cluster.mute.clear();
-    cluster.ask(cluster.leader(), put("k", "w"));
-    cluster.run(5000 * MILLI);
-    assert!(cluster.members[&odd].fenced.is_some());
-    cluster.rebuild(odd, Incarnation(100));
-    cluster.run(10_000 * MILLI);
-    for id in cluster.members.keys() {
-        assert_eq!(alarms(&cluster, *id), [], "both cleared by {odd}, seen by {id}");
-    }
-}
-
-#[test]
-fn without_a_majority_nobody_is_rebuilt_and_nothing_is_changed() {
-    let mut cluster = elected(2);
-    let odd = cluster.follower();
-    decide_on_a_flipped_bit(&mut cluster, odd);
-    cluster.run(2000 * MILLI);
-    let leader = cluster.leader();
-    for (id, member) in &cluster.members {
-        assert_eq!((member.suspected, member.fenced), (None, None), "{id}");
-        assert_eq!(alarms(&cluster, *id), [Alarm { kind: AlarmKind::Corrupt, member: NodeId(0) }]);
-    }
-    let id = cluster.ask(leader, put("k", "x"));
-    cluster.run(500 * MILLI);
-    assert_eq!(cluster.answer(leader, id), Some(&Err(Error::Corrupt)));
 }
 
 #[test]

@@ -6,12 +6,10 @@ use std::io::{self, Read as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_core::auth::Author;
-use quorate_core::command::Command;
 use quorate_core::entry::{FEATURE_LEVEL, Identity};
 use quorate_core::format::wal::Damage;
 use quorate_core::replica::{self, Replica, Request};
-use quorate_core::request::{Alarm, AlarmKind, Member as MemberInfo};
+use quorate_core::request::Member as MemberInfo;
 use quorate_core::store::TooNew;
 use quorate_core::{Incarnation, Instant, LogIndex, NodeId, raft, watch};
 use quorate_tls::Connector;
@@ -145,7 +143,7 @@ pub async fn launch(config: &Config, fenced: bool) -> Result<Running, LaunchErro
         recovered => recovered,
     };
     let (booted, applier) = recovered?;
-    let peer::Identity { cluster, member, incarnation: life } = identity(&booted);
+    let peer::Identity { cluster, member, .. } = identity(&booted);
     if applier.members().is_removed(member) && boot::is_removed(&booted.recovered, applier.applied()) {
         data_dir.mark_removed()?;
         return Err(LaunchError::Removed);
@@ -168,7 +166,7 @@ pub async fn launch(config: &Config, fenced: bool) -> Result<Running, LaunchErro
 
     let server = Arc::new(Server { member: member.clone(), settings: settings(config), metrics, authenticator });
     let mut servers = JoinSet::new();
-    let scrub = tokio::spawn(scrub(Arc::clone(&server), life, config.scrub_interval)).abort_handle();
+    let scrub = tokio::spawn(scrub(Arc::clone(&server), config.scrub_interval)).abort_handle();
     for (listener, security) in peer_listeners {
         info!(address = address(&listener), "serving peer traffic");
         servers.spawn(http::serve(listener, security, Tuning::default(), peer::router(&server, &directory)));
@@ -272,36 +270,18 @@ fn address(listener: &TcpListener) -> String {
     listener.local_addr().map_or_else(|_| String::new(), |address| address.to_string())
 }
 
-/// Reads everything on disk once an interval, for as long as the member runs, and has the member fenced if bits have
-/// rotted. If nobody can restore it, the CORRUPT alarm is raised in its name.
-async fn scrub(server: Arc<Server<Rows>>, life: Incarnation, interval: Duration) {
+/// Reads everything on disk once an interval, for as long as the member runs. If bits have rotted, the member is told, and
+/// sees to it that its life is ended or, if nobody can restore it, the CORRUPT alarm raised.
+async fn scrub(server: Arc<Server<Rows>>, interval: Duration) {
     loop {
         tokio::time::sleep(interval).await;
         match server.member.verify().await {
-            Ok(()) => continue,
-            Err(BackendError::Failed(why)) => {
-                warn!(error = why, "the applied state on disk cannot be verified");
-                continue;
+            Ok(()) => {}
+            Err(BackendError::Failed(why)) => warn!(error = why, "the applied state on disk cannot be verified"),
+            Err(BackendError::Damaged(damage)) => {
+                error!(error = damage, "the applied state on disk is damaged");
+                server.member.damaged();
             }
-            Err(BackendError::Damaged(damage)) => error!(error = damage, "the applied state on disk is damaged"),
-        }
-        let member = server.settings.responder.member;
-        loop {
-            let is_restorable = boot::is_restorable(&server.member.status().raft.config, member);
-            let is_another_fenced = server
-                .member
-                .published()
-                .view
-                .alarms()
-                .any(|alarm| matches!(alarm.kind, AlarmKind::Fenced(_)) && alarm.member != member);
-            if !is_another_fenced {
-                let kind = if is_restorable { AlarmKind::Fenced(life) } else { AlarmKind::Corrupt };
-                let raise = Command::RaiseAlarm(Alarm { kind, member });
-                if server.member.request(Request::CommandBy(Author::Member, raise)).await.is_ok() {
-                    return;
-                }
-            }
-            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 }

@@ -262,6 +262,12 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
         answered.await.unwrap_or(Ok(())) // The member stopped first.
     }
 
+    /// What is on disk was found to be something else: this life is to be ended, see [`Member::fenced`], once the others can
+    /// do without it.
+    pub fn damaged(&self) {
+        self.shared.tell([ToDriver::Event(Event::Input(replica::Input::Damaged))]);
+    }
+
     /// The member's clock.
     #[must_use]
     pub fn now(&self) -> Instant {

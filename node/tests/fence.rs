@@ -275,6 +275,24 @@ async fn a_bit_that_rots_at_rest_is_found_by_the_scrub() {
     comes_back(&mut nodes, 1).await;
 }
 
+/// The scrub counted voters once, and ended a life that the quorum needed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_with_rotten_bits_goes_on_while_another_is_down() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut nodes = started(&folder, &[("--snapshot-count", "1"), ("--corrupt-check-time", "1s")]);
+    nodes[1].kill();
+    rot(&nodes, 2).await;
+    // A compaction that met the damage would end the process: nothing is written meanwhile.
+    let is_found = async || nodes[2].log().contains("the applied state on disk is damaged");
+    wait_for("the damage is not found", &nodes[2], is_found).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(!nodes[2].log().contains("new life") && !nodes[2].has_ended(), "{}", nodes[2].log());
+    assert!(alarms(&nodes[0]).await.is_empty());
+    nodes[1].start();
+    nodes[1].wait_ready(2);
+    returns(&mut nodes, 2).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_whose_process_ended_at_rotten_bits_comes_back_without_them() {
     let folder = tempfile::tempdir().unwrap();

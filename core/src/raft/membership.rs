@@ -204,6 +204,12 @@ impl Raft {
             })
     }
 
+    /// Whether the others are enough for a quorum, were they all here.
+    #[must_use]
+    pub fn could_do_without(&self, id: NodeId) -> bool {
+        is_quorum(self.log.config(), |other, _| other != id)
+    }
+
     /// Has the new standing written; it is taken up once that is durable.
     fn become_standing(&mut self, standing: Standing, genesis: Option<Configuration>) {
         assert!(self.becoming.is_none(), "two changes of standing at once");

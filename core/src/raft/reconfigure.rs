@@ -9,7 +9,8 @@
 //! 3. once it keeps up, a joint configuration gives it its vote; whoever is removed loses theirs by the same one;
 //! 4. when that is committed, the leader leaves it, whichever leader that is.
 //!
-//! No joint configuration is entered whose new voters hold no quorum that this leader hears and counts.
+//! No joint configuration is entered whose new voters hold no quorum that this leader hears and counts. A life that is about
+//! to be ended ([`Target::ending`]) does not count: were its end applied first, nothing would be committed any more.
 //!
 //! So a voter that was added and never started does not weaken a quorum, and a dead member can be replaced by one joint
 //! change. A leader that is removed leads until the configuration without it is committed. Whoever was removed is told so
@@ -40,6 +41,8 @@ pub struct Target {
     pub learners: BTreeSet<NodeId>,
     /// Those who should leave. A member in none of the three sets is left alone.
     pub removed: BTreeSet<NodeId>,
+    /// Lives that are over, or will be once what this log holds is applied: no configuration is entered that needs one.
+    pub ending: BTreeSet<(NodeId, Incarnation)>,
 }
 
 impl Raft {
@@ -82,7 +85,10 @@ impl Raft {
         let config = self.log.config();
         let stays = |id: &NodeId| !target.removed.contains(id);
         let is_member = |id: &NodeId| config.voters.contains_key(id) || config.learners.contains_key(id);
-        let promoted = |id: &NodeId, life: &Incarnation| target.voters.contains(id) && self.is_ready(*id, *life);
+        let lasts = |id: NodeId, life: Incarnation| !target.ending.contains(&(id, life)) || mutant::is_on(Mutant::H04);
+        let promoted = |id: &NodeId, life: &Incarnation| {
+            target.voters.contains(id) && lasts(*id, *life) && self.is_ready(*id, *life)
+        };
         let is_promotion_due = || config.learners.iter().any(|(id, life)| stays(id) && promoted(id, life));
         let wanted = target.voters.iter().chain(&target.learners).filter(|id| stays(id));
         if wanted.clone().all(is_member) && !target.removed.iter().any(is_member) && !is_promotion_due() {
@@ -93,7 +99,7 @@ impl Raft {
         let mut voters = config.voters.clone();
         voters.retain(|id, _| stays(id));
         voters.extend(next.learners.iter().filter(|(id, life)| promoted(id, life)));
-        if voters != config.voters && self.can_decide(&voters) {
+        if voters != config.voters && self.can_decide(&voters, lasts) {
             next.learners.retain(|id, _| !voters.contains_key(id));
             next.outgoing = core::mem::replace(&mut next.voters, voters);
         }
@@ -101,14 +107,16 @@ impl Raft {
         (next != *config).then_some(next)
     }
 
-    /// Whether this leader hears a quorum of `voters` that counts.
-    fn can_decide(&self, voters: &BTreeMap<NodeId, Incarnation>) -> bool {
+    /// Whether this leader hears a quorum of `voters` that counts, of lives that last.
+    fn can_decide(&self, voters: &BTreeMap<NodeId, Incarnation>, lasts: impl Fn(NodeId, Incarnation) -> bool) -> bool {
         if mutant::is_on(Mutant::R20) {
             return true;
         }
         let is_alive = |progress: &Progress| self.now < progress.heard + self.config.election_timeout;
         let config = Configuration { voters: voters.clone(), ..Configuration::default() };
-        is_quorum(&config, |id, life| self.is_self(id, life) || self.counted(id, life).is_some_and(is_alive))
+        is_quorum(&config, |id, life| {
+            lasts(id, life) && (self.is_self(id, life) || self.counted(id, life).is_some_and(is_alive))
+        })
     }
 
     /// Whether `id` can vote without holding anything up: its life is the configured one, trusted, here, and keeps up.

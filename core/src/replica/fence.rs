@@ -9,11 +9,21 @@
 //! 4. Trusted again, it clears the alarm that names its former life. If it was removed meanwhile, the leader does. If its
 //!    state went wrong again before it did, that alarm does not stand in the way of the next one: it is about it, too.
 //!
+//! From before that alarm is in the log until it is cleared, no configuration is entered that needs the life it names
+//! ([`raft::Target::ending`]). A leader knows all such alarms: it aims at a configuration, and raises an alarm, only once it
+//! has applied what was in its log when it was elected.
+//!
+//! A member that finds its state damaged where it is stored is no suspect: it serves what it has in memory, and can still read.
+//! It says so to all others, again and again since messages are lost and leaders change; who leads ends its life in the same
+//! way and under the same conditions. A leader that is damaged itself ends the others' first, then gives leadership away.
+//! Where the others are too few for a quorum, were they all there, it raises CORRUPT in its own name.
+//!
 //! A suspect whose hash the leader never heard may fall behind the log and get a snapshot: then it is none any more.
 //!
 //! Without a majority nobody knows who is right: the leader raises CORRUPT for no member in particular, and nothing is
 //! changed any more.
 
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -24,7 +34,7 @@ use crate::entry::Standing;
 use crate::error::Error;
 use crate::mutant::{self, Mutant};
 use crate::request::{Alarm, AlarmKind};
-use crate::{Instant, LogIndex, NodeId};
+use crate::{Incarnation, Instant, LogIndex, NodeId};
 
 /// A leader that has applied something names a point of comparison this often.
 const COMPARE_INTERVAL: Duration = Duration::from_millis(500);
@@ -35,10 +45,20 @@ const ASK_INTERVAL: Duration = Duration::from_secs(2);
 pub(super) struct Fence {
     /// The alarms that are on, as far as applied here.
     alarms: Vec<Alarm>,
+    /// The alarm that this leader is ending a life with, until its log is applied up to here.
+    raising: Option<(LogIndex, Alarm)>,
     /// What the hashes say, unless it has been dealt with.
     verdict: Option<Verdict>,
     /// This member's state is wrong.
     is_suspect: bool,
+    /// This member's state is damaged where it is stored.
+    is_damaged: bool,
+    /// When it says so next.
+    report: Instant,
+    /// CORRUPT was raised for that, and if somebody clears it, it is not raised again.
+    is_corrupt_known: bool,
+    /// Those who said so of theirs, and of which life.
+    damaged: BTreeMap<NodeId, Incarnation>,
     /// The last point that was named.
     compared: LogIndex,
     /// Everyone has told its hash there.
@@ -53,9 +73,23 @@ pub(super) struct Fence {
 
 impl Fence {
     pub(super) fn new(now: Instant) -> Self {
-        let (alarms, verdict, is_suspect) = (Vec::new(), None, false);
+        let (alarms, raising, verdict, is_suspect) = (Vec::new(), None, None, false);
         let (compared, is_complete) = (LogIndex(0), true);
-        Self { alarms, verdict, is_suspect, compared, is_complete, compare: now, ask: now, quiet: now }
+        Self {
+            alarms,
+            raising,
+            verdict,
+            is_suspect,
+            is_damaged: false,
+            report: now,
+            is_corrupt_known: false,
+            damaged: BTreeMap::new(),
+            compared,
+            is_complete,
+            compare: now,
+            ask: now,
+            quiet: now,
+        }
     }
 
     pub(super) fn is_suspect(&self) -> bool {
@@ -69,7 +103,9 @@ enum Duty {
     Stop,
     /// Give leadership away.
     StepDown,
-    /// Raise or clear an alarm.
+    /// Raise the alarm that names a life.
+    EndLife(Alarm),
+    /// Raise or clear another one.
     Propose(Command),
 }
 
@@ -82,12 +118,48 @@ impl Replica {
             }
         }
         self.fence.alarms = alarms;
+        self.note_corrupt();
         self.fence.verdict = self.hashes.verdict(self.member, &self.status.config);
+    }
+
+    /// Everything up to `index` is applied, and if the alarms are other ones now, these are on.
+    pub(super) fn alarms_applied(&mut self, index: LogIndex, alarms: Option<Vec<Alarm>>, out: &mut Vec<Output>) {
+        let is_raised = self.fence.raising.take_if(|(last, _)| *last <= index).is_some();
+        if is_raised || alarms.is_some() {
+            alarms.into_iter().for_each(|alarms| self.alarms_changed(alarms));
+            self.aim_again(out);
+        }
+    }
+
+    /// This member leads no more.
+    pub(super) fn demote_fence(&mut self) {
+        self.fence.raising = None;
+    }
+
+    /// Lives that are over, or will be once what this leader's log holds is applied.
+    pub(super) fn ending(&self) -> BTreeSet<(NodeId, Incarnation)> {
+        let raising = self.fence.raising.map(|(_, alarm)| alarm);
+        let life = |alarm: Alarm| match alarm.kind {
+            AlarmKind::Fenced(life) => Some((alarm.member, life)),
+            AlarmKind::NoSpace | AlarmKind::Corrupt => None,
+        };
+        self.fence.alarms.iter().copied().chain(raising).filter_map(life).collect()
+    }
+
+    /// Raises the alarm that ends a life. Consensus is told before: the step that appends the one may append a
+    /// configuration, too.
+    fn end_life(&mut self, alarm: Alarm, out: &mut Vec<Output>) {
+        self.fence.raising = Some((LogIndex(u64::MAX), alarm));
+        self.aim_again(out);
+        let is_proposed = self.leads() && self.propose_here(Command::RaiseAlarm(alarm), out);
+        self.fence.raising = is_proposed.then(|| (self.raft.status().last, alarm));
+        self.aim_again(out);
     }
 
     /// The applied state is another one now, with these alarms: what was said against the one before is settled.
     pub(super) fn state_replaced(&mut self, alarms: Vec<Alarm>, out: &mut Vec<Output>) {
         self.hashes.forget_ours();
+        self.fence.is_damaged = false;
         self.alarms_changed(alarms);
         if core::mem::take(&mut self.fence.is_suspect) {
             out.push(Output::Unsuspected);
@@ -123,6 +195,30 @@ impl Replica {
         }
     }
 
+    /// [`super::Input::Damaged`]
+    pub(super) fn damage_found(&mut self) {
+        self.fence.is_damaged = true;
+        self.note_corrupt();
+    }
+
+    fn note_corrupt(&mut self) {
+        let own = Alarm { kind: AlarmKind::Corrupt, member: self.member };
+        self.fence.is_corrupt_known |= self.fence.is_damaged && self.fence.alarms.contains(&own);
+    }
+
+    /// [`PeerMessage::Damaged`]
+    pub(super) fn damage_heard(&mut self, from: NodeId, life: Incarnation) {
+        let config = &self.status.config;
+        self.fence.damaged.insert(from, life);
+        self.fence.damaged.retain(|id, life| config.members().any(|member| member == (*id, *life)));
+    }
+
+    /// When this member says that its state is damaged. Before it is trusted it has no life that could be ended.
+    fn report(&self) -> Instant {
+        let is_due = self.fence.is_damaged && self.status.standing == Standing::Trusted;
+        if is_due { self.fence.report } else { Instant::FAR }
+    }
+
     fn refuse_waiting(&mut self, out: &mut Vec<Output>) {
         for id in self.waits.close_all() {
             self.forget(id);
@@ -143,11 +239,11 @@ impl Replica {
 
     /// When [`Replica::run_fence`] has something to do.
     pub(super) fn fence_deadline(&self) -> Instant {
-        let compare = self.comparison();
+        let speech = self.comparison().min(self.report());
         match self.duty() {
             Some(Duty::Stop) => self.now,
-            Some(_) => compare.min(self.fence.quiet),
-            None => compare,
+            Some(_) => speech.min(self.fence.quiet),
+            None => speech,
         }
     }
 
@@ -161,6 +257,12 @@ impl Replica {
             let point = self.hashes.name();
             self.tell_hashes(point.into_iter().collect(), true, out);
         }
+        if self.now >= self.report() {
+            self.fence.report = self.now + ASK_INTERVAL;
+            let life = self.raft.identity().incarnation;
+            let messages = self.peers().into_iter().map(|to| (to, PeerMessage::Damaged { life }));
+            out.extend(messages.map(|(to, message)| Output::Send { to, message }));
+        }
         match self.duty() {
             Some(Duty::Stop) => {
                 self.fenced = true;
@@ -170,6 +272,7 @@ impl Replica {
             Some(duty) if self.now >= self.fence.quiet => {
                 self.fence.quiet = self.now + self.config.raft.election_timeout;
                 match duty {
+                    Duty::EndLife(alarm) => self.end_life(alarm, out),
                     Duty::Propose(command) if self.leads() => _ = self.propose_here(command, out),
                     Duty::Propose(command) => self.proposals.offer(command),
                     Duty::StepDown | Duty::Stop => self.consensus(raft::Input::Transfer { to: None }, out),
@@ -202,18 +305,40 @@ impl Replica {
         if let Some(&orphan) = self.fence.alarms.iter().find(is_gone).filter(|_| self.leads()) {
             return Some(Duty::Propose(Command::ClearAlarm(orphan)));
         }
-        match self.fence.verdict.filter(|_| self.leads())? {
-            Verdict::Other { member, life } => {
-                let alarm = Alarm { kind: AlarmKind::Fenced(life), member };
-                let in_the_way = |on: &&Alarm| fenced(on) && (on.member != member || **on == alarm);
-                let may = !self.fence.alarms.iter().any(|on| in_the_way(&on)) && self.raft.has_quorum_without(member);
-                may.then_some(Duty::Propose(Command::RaiseAlarm(alarm)))
-            }
-            Verdict::Split if !is_on(AlarmKind::Corrupt) => {
-                let alarm = Alarm { kind: AlarmKind::Corrupt, member: NodeId(0) };
-                Some(Duty::Propose(Command::RaiseAlarm(alarm)))
-            }
-            Verdict::Wrong { .. } | Verdict::Split => None,
+        let corrupt = |member| Alarm { kind: AlarmKind::Corrupt, member };
+        let is_lost = || self.raft.is_config_settled() && !self.raft.could_do_without(self.member);
+        if self.fence.is_damaged && !self.fence.is_corrupt_known && is_lost() {
+            return Some(Duty::Propose(Command::RaiseAlarm(corrupt(self.member))));
         }
+        if !self.leads() {
+            return None;
+        }
+        let odd = match self.fence.verdict {
+            None => None,
+            Some(Verdict::Other { member, life }) => Some((member, life)),
+            Some(Verdict::Split) if !is_on(AlarmKind::Corrupt) => {
+                return Some(Duty::Propose(Command::RaiseAlarm(corrupt(NodeId(0)))));
+            }
+            Some(Verdict::Wrong { .. } | Verdict::Split) => return None,
+        };
+        let damaged = self.fence.damaged.iter().map(|(id, life)| (*id, *life));
+        let is_configured = |it: &(NodeId, Incarnation)| self.status.config.members().any(|member| member == *it);
+        let mut alarms = odd
+            .into_iter()
+            .chain(damaged.filter(is_configured))
+            .map(|(member, life)| Alarm { kind: AlarmKind::Fenced(life), member });
+        if let Some(alarm) = alarms.find(|alarm| self.may_end(*alarm)) {
+            return Some(Duty::EndLife(alarm));
+        }
+        let own = Alarm { kind: AlarmKind::Fenced(life), member: self.member };
+        (self.fence.is_damaged && self.may_end(own)).then_some(Duty::StepDown)
+    }
+
+    /// Whether the life that `alarm` names may be ended: no other one is, and a quorum lives without it.
+    fn may_end(&self, alarm: Alarm) -> bool {
+        let in_the_way =
+            |on: &Alarm| matches!(on.kind, AlarmKind::Fenced(_)) && (on.member != alarm.member || *on == alarm);
+        let is_only_one = self.fence.raising.is_none() && !self.fence.alarms.iter().any(in_the_way);
+        is_only_one && self.is_settled_in() && self.raft.has_quorum_without(alarm.member)
     }
 }

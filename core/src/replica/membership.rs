@@ -35,7 +35,7 @@ pub(super) struct Membership {
     surveyed: Vec<(RequestId, Survey)>,
     /// Those of `asked` that are applied, and what to answer once consensus has followed.
     done: Vec<(RequestId, Vec<Member>)>,
-    /// The leadership that was last told the target, and that last proposed the founders.
+    /// The leadership that was last told the target as it is now, and that last proposed the founders.
     aimed: Option<Term>,
     founded: Option<Term>,
     /// The term of the last applied entry: records older than a leadership are not what it should aim at.
@@ -179,9 +179,20 @@ impl Replica {
         }
     }
 
+    /// The lives that are about to be ended changed. The leader's consensus knows at once, before another step of it.
+    pub(super) fn aim_again(&mut self, out: &mut Vec<Output>) {
+        self.membership.aimed = None;
+        self.aim(out);
+    }
+
+    /// Whether this leader has applied an entry of its own term, and so everything that was in its log when that began.
+    pub(super) fn is_settled_in(&self) -> bool {
+        self.leads() && self.membership.applied == self.status.term
+    }
+
     fn aim(&mut self, out: &mut Vec<Output>) {
         let term = self.status.term;
-        if !self.leads() || self.membership.aimed == Some(term) || self.membership.applied != term {
+        if self.membership.aimed == Some(term) || !self.is_settled_in() {
             return;
         }
         let founders = self.unrecorded();
@@ -193,7 +204,7 @@ impl Replica {
             self.membership.founded = Some(term);
         }
         self.membership.aimed = Some(term);
-        let target = self.membership.known.target();
+        let target = raft::Target { ending: self.ending(), ..self.membership.known.target() };
         self.consensus(raft::Input::Target(target), out);
     }
 

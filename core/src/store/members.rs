@@ -48,7 +48,8 @@ impl Members {
     #[must_use]
     pub fn target(&self) -> Target {
         let ids = |learner| self.iter().filter(move |member| member.is_learner == learner).map(|member| member.id);
-        Target { voters: ids(false).collect(), learners: ids(true).collect(), removed: self.removed.clone() }
+        let (voters, learners) = (ids(false).collect(), ids(true).collect());
+        Target { voters, learners, removed: self.removed.clone(), ending: BTreeSet::new() }
     }
 
     fn voters(&self) -> impl Iterator<Item = &Member> {

@@ -2,10 +2,12 @@
 //!
 //! An administrator is a careful one. It removes nobody, and no disk is lost or rots, if the voters that remain could then
 //! be without a quorum that remembers, whatever of what was asked for takes effect ([`World::is_safe`]): all that goes
-//! wrong is the cluster's fault.
+//! wrong is the cluster's fault. Of a life that an alarm has ended it knows nothing: whoever else is asked to go then, the
+//! cluster has to wait with that until it is safe.
 
 use std::collections::BTreeMap;
 
+use quorate_core::request::{Alarm, AlarmKind};
 use quorate_core::{Incarnation, LogIndex, NodeId};
 use quorate_node::status::Status;
 use quorate_node::wal;
@@ -379,16 +381,28 @@ impl World {
         self.machine_of(id).map(|machine| &self.machines[machine]).is_none_or(|it| !it.trusted || it.wrong.accused)
     }
 
+    /// Whether the alarm is on that ends this life. What is asked for from now on comes behind it in the log, and so no
+    /// configuration may be entered on its behalf that needs this life.
+    fn is_ended(&self, id: NodeId, life: Incarnation) -> bool {
+        let alarm = Alarm { kind: AlarmKind::Fenced(life), member: id };
+        let mut processes = self.machines.iter().filter_map(|machine| machine.process.as_ref());
+        processes.any(|process| process.published().view.alarms().any(|on| on == alarm))
+    }
+
     /// Whether the voters of every configuration that may be in force have a quorum that remembers, if `lost` forgets now
-    /// and `gone` leaves, with all others that are to leave.
+    /// and `gone` leaves, with all others that are to leave. Whom `gone` leaves behind may wait for a member to come back
+    /// whose life was ended.
     fn is_safe(&self, lost: Option<NodeId>, gone: Option<NodeId>) -> bool {
         let leaving = self.admins.iter().filter(|admin| admin.removing.is_some() && admin.removing != gone).count();
         let suffices = |voters: &BTreeMap<NodeId, Incarnation>| {
             let mut ids: Vec<NodeId> = voters.keys().copied().filter(|id| Some(*id) != gone).collect();
             // It may be about to get its vote.
             ids.extend(lost.filter(|id| !voters.contains_key(id)));
-            let forgetful = ids.iter().filter(|id| Some(**id) == lost || self.is_forgetful(**id)).count();
-            ids.len() > leaving && forgetful <= (ids.len() - leaving - 1) / 2
+            let forgetful = || ids.iter().filter(|id| Some(**id) == lost || self.is_forgetful(**id));
+            // Of no other forgetful one is it certain that nobody counts on it.
+            let is_ended = |id: &NodeId| voters.get(id).is_some_and(|life| self.is_ended(*id, *life));
+            let waits = gone.is_some() && forgetful().all(is_ended);
+            ids.len() > leaving && (waits || forgetful().count() <= (ids.len() - leaving - 1) / 2)
         };
         let sets = self.membership.configs().flat_map(|config| [&config.voters, &config.outgoing]);
         sets.filter(|voters| !voters.is_empty()).all(suffices)

@@ -98,7 +98,9 @@ impl World {
             return Err(Violation::new("fence", format!("member {member} ends its life, and no alarm names it")));
         }
         self.totals.fenced += 1;
-        let down = MILLI + machine.rng.below(50 * MILLI);
+        // Often it is back before anyone misses it.
+        let span = if machine.rng.chance(1, 2) { 50 * MILLI } else { 2 * self.setup.knobs.election };
+        let down = MILLI + machine.rng.below(span);
         self.kill(now, member, down, Death::Process);
         let machine = &mut self.machines[member];
         (machine.wrong.fenced, machine.trusted) = (true, false);
@@ -169,6 +171,8 @@ impl World {
     pub(super) fn noticed(&mut self, now: Nanos, member: usize, epoch: u64, since: Nanos) -> Verdict {
         let machine = &self.machines[member];
         let is_late = machine.epoch == epoch && machine.wrong.since.is_some() && machine.wrong.suspected.is_none();
+        // Whoever is no member any more is told no hashes.
+        let is_late = is_late && !machine.removed;
         let is_forwarded = machine.process.as_ref().is_some_and(|process| {
             let wrong = machine.wrong.since.unwrap_or_default();
             process.published().applied >= wrong && self.setup.network.bandwidth == 0
