@@ -26,6 +26,8 @@ use crate::trace::Kind;
 pub(super) struct Wrong {
     /// Its state is, since it has applied this entry.
     pub(super) since: Option<LogIndex>,
+    /// When it was handed that.
+    at: Nanos,
     /// It applied that itself, rather than be given the state by another one.
     is_origin: bool,
     /// It was seen to have a wrong state, and may have told its hash.
@@ -66,7 +68,7 @@ impl World {
         if let Some(index) = actions.tampered.take() {
             self.trace.event(now, Kind::Fault, member, index.0, &[], || format!("{index} is applied wrongly"));
             let wrong = &mut self.machines[member].wrong;
-            (wrong.since, wrong.is_origin) = (Some(index), true);
+            (wrong.since, wrong.at, wrong.is_origin) = (Some(index), now, true);
             self.totals.skews += 1;
             if self.is_quiet(now) {
                 let epoch = self.machines[member].epoch;
@@ -171,8 +173,8 @@ impl World {
     pub(super) fn noticed(&mut self, now: Nanos, member: usize, epoch: u64, since: Nanos) -> Verdict {
         let machine = &self.machines[member];
         let is_late = machine.epoch == epoch && machine.wrong.since.is_some() && machine.wrong.suspected.is_none();
-        // Whoever is no member any more is told no hashes.
-        let is_late = is_late && !machine.removed;
+        // Whoever is no member any more is told no hashes; and what was refused did no harm, whatever went wrong since.
+        let is_late = is_late && !machine.removed && machine.wrong.at == since;
         let is_forwarded = machine.process.as_ref().is_some_and(|process| {
             let wrong = machine.wrong.since.unwrap_or_default();
             process.published().applied >= wrong && self.setup.network.bandwidth == 0
@@ -254,9 +256,10 @@ impl World {
         self.wrong_states.contains(&(index, hash)) && self.consensus.state_at(index) != Some(hash)
     }
 
-    /// A member that is still wrong, or an alarm that is still on.
+    /// A member that is still wrong, or an alarm that is still on. One that was removed may never find out even that.
     pub(super) fn unfinished_fencing(&self) -> Option<String> {
-        if let Some(member) = (0..self.machines.len()).find(|member| self.is_wrong(*member)) {
+        let is_member = |member: &usize| self.machines[*member].id.is_some_and(|id| !self.membership.is_removed(id));
+        if let Some(member) = (0..self.machines.len()).find(|member| self.is_wrong(*member) && is_member(member)) {
             return Some(format!("member {member} is wrong"));
         }
         let leader = self.machines[self.leader()?].process.as_ref()?;
