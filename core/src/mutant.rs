@@ -119,6 +119,7 @@ mutants! {
     H02 "the alarm that a member was fenced stays on when it is back",
     H03 "what compaction has removed by now is part of the running hash",
     H04 "a configuration is entered that needs a life which is about to be ended",
+    H05 "lives are ended whatever becomes of the quorum",
     K02 "the renewal of a lease that is gone succeeds",
     K03 "a new leader gives every lease its whole time again, whatever was written down",
     K08 "leases that run out are revoked on nobody's behalf",

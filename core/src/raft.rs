@@ -341,6 +341,19 @@ impl Header {
     }
 }
 
+/// What a leader takes a follower for having.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Matched {
+    /// Whose log.
+    pub member: NodeId,
+    /// Of which life of its disk.
+    pub life: Incarnation,
+    /// How often this leader has heard another life than before, and forgot what it took that one for having.
+    pub renewals: u64,
+    /// It equals the leader's up to here, durably.
+    pub index: LogIndex,
+}
+
 impl Raft {
     /// A member as it starts, from what its log holds. Nothing is sent before the first [`Raft::step`].
     ///
@@ -479,11 +492,15 @@ impl Raft {
         self.log.durable()
     }
 
-    /// Up to where this leader takes each follower's log to equal its own, and of which life of its disk: for checkers.
-    /// Nothing unless this member leads.
-    pub fn matched(&self) -> impl Iterator<Item = (NodeId, Incarnation, LogIndex)> {
+    /// What this leader takes each follower for having: for checkers. Nothing unless this member leads.
+    pub fn matched(&self) -> impl Iterator<Item = Matched> {
         let peers = self.leader.iter().flat_map(|leader| &leader.peers);
-        peers.map(|(id, progress)| (*id, progress.incarnation, progress.matched))
+        peers.map(|(id, progress)| Matched {
+            member: *id,
+            life: progress.incarnation,
+            renewals: progress.renewals,
+            index: progress.matched,
+        })
     }
 
     /// The log starts after this index; up to it, only a snapshot helps a follower.

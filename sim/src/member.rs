@@ -389,6 +389,11 @@ impl Process {
         self.tampers = true;
     }
 
+    /// A scrub has found that its applied state is damaged where it is stored.
+    pub fn decay(&mut self) {
+        self.inbox.push(driver::Event::Input(replica::Input::Damaged));
+    }
+
     /// Whether it refuses streams of `id`, which is no member any more.
     #[must_use]
     pub fn refuses(&self, id: NodeId) -> bool {

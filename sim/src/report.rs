@@ -96,6 +96,7 @@ totals! {
         members_retired "members that left",
         joint_changes "changes of voters",
         skews "states that went wrong",
+        decays "states that rotted",
         suspects "members that found out",
         fenced "lives that were ended",
         noticed_in_time "found out in time",

@@ -64,6 +64,11 @@ pub enum Fault {
         /// Which member.
         member: usize,
     },
+    /// A scrub finds that bits of a member's applied state have rotted: the member must be rebuilt, in its turn.
+    Decay {
+        /// Which member.
+        member: usize,
+    },
     /// All members lose power at once.
     Blackout {
         /// How long they are away; each a little longer than the one before.
@@ -228,6 +233,7 @@ impl Fault {
             Self::ClockRate { .. }
             | Self::WallClock { .. }
             | Self::Skew { .. }
+            | Self::Decay { .. }
             | Self::Transfer { .. }
             | Self::Fail { .. } => {}
         }
@@ -257,6 +263,7 @@ impl Fault {
             Self::Fail { .. }
             | Self::Trip { .. }
             | Self::Skew { .. }
+            | Self::Decay { .. }
             | Self::ClockRate { .. }
             | Self::WallClock { .. }
             | Self::Transfer { .. } => 0,
@@ -280,6 +287,7 @@ impl Fault {
             | Self::Full { member, .. }
             | Self::Trip { member, .. }
             | Self::Skew { member }
+            | Self::Decay { member }
             | Self::ClockRate { member, .. }
             | Self::WallClock { member, .. }
             | Self::Transfer { member } => 1 << member,
@@ -487,6 +495,7 @@ impl fmt::Display for Fault {
             Self::Wipe { member, down } => write!(f, "wipe member={member} down={}", Span(down)),
             Self::Rot { member, down } => write!(f, "rot member={member} down={}", Span(down)),
             Self::Skew { member } => write!(f, "skew member={member}"),
+            Self::Decay { member } => write!(f, "decay member={member}"),
             Self::Blackout { down } => write!(f, "blackout down={}", Span(down)),
             Self::Pause { member, span } => write!(f, "pause member={member} span={}", Span(span)),
             Self::Partition { side, span } => write!(f, "partition side={side} span={}", Span(span)),
@@ -593,6 +602,7 @@ impl FromStr for Strike {
             "wipe" => Fault::Wipe { member: fields.get("member")?, down: fields.span("down")? },
             "rot" => Fault::Rot { member: fields.get("member")?, down: fields.span("down")? },
             "skew" => Fault::Skew { member: fields.get("member")? },
+            "decay" => Fault::Decay { member: fields.get("member")? },
             "blackout" => Fault::Blackout { down: fields.span("down")? },
             "pause" => Fault::Pause { member: fields.get("member")?, span: fields.span("span")? },
             "partition" => Fault::Partition { side: fields.get("side")?, span: fields.span("span")? },
@@ -664,7 +674,7 @@ mod tests {
                 assert_eq!(line.parse(), Ok(strike), "{line}");
             }
         }
-        assert_eq!(kinds.len(), 25, "the swarm draws every kind of fault: {kinds:?}");
+        assert_eq!(kinds.len(), 26, "the swarm draws every kind of fault: {kinds:?}");
     }
 
     #[test]

@@ -82,6 +82,7 @@ pub struct Classes {
     pub rolling: bool,
     pub upgrade: bool,
     pub skew: bool,
+    pub decay: bool,
 }
 
 /// Settings of the members that change how often rare paths are taken.
@@ -248,6 +249,11 @@ impl Setup {
         classes.skew = (members >= 3 || churn.is_some())
             && !regime.has_operator()
             && stream(seed, Stream::Churn, 1_000).chance(1, 3);
+        // Without a majority of others nobody is rebuilt, and nothing is changed any more.
+        classes.decay = members >= 3
+            && churn.is_none()
+            && !regime.has_operator()
+            && stream(seed, Stream::Churn, 1_001).chance(1, 3);
         classes.upgrade = stream(seed, Stream::Upgrade, 1_000).chance(1, 4);
         let election = pick(rng, &[(1, 100), (2, 300), (2, 1_000), (1, 2_000)]) * MILLI;
         let clients = pick(rng, &[(1, 4), (4, 10), (1, 16)]);
@@ -349,6 +355,7 @@ impl Setup {
                 | Fault::Full { member, .. }
                 | Fault::Trip { member, .. }
                 | Fault::Skew { member }
+                | Fault::Decay { member }
                 | Fault::ClockRate { member, .. }
                 | Fault::WallClock { member, .. }
                 | Fault::Transfer { member } => member,
@@ -598,6 +605,7 @@ fn draw_classes(rng: &mut Rng, members: usize) -> Classes {
         rolling: rng.chance(1, 5),
         upgrade: false,
         skew: false,
+        decay: false,
     }
 }
 

@@ -56,6 +56,8 @@ pub(super) struct Progress {
     pub(super) carried: u64,
     /// No other life than the configured one was heard of.
     is_configured: bool,
+    /// How often another life was heard than the one before, and all was to be learned anew.
+    pub(super) renewals: u64,
     /// Lives that are known to have ended, see [`Progress::hear`].
     dead: BTreeSet<Incarnation>,
     /// Other lives heard of in this leadership, of which it is not known whether the present one came after them.
@@ -87,6 +89,7 @@ impl Progress {
             kept: None,
             carried: 0,
             is_configured: true,
+            renewals: 0,
             dead: BTreeSet::new(),
             earlier: BTreeSet::new(),
             first_round: 1,
@@ -119,8 +122,9 @@ impl Progress {
             earlier.remove(&incarnation);
             reach!(NewLifeHeard);
             let (lane, kept, carried, first_round) = (self.lane, self.kept, self.carried, round + 1);
+            let renewals = self.renewals + 1;
             let new = Self::new(incarnation, next, now);
-            *self = Self { is_configured: false, dead, earlier, lane, kept, carried, first_round, ..new };
+            *self = Self { is_configured: false, renewals, dead, earlier, lane, kept, carried, first_round, ..new };
             if lane {
                 reach!(SnapshotLaneBusy);
                 self.pace = Pace::Snapshot;

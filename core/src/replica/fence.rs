@@ -339,6 +339,7 @@ impl Replica {
         let in_the_way =
             |on: &Alarm| matches!(on.kind, AlarmKind::Fenced(_)) && (on.member != alarm.member || *on == alarm);
         let is_only_one = self.fence.raising.is_none() && !self.fence.alarms.iter().any(in_the_way);
-        is_only_one && self.is_settled_in() && self.raft.has_quorum_without(alarm.member)
+        let may = is_only_one && self.is_settled_in() && self.raft.has_quorum_without(alarm.member);
+        may || (mutant::is_on(Mutant::H05) && self.leads() && !self.fence.alarms.contains(&alarm))
     }
 }

@@ -9,9 +9,9 @@
 use std::collections::BTreeMap;
 
 use quorate_core::entry::Entry;
-use quorate_core::raft::{Raft, Role, Status};
+use quorate_core::raft::{Matched, Raft, Role, Status};
 use quorate_core::store::Applied;
-use quorate_core::{Incarnation, LogIndex, NodeId, Term};
+use quorate_core::{LogIndex, NodeId, Term};
 
 use super::track::Track;
 use super::{Verdict, Violation};
@@ -27,12 +27,9 @@ pub struct Consensus {
     states: BTreeMap<LogIndex, (u64, usize)>,
     /// The entry that each member has to be given next.
     next: BTreeMap<usize, LogIndex>,
-    /// Per leader: its term, and how far the lives of its followers had got.
-    matched: BTreeMap<usize, (Term, Matched)>,
+    /// Per leader: its term, and what it took its followers for having.
+    matched: BTreeMap<usize, (Term, BTreeMap<NodeId, Matched>)>,
 }
-
-/// How far lives of members have got.
-type Matched = BTreeMap<(NodeId, Incarnation), LogIndex>;
 
 #[derive(Clone, Copy, Debug)]
 struct Committed {
@@ -153,8 +150,8 @@ impl Consensus {
         Ok(())
     }
 
-    /// A member leads: its log holds what was committed in earlier terms (Raft §5.4), and what it takes its followers
-    /// for having only grows while their lives last, and they do have it. `all`: every running member.
+    /// A member leads: its log holds what was committed in earlier terms (Raft §5.4), and what it takes the
+    /// lives of its followers for having only grows, and they do have it. `all`: every running member.
     ///
     /// # Errors
     /// One of that does not hold.
@@ -176,18 +173,16 @@ impl Consensus {
                 }
             }
         }
-        for (follower, life, index) in raft.matched() {
+        for now in raft.matched() {
+            let Matched { member: follower, life, index, .. } = now;
             // A late message of a former life may be taken for a new one's: whichever is heard starts from nothing.
-            matched.retain(|(other, of), _| *other != follower || *of == life);
-            let before = matched.insert((follower, life), index).unwrap_or_default();
-            let lives = |raft: &&&Raft| (raft.identity().member, raft.identity().incarnation) == (follower, life);
-            // A life that has ended may have been heard again after the next one was, and both within one turn.
-            let Some(other) = all.iter().flatten().find(lives) else { continue };
-            if index < before {
+            let before = matched.insert(follower, now).filter(|it| (it.life, it.renewals) == (life, now.renewals));
+            if let Some(before) = before.map(|before| before.index).filter(|before| index < *before) {
                 let text = format!("in term {term} member {member} took {follower} from {before} back to {index}");
                 return Err(Violation::new("matched", text));
             }
-            let comparable = other.status().term == term;
+            let Some(other) = all.iter().flatten().find(|raft| raft.identity().member == follower) else { continue };
+            let comparable = other.identity().incarnation == life && other.status().term == term;
             // What lies before a snapshot that is not durable yet still is on disk.
             if comparable && other.durable() >= other.start() && other.durable() < index {
                 let text = format!(

@@ -105,7 +105,7 @@ pub(super) fn draw_schedule(setup: &Setup) -> Vec<Strike> {
         let after = pick(relentless, &[(1, 1), (1, 10), (1, 100)]) * MILLI;
         schedule.push(Strike { at: begin, fault: Fault::Harass { after, span: end - begin } });
     }
-    for pattern in [swizzles, flaps, rolling_restarts, upgrades] {
+    for pattern in [swizzles, flaps, rolling_restarts, upgrades, decays] {
         schedule.append(&mut pattern(setup, begin, end));
     }
     schedule.sort_by_key(|strike| strike.at);
@@ -208,6 +208,21 @@ fn upgrades(setup: &Setup, begin: Nanos, end: Nanos) -> Vec<Strike> {
         at += micros(rng, 20 * SECOND);
     }
     strikes.retain(|strike| strike.at < end);
+    strikes
+}
+
+/// Members that were started together scrub together, too, and more than one may find something.
+fn decays(setup: &Setup, begin: Nanos, end: Nanos) -> Vec<Strike> {
+    let (rng, mut strikes) = (&mut stream(setup.seed, Stream::Schedule, 43), Vec::new());
+    let mut at = begin + micros(rng, 10 * SECOND);
+    while setup.classes.decay && at < end {
+        let gap = pick(rng, &[(1, MILLI), (2, 100 * MILLI)]);
+        let found = pick(rng, &[(1, 1), (2, 2)]);
+        for (n, member) in (0..).zip(shuffled(rng, setup.machines()).into_iter().take(found)) {
+            strikes.push(Strike { at: at / MICRO * MICRO + n * gap, fault: Fault::Decay { member } });
+        }
+        at += SECOND + micros(rng, 20 * SECOND);
+    }
     strikes
 }
 

@@ -201,6 +201,9 @@ impl World {
         self.level.started(id, machine.level);
         self.level.published(member, applied, process.published().view.feature_level())?;
         machine.process = Some(process);
+        if machine.wrong.decayed {
+            machine.process.iter_mut().for_each(Process::decay); // The next scrub finds it again.
+        }
         self.tell(now, || {
             let text = format!("starts with {applied} applied, {:?}, term {}", status.standing, status.term);
             Happened::Started { member, text }

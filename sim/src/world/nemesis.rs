@@ -96,7 +96,7 @@ impl World {
         if self.calm {
             return;
         }
-        if !matches!(fault, Fault::Skew { .. } | Fault::WallClock { .. }) {
+        if !matches!(fault, Fault::Skew { .. } | Fault::Decay { .. } | Fault::WallClock { .. }) {
             self.troubled = now;
         }
         if let Fault::Storm { span, .. } | Fault::Throttle { span, .. } = fault {
@@ -122,6 +122,7 @@ impl World {
             }
             Fault::Wipe { .. } | Fault::Rot { .. } => {}
             Fault::Skew { member } => self.skew(member),
+            Fault::Decay { member } => self.decay(now, member),
             Fault::Blackout { down } => self.blackout(now, down),
             Fault::Pause { member, span } => self.pause(now, member, span),
             Fault::Partition { side, span } => {

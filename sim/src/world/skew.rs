@@ -1,4 +1,5 @@
-//! A member's applied state goes wrong: it must find out, serve nobody, name itself, begin a new life and come back.
+//! A member's applied state goes wrong: it must find out, serve nobody, name itself, begin a new life and come back. Or it
+//! rots where it is stored: then the member is told, and must begin a new life once the others can do without it.
 //!
 //! Whatever a wrong member says before it finds out is lost on its way, so that the other oracles judge the cluster by
 //! those who are right. Whether it finds out in time, and what it says afterwards, is judged here.
@@ -36,6 +37,8 @@ pub(super) struct Wrong {
     pub(super) accused: bool,
     /// When it found out.
     pub(super) suspected: Option<Nanos>,
+    /// Bits of it have rotted where it is stored: a scrub says so, and the next one again.
+    pub(super) decayed: bool,
     /// Its life was ended: the next start is that of a new one.
     pub(super) fenced: bool,
 }
@@ -56,6 +59,22 @@ impl World {
             process.tamper();
             self.machines[member].wrong.accused = true;
         }
+    }
+
+    /// A member learns that its state has rotted where it is stored. What it has in memory is right. Two may be found at
+    /// once, where all remember: that they are not both rebuilt at once is for the cluster to see to.
+    pub(super) fn decay(&mut self, now: Nanos, member: usize) {
+        let all_remember = self.machines.iter().all(|it| it.trusted && (!it.wrong.accused || it.wrong.decayed));
+        let found = self.machines.iter().filter(|machine| machine.wrong.decayed).count();
+        let machine = &mut self.machines[member];
+        let Some(process) = machine.process.as_mut().filter(|_| all_remember && found < 2) else { return };
+        if machine.wrong.decayed || process.status().standing != Standing::Trusted {
+            return;
+        }
+        process.decay();
+        (machine.wrong.decayed, machine.wrong.accused) = (true, true);
+        self.totals.decays += 1;
+        self.rouse(now, member);
     }
 
     /// Whether what this member says is not to be believed.
@@ -208,8 +227,9 @@ impl World {
         }
         if self.consensus.state_at(applied.index) == Some(applied.hash) {
             // Or else it has started on a snapshot that it had not been seen to take, and what it told before still counts.
-            let Wrong { is_origin, was_seen, accused, .. } = std::mem::take(&mut self.machines[member].wrong);
-            self.machines[member].wrong.accused = accused && was_seen;
+            let Wrong { is_origin, was_seen, accused, decayed, .. } = std::mem::take(&mut self.machines[member].wrong);
+            let wrong = &mut self.machines[member].wrong;
+            (wrong.accused, wrong.decayed) = (accused && (was_seen || decayed), decayed);
             self.totals.skews -= u64::from(is_origin && !was_seen);
             return false;
         }
@@ -239,7 +259,8 @@ impl World {
     /// from an older state since.
     pub(super) fn judge_snapshot(&mut self, member: usize, index: LogIndex, hash: u64) -> Verdict {
         // It serves again, until it finds out that this state is wrong, too.
-        self.machines[member].wrong.suspected = None;
+        let wrong = &mut self.machines[member].wrong;
+        (wrong.suspected, wrong.decayed) = (None, false);
         if !self.is_known_wrong(index, hash) {
             // What it was handed after the snapshot, which it has just come to, may be wrong all the same.
             let since = self.machines[member].wrong.since;
@@ -261,6 +282,9 @@ impl World {
         let is_member = |member: &usize| self.machines[*member].id.is_some_and(|id| !self.membership.is_removed(id));
         if let Some(member) = (0..self.machines.len()).find(|member| self.is_wrong(*member) && is_member(member)) {
             return Some(format!("member {member} is wrong"));
+        }
+        if let Some(member) = self.machines.iter().position(|machine| machine.wrong.decayed) {
+            return Some(format!("what member {member} has stored is damaged"));
         }
         let leader = self.machines[self.leader()?].process.as_ref()?;
         let fenced = leader.published().view.alarms().find(|alarm| matches!(alarm.kind, AlarmKind::Fenced(_)))?;
