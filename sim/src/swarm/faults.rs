@@ -36,7 +36,8 @@ pub(super) fn draw_schedule(setup: &Setup) -> Vec<Strike> {
     class(2, classes.power, 3 * SECOND, &|rng| Fault::Power { member: member(rng), down: down(rng) });
     class(3, classes.wipe, 6 * SECOND, &|rng| Fault::Wipe { member: member(rng), down: down(rng) });
     class(13, classes.rot, 8 * SECOND, &|rng| Fault::Rot { member: member(rng), down: down(rng) });
-    class(40, classes.skew, 5 * SECOND, &|rng| Fault::Skew { member: member(rng) });
+    let skews = if setup.churn.is_some() { 2 * SECOND } else { 5 * SECOND };
+    class(40, classes.skew, skews, &|rng| Fault::Skew { member: member(rng) });
     class(4, classes.power, 12 * SECOND, &|rng| Fault::Blackout { down: down(rng) });
     class(5, classes.pause, 3 * SECOND, &|rng| Fault::Pause { member: member(rng), span: down(rng) });
     class(6, classes.partition, 4 * SECOND, &|rng| Fault::Partition {

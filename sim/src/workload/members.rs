@@ -75,13 +75,18 @@ impl Admin {
         Self { rng, caller: Caller::new(member), known: vec![], removing: None, is_doubtful: false }
     }
 
-    /// Draws what to do next. `free`: machines on which nobody runs; `removable`: those it may remove without risk.
-    pub fn next(&mut self, free: &[usize], removable: &[NodeId]) -> Task {
+    /// Draws what to do next. `free`: machines on which nobody runs; `removable`: those it may remove without risk. When it
+    /// is `alarmed` by a member that is being rebuilt, it often thinks that the others are too many.
+    pub fn next(&mut self, free: &[usize], removable: &[NodeId], alarmed: bool) -> Task {
         if let Some(id) = self.removing {
             return if self.rng.chance(1, 3) { Task::List(true) } else { Task::Remove(id) };
         }
         let members = self.known.len();
-        let draw = if members == 0 { 0 } else { self.rng.below(100) };
+        let draw = match members {
+            0 => 0,
+            _ if alarmed && self.rng.chance(1, 2) => 99,
+            _ => self.rng.below(100),
+        };
         match draw {
             0..25 => Task::List(self.rng.chance(2, 3)),
             25..50 => match self.pick(free) {

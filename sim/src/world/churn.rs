@@ -92,11 +92,14 @@ impl World {
             (0..self.machines.len()).filter(|machine| self.machines[*machine].id.is_none()).collect();
         let known = self.admins[number].known.iter().map(|member| NodeId(member.id));
         let removable: Vec<NodeId> = known.filter(|id| self.may_remove(*id)).collect();
+        let leads = self.leader().and_then(|leader| self.machines[leader].process.as_ref());
+        let is_fence = |alarm: Alarm| matches!(alarm.kind, AlarmKind::Fenced(_));
+        let alarmed = leads.is_some_and(|process| process.published().view.alarms().any(is_fence));
         let admin = &mut self.admins[number];
         if admin.chance(1, 10) {
             admin.move_on(&members);
         }
-        let task = admin.next(&free, &removable);
+        let task = admin.next(&free, &removable, alarmed);
         if let Task::Promote(id) = task {
             let commit = self.committed_by_all();
             self.membership.promotion_asked(id, commit);
