@@ -72,6 +72,19 @@ async fn returns(nodes: &mut [Node], odd: usize) {
     comes_back(nodes, odd).await;
 }
 
+/// The leader ends the life of a member whose bits have rotted. Or a compaction meets them first and ends the process,
+/// which is started again.
+async fn ends_a_life(odd: &mut Node) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !odd.log().contains("begins a new life with nothing") {
+        assert!(Instant::now() < until, "its life goes on:\n{}", odd.log());
+        if odd.has_ended() {
+            return odd.start();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// `odd` is rebuilt and readmitted; it has what the others have, and nothing is alarmed.
 async fn comes_back(nodes: &mut [Node], odd: usize) {
     // The others serve meanwhile.
@@ -263,15 +276,7 @@ async fn a_bit_that_rots_at_rest_is_found_by_the_scrub() {
     let folder = tempfile::tempdir().unwrap();
     let mut nodes = started(&folder, &[("--snapshot-count", "1"), ("--corrupt-check-time", "1s")]);
     rot(&nodes, 1).await;
-    // Or by a compaction, which ends the process.
-    let until = Instant::now() + Duration::from_secs(60);
-    while !nodes[1].log().contains("begins a new life with nothing") && !nodes[1].has_ended() {
-        assert!(Instant::now() < until, "the damage is not found:\n{}", nodes[1].log());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    if nodes[1].has_ended() {
-        nodes[1].start();
-    }
+    ends_a_life(&mut nodes[1]).await;
     comes_back(&mut nodes, 1).await;
 }
 
@@ -290,7 +295,9 @@ async fn a_member_with_rotten_bits_goes_on_while_another_is_down() {
     assert!(alarms(&nodes[0]).await.is_empty());
     nodes[1].start();
     nodes[1].wait_ready(2);
-    returns(&mut nodes, 2).await;
+    // What is written from now on may have a compaction meet the damage before the leader has ended this life.
+    ends_a_life(&mut nodes[2]).await;
+    comes_back(&mut nodes, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
