@@ -341,6 +341,23 @@ pub struct Alarm {
     pub member: NodeId,
 }
 
+impl Alarm {
+    /// The alarm that ends this life of a member.
+    #[must_use]
+    pub fn ending(member: NodeId, life: Incarnation) -> Self {
+        Self { kind: AlarmKind::Fenced(life), member }
+    }
+
+    /// The member and the life of it that this alarm ends, if it ends one.
+    #[must_use]
+    pub fn ended(self) -> Option<(NodeId, Incarnation)> {
+        match self.kind {
+            AlarmKind::Fenced(life) => Some((self.member, life)),
+            AlarmKind::NoSpace | AlarmKind::Corrupt => None,
+        }
+    }
+}
+
 /// A change of the membership. `strict`: refused where too few voters have started. (etcd: service Cluster)
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum MemberChange {

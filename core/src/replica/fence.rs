@@ -112,10 +112,8 @@ enum Duty {
 impl Replica {
     /// The alarms that are on from now on.
     pub(super) fn alarms_changed(&mut self, alarms: Vec<Alarm>) {
-        for alarm in self.fence.alarms.iter().chain(&alarms) {
-            if let AlarmKind::Fenced(_) = alarm.kind {
-                self.hashes.forget(alarm.member);
-            }
+        for (member, _) in self.fence.alarms.iter().chain(&alarms).filter_map(|alarm| alarm.ended()) {
+            self.hashes.forget(member);
         }
         self.fence.alarms = alarms;
         self.note_corrupt();
@@ -139,11 +137,7 @@ impl Replica {
     /// Lives that are over, or will be once what this leader's log holds is applied.
     pub(super) fn ending(&self) -> BTreeSet<(NodeId, Incarnation)> {
         let raising = self.fence.raising.map(|(_, alarm)| alarm);
-        let life = |alarm: Alarm| match alarm.kind {
-            AlarmKind::Fenced(life) => Some((alarm.member, life)),
-            AlarmKind::NoSpace | AlarmKind::Corrupt => None,
-        };
-        self.fence.alarms.iter().copied().chain(raising).filter_map(life).collect()
+        self.fence.alarms.iter().copied().chain(raising).filter_map(Alarm::ended).collect()
     }
 
     /// Raises the alarm that ends a life. Consensus is told before: the step that appends the one may append a
@@ -285,10 +279,10 @@ impl Replica {
     /// What is to be done, as soon as it may.
     fn duty(&self) -> Option<Duty> {
         let life = self.raft.identity().incarnation;
-        let fenced = |alarm: &&Alarm| matches!(alarm.kind, AlarmKind::Fenced(_));
+        let fenced = |alarm: &&Alarm| alarm.ended().is_some();
         let mut own = self.fence.alarms.iter().filter(fenced).filter(|alarm| alarm.member == self.member);
         let is_on = |kind| self.fence.alarms.iter().any(|alarm| alarm.kind == kind);
-        if own.clone().any(|alarm| alarm.kind == AlarmKind::Fenced(life)) {
+        if own.clone().any(|alarm| *alarm == Alarm::ending(self.member, life)) {
             return Some(Duty::Stop);
         }
         if self.status.standing != Standing::Trusted || self.status.leader.is_none() {
@@ -323,21 +317,17 @@ impl Replica {
         };
         let damaged = self.fence.damaged.iter().map(|(id, life)| (*id, *life));
         let is_configured = |it: &(NodeId, Incarnation)| self.status.config.members().any(|member| member == *it);
-        let mut alarms = odd
-            .into_iter()
-            .chain(damaged.filter(is_configured))
-            .map(|(member, life)| Alarm { kind: AlarmKind::Fenced(life), member });
+        let lives = odd.into_iter().chain(damaged.filter(is_configured));
+        let mut alarms = lives.map(|(member, life)| Alarm::ending(member, life));
         if let Some(alarm) = alarms.find(|alarm| self.may_end(*alarm)) {
             return Some(Duty::EndLife(alarm));
         }
-        let own = Alarm { kind: AlarmKind::Fenced(life), member: self.member };
-        (self.fence.is_damaged && self.may_end(own)).then_some(Duty::StepDown)
+        (self.fence.is_damaged && self.may_end(Alarm::ending(self.member, life))).then_some(Duty::StepDown)
     }
 
     /// Whether the life that `alarm` names may be ended: no other one is, and a quorum lives without it.
     fn may_end(&self, alarm: Alarm) -> bool {
-        let in_the_way =
-            |on: &Alarm| matches!(on.kind, AlarmKind::Fenced(_)) && (on.member != alarm.member || *on == alarm);
+        let in_the_way = |on: &Alarm| on.ended().is_some() && (on.member != alarm.member || *on == alarm);
         let is_only_one = self.fence.raising.is_none() && !self.fence.alarms.iter().any(in_the_way);
         let may = is_only_one && self.is_settled_in() && self.raft.has_quorum_without(alarm.member);
         may || (mutant::is_on(Mutant::H05) && self.leads() && !self.fence.alarms.contains(&alarm))

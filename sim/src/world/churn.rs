@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 
-use quorate_core::request::{Alarm, AlarmKind};
 use quorate_core::{Incarnation, LogIndex, NodeId};
 use quorate_node::status::Status;
 use quorate_node::wal;
@@ -93,8 +92,8 @@ impl World {
         let known = self.admins[number].known.iter().map(|member| NodeId(member.id));
         let removable: Vec<NodeId> = known.filter(|id| self.may_remove(*id)).collect();
         let leads = self.leader().and_then(|leader| self.machines[leader].process.as_ref());
-        let is_fence = |alarm: Alarm| matches!(alarm.kind, AlarmKind::Fenced(_));
-        let alarmed = leads.is_some_and(|process| process.published().view.alarms().any(is_fence));
+        let alarmed =
+            leads.is_some_and(|process| process.published().view.alarms().any(|alarm| alarm.ended().is_some()));
         let admin = &mut self.admins[number];
         if admin.chance(1, 10) {
             admin.move_on(&members);
@@ -387,9 +386,8 @@ impl World {
     /// Whether the alarm is on that ends this life. What is asked for from now on comes behind it in the log, and so no
     /// configuration may be entered on its behalf that needs this life.
     fn is_ended(&self, id: NodeId, life: Incarnation) -> bool {
-        let alarm = Alarm { kind: AlarmKind::Fenced(life), member: id };
         let mut processes = self.machines.iter().filter_map(|machine| machine.process.as_ref());
-        processes.any(|process| process.published().view.alarms().any(|on| on == alarm))
+        processes.any(|process| process.published().view.alarms().any(|alarm| alarm.ended() == Some((id, life))))
     }
 
     /// Whether the voters of every configuration that may be in force have a quorum that remembers, if `lost` forgets now

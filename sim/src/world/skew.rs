@@ -9,7 +9,6 @@ use quorate_core::entry::Standing;
 use quorate_core::format::codec;
 use quorate_core::raft::Role;
 use quorate_core::replica::PeerMessage;
-use quorate_core::request::AlarmKind;
 use quorate_core::store::Applied;
 use quorate_core::{LogIndex, NodeId};
 
@@ -114,8 +113,8 @@ impl World {
         if !machine.wrong.accused {
             return Err(Violation::new("state", format!("member {member} was told that its state is wrong")));
         }
-        let life = AlarmKind::Fenced(process.replica().raft().identity().incarnation);
-        if !process.published().view.alarms().any(|alarm| alarm.kind == life && alarm.member == id) {
+        let life = process.replica().raft().identity().incarnation;
+        if !process.published().view.alarms().any(|alarm| alarm.ended() == Some((id, life))) {
             return Err(Violation::new("fence", format!("member {member} ends its life, and no alarm names it")));
         }
         self.totals.fenced += 1;
@@ -287,7 +286,7 @@ impl World {
             return Some(format!("what member {member} has stored is damaged"));
         }
         let leader = self.machines[self.leader()?].process.as_ref()?;
-        let fenced = leader.published().view.alarms().find(|alarm| matches!(alarm.kind, AlarmKind::Fenced(_)))?;
+        let fenced = leader.published().view.alarms().find(|alarm| alarm.ended().is_some())?;
         Some(format!("the alarm {fenced:?} is on"))
     }
 }
