@@ -16,7 +16,7 @@ use quorate_core::replica::{AutoCompaction, Config, Input, PeerMessage, Request,
 use quorate_core::request::{Member as Info, *};
 use quorate_core::rows::MemRows;
 use quorate_core::store::{Members, Store};
-use quorate_core::{Blob, Incarnation, LeaseId, LogIndex, NodeId, RequestId, Term, Ttl};
+use quorate_core::{Incarnation, LeaseId, LogIndex, NodeId, RequestId, Term, Ttl};
 use support::{Cluster, MILLI, put};
 
 /// Members compact by themselves.
@@ -38,15 +38,6 @@ fn recorded(count: u64) -> Arc<Members> {
     let mut store = Store::load(NodeId(1), &rows).expect("no rows are an empty store");
     store.apply(&[Entry { term: Term(1), index: LogIndex(1), payload }], &rows);
     store.members()
-}
-
-impl Cluster {
-    fn value(&self, at: NodeId, key: &'static str) -> Option<Blob> {
-        let member = &self.members[&at];
-        let request = RangeRequest::new(KeyRange::Key(key.into()));
-        let range = member.store.view().range(&member.rows, &request).expect("the newest revision");
-        range.kvs.first().map(|kv| kv.value.clone())
-    }
 }
 
 fn with(count: u64, config: impl Fn(u64) -> Config) -> Cluster {

@@ -32,15 +32,6 @@ fn elected(count: u64) -> Cluster {
     cluster.elected()
 }
 
-impl Cluster {
-    fn value(&self, at: NodeId, key: &'static str) -> Option<Blob> {
-        let member = &self.members[&at];
-        let request = RangeRequest::new(KeyRange::Key(key.into()));
-        let range = member.store.view().range(&member.rows, &request).expect("the newest revision");
-        range.kvs.first().map(|kv| kv.value.clone())
-    }
-}
-
 /// A bit of the value of `k` flips in what `at` has applied; then a txn decides on it, everywhere.
 fn decide_on_a_flipped_bit(cluster: &mut Cluster, at: NodeId) {
     let leader = cluster.leader();
@@ -223,6 +214,15 @@ impl Cluster {
         (leader, others.next().expect("three"), others.next().expect("three"))
     }
 
+    /// `odd` comes back with nothing, and then these two vote.
+    fn is_rebuilt(&mut self, odd: NodeId, other: NodeId) {
+        self.rebuild(odd, Incarnation(99));
+        self.run(10_000 * MILLI);
+        let mut voters = [other, odd];
+        voters.sort();
+        self.is_well(&voters);
+    }
+
     /// All is as it should be: `voters` vote, trusted, and nothing is alarmed.
     fn is_well(&mut self, voters: &[NodeId]) {
         let leader =
@@ -250,11 +250,7 @@ fn no_configuration_is_entered_that_needs_a_life_which_is_over() {
     assert!(cluster.members[&odd].fenced.is_some());
     cluster.ask(leader, remove(right));
     cluster.run(3000 * MILLI);
-    cluster.rebuild(odd, Incarnation(99));
-    cluster.run(10_000 * MILLI);
-    let mut left = [leader, odd];
-    left.sort();
-    cluster.is_well(&left);
+    cluster.is_rebuilt(odd, leader);
 }
 
 /// Its alarm was in the log, and not applied yet when the other voter's removal was.
@@ -284,11 +280,7 @@ fn no_configuration_is_entered_that_needs_a_life_which_is_about_to_be_over() {
     }
     cluster.run(3000 * MILLI);
     assert!(cluster.members[&odd].fenced.is_some());
-    cluster.rebuild(odd, Incarnation(99));
-    cluster.run(10_000 * MILLI);
-    let mut left = [leader, odd];
-    left.sort();
-    cluster.is_well(&left);
+    cluster.is_rebuilt(odd, leader);
 }
 
 /// The removal came first: then it is the life that goes on.
@@ -320,9 +312,7 @@ fn a_learner_whose_life_is_over_gets_no_vote_before_its_next_one() {
     assert!(cluster.members[&odd].fenced.is_some());
     cluster.ask(leader, change(MemberChange::Promote { id: odd, strict: true }));
     cluster.run(3000 * MILLI);
-    cluster.rebuild(odd, Incarnation(99));
-    cluster.run(10_000 * MILLI);
-    cluster.is_well(&[leader, odd]);
+    cluster.is_rebuilt(odd, leader);
 }
 
 impl Cluster {

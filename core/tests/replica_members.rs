@@ -1,6 +1,7 @@
 //! Whole replicas with real stores whose membership changes: who may, who is answered, who is told.
 
 #[path = "support/replicas.rs"]
+#[allow(dead_code, reason = "each test file uses what it needs")]
 mod support;
 
 use std::sync::Arc;

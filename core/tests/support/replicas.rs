@@ -9,7 +9,7 @@ use quorate_core::entry::{Configuration, FEATURE_LEVEL, HardState, Identity, Rec
 use quorate_core::error::Error;
 use quorate_core::raft::{self, Role};
 use quorate_core::replica::{Config, Input, Output, PeerMessage, Replica, Request, Response, SnapshotId};
-use quorate_core::request::PutRequest;
+use quorate_core::request::{KeyRange, PutRequest, RangeRequest};
 use quorate_core::rows::{MemRows, RowWrite};
 use quorate_core::store::{Members, Store};
 use quorate_core::{Blob, ClusterId, Generation, Incarnation, Instant, LogIndex, NodeId, RequestId, Term, WriteId};
@@ -328,6 +328,14 @@ impl Cluster {
         let ids = named.iter().map(|(id, _)| *id).collect();
         self.step(at, Input::Requests(named));
         ids
+    }
+
+    /// What `at` has applied.
+    pub(crate) fn value(&self, at: NodeId, key: &'static str) -> Option<Blob> {
+        let member = &self.members[&at];
+        let request = RangeRequest::new(KeyRange::Key(key.into()));
+        let range = member.store.view().range(&member.rows, &request).expect("the newest revision");
+        range.kvs.first().map(|kv| kv.value.clone())
     }
 
     pub(crate) fn answer(&self, at: NodeId, id: RequestId) -> Option<&Result<Response, Error>> {
