@@ -76,13 +76,8 @@ pub struct Booted<D> {
     pub found: Found,
 }
 
-/// Whether the other members of `config` can give `member` back what it has lost: a quorum of voters without it.
-#[must_use]
-pub fn is_restorable(config: &Configuration, member: NodeId) -> bool {
-    can_restore(config.voters.keys(), member)
-}
-
-/// A voter counts again once two others vouch for it, a quorum of three; a learner needs one to learn from.
+/// Whether the others can give `member` back what it has lost. A voter counts again once two others vouch for it, a quorum
+/// of three; a learner needs one to learn from.
 fn can_restore<'a>(voters: impl Iterator<Item = &'a NodeId>, member: NodeId) -> bool {
     let (own, others): (Vec<&NodeId>, Vec<&NodeId>) = voters.partition(|id| **id == member);
     others.len() >= if own.is_empty() { 1 } else { 2 }
@@ -144,7 +139,7 @@ pub fn boot<D: Disk>(
     let forgotten = wal::finish_replacing(&mut disk)?;
     if !wal::exists(&mut disk)? {
         let standing = if told.joins { Standing::Amnesiac } else { Standing::Fresh };
-        return begin(disk, options, told, standing, Found::Nothing);
+        return begin(disk, options, told, standing);
     }
     match Wal::open(disk, options) {
         Ok((wal, recovered)) => {
@@ -206,7 +201,7 @@ pub fn generation(told: &Told) -> Generation {
 /// # Errors
 /// The file system failed; or there is a log already.
 pub fn begin_restored<D: Disk>(disk: D, options: wal::Options, told: &Told) -> Result<(), BootError> {
-    let Booted { mut wal, recovered, .. } = begin(disk, options, told, Standing::Fresh, Found::Nothing)?;
+    let Booted { mut wal, recovered, .. } = begin(disk, options, told, Standing::Fresh)?;
     let Recovered { config, generation, .. } = recovered;
     let (index, term) = RESTORED;
     wal.append(&[Record::Snapshot { index, term, config, generation }])?;
@@ -214,13 +209,7 @@ pub fn begin_restored<D: Disk>(disk: D, options: wal::Options, told: &Told) -> R
     Ok(())
 }
 
-fn begin<D: Disk>(
-    disk: D,
-    options: wal::Options,
-    told: &Told,
-    standing: Standing,
-    found: Found,
-) -> Result<Booted<D>, BootError> {
+fn begin<D: Disk>(disk: D, options: wal::Options, told: &Told, standing: Standing) -> Result<Booted<D>, BootError> {
     let recovered = new_life(told, standing);
     let Recovered { identity, hard_state, config, .. } = &recovered;
     let wal = match Wal::create(disk, options, identity, hard_state, config) {
@@ -228,7 +217,7 @@ fn begin<D: Disk>(
         Err(WalError::Io(error)) => return Err(error.into()),
         Err(WalError::Damage(damage)) => return Err(BootError::Damage(damage)),
     };
-    Ok(Booted { wal, recovered, found })
+    Ok(Booted { wal, recovered, found: Found::Nothing })
 }
 
 /// What the log of a new life says at its beginning.

@@ -96,7 +96,7 @@ pub fn finish_replacing<D: Disk>(disk: &mut D) -> io::Result<Option<u64>> {
 /// The file system failed.
 pub fn prefix<D: Disk>(disk: &mut D) -> io::Result<Option<Recovered>> {
     let sequences = sequences(&disk.list()?);
-    let (_, chain) = sequences.split_at(chain_start(&sequences));
+    let chain = &sequences[chain_start(&sequences)..];
     let mut recovery = Recovery::new();
     for sequence in chain {
         let bytes = disk.read(&file_name(*sequence))?;
