@@ -13,8 +13,6 @@ use quorate_core::reach::{self, Mark};
 use quorate_sim::causality::{Point, curve, plot};
 use quorate_sim::chronicle;
 use quorate_sim::heap::{MILLI, SECOND};
-#[cfg(feature = "mutants")]
-use quorate_sim::mutants::Try;
 use quorate_sim::page::page;
 use quorate_sim::report::{Keep, Report, Totals};
 use quorate_sim::run::{run, run_and_keep};
@@ -204,38 +202,8 @@ fn run_command(command: &Command, out: &mut impl Write) -> anyhow::Result<bool> 
     if chosen.is_empty() {
         chosen = Mutant::ALL.iter().copied().filter(|mutant| !mutant.is_in_checker()).collect();
     }
-    let scratch = std::env::temp_dir().join(format!("quorate-sim-{}.ledger", std::process::id()));
-    let _ = fs::remove_file(&scratch);
-    let path = ledger.as_deref().unwrap_or(&scratch);
-    let effort = Effort { from: *from, tries: *tries, cpu_seconds_max: *cpu };
-    let good = matrix(&chosen, effort, &mut Ledger::open(Some(path)).context("the ledger")?, out)?;
-    let made = fs::read_to_string(path).context("the ledger")?;
-    if ledger.is_none() {
-        fs::remove_file(path)?;
-    }
-    let made: Vec<Try> = made.lines().filter_map(|line| line.parse().ok()).collect();
-    writeln!(out, "{}", proof(&chosen, *tries, &made))?;
-    Ok(good)
-}
-
-/// How long a build without mistakes has to be clean to have shown something: ten times as long as the row takes that is
-/// noticed last.
-#[cfg(feature = "mutants")]
-fn proof(chosen: &[quorate_core::mutant::Mutant], tries: u64, made: &[Try]) -> String {
-    let row = |name: &str| {
-        let row = made.iter().filter(|made| made.mutant == name && made.number < tries);
-        let mut row: Vec<(bool, f64)> = row.map(|made| (made.oracle.is_none(), made.cpu_seconds)).collect();
-        row.sort_by(|one, two| one.partial_cmp(two).expect("times"));
-        row[row.len() / 2].1
-    };
-    let mut rows: Vec<(f64, &str)> = chosen.iter().map(|mutant| (row(mutant.name()), mutant.name())).collect();
-    rows.sort_by(|one, two| one.partial_cmp(two).expect("times"));
-    let ((median, _), (slowest, name)) = (rows[rows.len() / 2], rows[rows.len() - 1]);
-    let clean = 10.0 * slowest;
-    format!(
-        "a row takes {median:.1} CPU s (the median), {name} the most: {slowest:.1}. Without a mistake, seeds must be clean for \
-         ten times that: {clean:.0} CPU s"
-    )
+    let mut ledger = Ledger::open(ledger.as_deref()).context("the ledger")?;
+    Ok(matrix(&chosen, Effort { from: *from, tries: *tries, cpu_seconds_max: *cpu }, &mut ledger, out)?)
 }
 
 #[cfg(not(feature = "mutants"))]
@@ -550,19 +518,5 @@ mod tests {
     #[test]
     fn one_history_in_a_thousand_may_be_undecided() {
         assert_eq!([1, 50, 1_999, 2_000, 20_000].map(undecided_max), [1, 1, 1, 2, 20]);
-    }
-
-    #[cfg(feature = "mutants")]
-    #[test]
-    fn ten_times_the_slowest_row_is_how_long_seeds_must_be_clean() {
-        use quorate_core::mutant::Mutant;
-        let ledger =
-            ["R01 0 leader 1 0 9", "R01 1 leader 1 0 3", "R01 2 - 1 0 1", "R02 0 vote 1 0 5", "K12 0 lease 1 0 50"];
-        let made = ledger.map(|line| line.parse().expect("a line of a ledger"));
-        let text = proof(&[Mutant::R01, Mutant::R02], 3, &made);
-        assert!(
-            text.contains("takes 9.0 CPU s") && text.contains("R01 the most: 9.0") && text.ends_with(": 90 CPU s"),
-            "{text}"
-        );
     }
 }

@@ -179,7 +179,7 @@ impl Ledger {
 /// The ledger cannot be written, or `out`.
 pub fn matrix(mutants: &[Mutant], effort: Effort, ledger: &mut Ledger, out: &mut impl Write) -> io::Result<bool> {
     writeln!(out, "{:<7}{:<14}{:>8}{:>8}{:>11}  mistake", "mutant", "killed by", "seeds", "CPU s", "seed")?;
-    let mut alive = 0;
+    let (mut alive, mut rows) = (0, Vec::new());
     for &mutant in mutants {
         let mut tries = Vec::new();
         for number in 0..effort.tries {
@@ -202,6 +202,7 @@ pub fn matrix(mutants: &[Mutant], effort: Effort, ledger: &mut Ledger, out: &mut
         let lives = tries.iter().filter(|made| made.oracle.is_none()).count();
         alive += usize::from(lives > 0);
         let Try { oracle, seeds, seed, cpu_seconds, .. } = &tries[tries.len() / 2];
+        rows.push((*cpu_seconds, mutant.name()));
         let oracle = oracle.as_deref().unwrap_or("ALIVE");
         writeln!(
             out,
@@ -219,7 +220,20 @@ pub fn matrix(mutants: &[Mutant], effort: Effort, ledger: &mut Ledger, out: &mut
             writeln!(out, "{row:<7}{reason}")?;
         }
     }
+    writeln!(out, "{}", proof(rows))?;
     Ok(alive == 0)
+}
+
+/// How long a build without mistakes has to be clean to have shown something: ten times as long as the row takes that is
+/// noticed last. `rows`: CPU seconds and the name of each.
+fn proof(mut rows: Vec<(f64, &str)>) -> String {
+    rows.sort_by(|one, two| one.partial_cmp(two).expect("times"));
+    let ((median, _), (slowest, name)) = (rows[rows.len() / 2], rows[rows.len() - 1]);
+    let clean = 10.0 * slowest;
+    format!(
+        "a row takes {median:.1} CPU s (the median), {name} the most: {slowest:.1}. Without a mistake, seeds must be clean for \
+         ten times that: {clean:.0} CPU s"
+    )
 }
 
 /// Runs seeds with `mutant` planted until one fails.
@@ -258,6 +272,24 @@ mod tests {
         let alive = Try { oracle: None, ..made };
         assert_eq!(alive.to_string().parse(), Ok(alive));
         assert!("R01 2".parse::<Try>().is_err());
+    }
+
+    #[test]
+    fn ten_times_the_slowest_row_is_how_long_seeds_must_be_clean() {
+        let lines = ["R01 0 leader 1 0 9", "R01 1 leader 1 0 3", "R01 2 - 1 0 1", "K12 0 lease 1 0 50"];
+        let others = ["R02 0 vote 1 0 5", "R02 1 vote 1 0 5", "R02 2 vote 1 0 5"];
+        let tries = lines.iter().chain(&others).map(|line| line.parse().expect("a line of a ledger")).collect();
+        let mut ledger = Ledger { tries, file: None };
+        let effort = Effort { from: 0, tries: 3, cpu_seconds_max: 0.0 };
+        let mut out = Vec::new();
+        let good =
+            matrix(&[Mutant::R01, Mutant::R02], effort, &mut ledger, &mut out).expect("a vector takes everything");
+        let text = String::from_utf8(out).expect("text");
+        assert!(!good, "it lived once");
+        assert!(
+            text.contains("takes 9.0 CPU s") && text.contains("R01 the most: 9.0") && text.ends_with(": 90 CPU s\n"),
+            "{text}"
+        );
     }
 
     #[test]
