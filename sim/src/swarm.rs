@@ -667,10 +667,16 @@ fn draw_handicaps(setup: &Setup) -> Vec<(Aim, Quality)> {
     (0..count).map(handicap).collect()
 }
 
+/// A member and another one.
+fn draw_link(rng: &mut Rng, members: usize) -> (usize, usize) {
+    let mut below = |bound: usize| usize::try_from(rng.below(bound as u64)).expect("few members");
+    let from = below(members);
+    (from, (from + 1 + below(members - 1)) % members)
+}
+
 /// What a member sends, what it is sent, or what one of them sends to another.
 fn draw_aim(rng: &mut Rng, members: usize) -> Aim {
-    let from = usize::try_from(rng.below(members as u64)).expect("few members");
-    let to = (from + 1 + usize::try_from(rng.below(members as u64 - 1)).expect("few members")) % members;
+    let (from, to) = draw_link(rng, members);
     let (from, to) = (Some(from), Some(to));
     pick(rng, &[(1, Aim { from, to: None }), (1, Aim { from: None, to }), (1, Aim { from, to })])
 }

@@ -6,7 +6,7 @@
 use quorate_core::entry::FEATURE_LEVEL;
 use quorate_core::rng::Rng;
 
-use super::{Setup, Stream, draw_aim, pick, ppm, stream};
+use super::{Setup, Stream, draw_aim, draw_link, pick, ppm, stream};
 use crate::disk::Ill;
 use crate::heap::{MICRO, MILLI, Nanos, SECOND};
 use crate::network::Aim;
@@ -45,8 +45,7 @@ pub(super) fn draw_schedule(setup: &Setup) -> Vec<Strike> {
         span: down(rng),
     });
     class(7, classes.partition, 4 * SECOND, &|rng| {
-        let from = member(rng);
-        let to = (from + 1 + usize::try_from(rng.below(members as u64 - 1)).expect("few members")) % members;
+        let (from, to) = draw_link(rng, members);
         Fault::Cut { from, to, span: down(rng) }
     });
     class(8, classes.storm, 6 * SECOND, &|rng| Fault::Storm {
@@ -154,12 +153,9 @@ fn swizzles(setup: &Setup, begin: Nanos, end: Nanos) -> Vec<Strike> {
 /// One direction of a link goes up and down for a while.
 fn flaps(setup: &Setup, begin: Nanos, end: Nanos) -> Vec<Strike> {
     let (rng, mut strikes) = (&mut stream(setup.seed, Stream::Schedule, 31), Vec::new());
-    let members = setup.machines() as u64;
     let mut at = begin + micros(rng, 10 * SECOND);
     while setup.classes.flap && at < end {
-        let from = rng.below(members);
-        let to = (from + 1 + rng.below(members - 1)) % members;
-        let [from, to] = [from, to].map(|member| usize::try_from(member).expect("few members"));
+        let (from, to) = draw_link(rng, setup.machines());
         let period = setup.knobs.election / 10 * (1 + rng.below(20));
         let until = (at + 5 * SECOND).min(end);
         while at < until {
