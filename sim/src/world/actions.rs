@@ -59,7 +59,7 @@ impl World {
         actions.changes.clear();
         let mut is_spreading = false;
         for frame in actions.frames.drain(..) {
-            if frame.bulk && self.would_prevail(member, frame.to, &frame.bytes) {
+            if frame.bulk && !self.may_hand(member, frame.to, &frame.bytes) {
                 is_spreading = true;
                 continue;
             }

@@ -5,7 +5,7 @@
 //! wrong is the cluster's fault. Of a life that an alarm has ended it knows nothing: whoever else is asked to go then, the
 //! cluster has to wait with that until it is safe.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_core::{Incarnation, LogIndex, NodeId};
 use quorate_node::status::Status;
@@ -380,7 +380,7 @@ impl World {
     }
 
     fn is_forgetful(&self, id: NodeId) -> bool {
-        self.machine_of(id).map(|machine| &self.machines[machine]).is_none_or(|it| !it.trusted || it.wrong.accused)
+        self.machine_of(id).map(|machine| &self.machines[machine]).is_none_or(|it| !it.trusted || it.wrong.is_doubtful())
     }
 
     /// Whether the alarm is on that ends this life. What is asked for from now on comes behind it in the log, and so no
@@ -394,11 +394,13 @@ impl World {
     /// and `gone` leaves, with all others that are to leave. Whom `gone` leaves behind may wait for a member to come back
     /// whose life was ended.
     fn is_safe(&self, lost: Option<NodeId>, gone: Option<NodeId>) -> bool {
-        let leaving = self.admins.iter().filter(|admin| admin.removing.is_some() && admin.removing != gone).count();
+        let leaving = self.leaving(gone);
+        let wrong = self.machines.iter().filter(|machine| machine.wrong.is_doubtful()).filter_map(|machine| machine.id);
+        let newcomers: BTreeSet<NodeId> = wrong.chain(lost).filter(|id| Some(*id) != gone).collect();
         let suffices = |voters: &BTreeMap<NodeId, Incarnation>| {
             let mut ids: Vec<NodeId> = voters.keys().copied().filter(|id| Some(*id) != gone).collect();
-            // It may be about to get its vote.
-            ids.extend(lost.filter(|id| !voters.contains_key(id)));
+            // They may be about to get their votes.
+            ids.extend(newcomers.iter().filter(|id| !voters.contains_key(id)));
             let forgetful = || ids.iter().filter(|id| Some(**id) == lost || self.is_forgetful(**id));
             // Of no other forgetful one is it certain that nobody counts on it.
             let is_ended = |id: &NodeId| voters.get(id).is_some_and(|life| self.is_ended(*id, *life));
@@ -407,6 +409,11 @@ impl World {
         };
         let sets = self.membership.configs().flat_map(|config| [&config.voters, &config.outgoing]);
         sets.filter(|voters| !voters.is_empty()).all(suffices)
+    }
+
+    /// How many are to be removed beside `gone`, as far as anyone has asked for that.
+    pub(super) fn leaving(&self, gone: Option<NodeId>) -> usize {
+        self.admins.iter().filter(|admin| admin.removing.is_some() && admin.removing != gone).count()
     }
 
     fn may_remove(&self, id: NodeId) -> bool {

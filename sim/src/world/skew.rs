@@ -9,6 +9,7 @@ use quorate_core::entry::Standing;
 use quorate_core::format::codec;
 use quorate_core::raft::Role;
 use quorate_core::replica::PeerMessage;
+use quorate_core::request::{Alarm, AlarmKind};
 use quorate_core::store::Applied;
 use quorate_core::{LogIndex, NodeId};
 
@@ -34,12 +35,21 @@ pub(super) struct Wrong {
     was_seen: bool,
     /// Its present life may be ended for it: its hashes were told, even if it has recovered from an older state.
     pub(super) accused: bool,
+    /// Somebody whose state is wrong has sent it that, and it has come to no other one since.
+    handed: bool,
     /// When it found out.
     pub(super) suspected: Option<Nanos>,
     /// Bits of it have rotted where it is stored: a scrub says so, and the next one again.
     pub(super) decayed: bool,
     /// Its life was ended: the next start is that of a new one.
     pub(super) fenced: bool,
+}
+
+impl Wrong {
+    /// Its present life may be ended for it, now or once it has loaded what it was handed.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.accused || self.handed
+    }
 }
 
 impl World {
@@ -51,7 +61,7 @@ impl World {
         let is_one = id.is_some_and(|id| voters.contains_key(&id)) && status.role == Role::Follower;
         let runs = |id| self.machine_of(id).is_some_and(|machine| self.machines[machine].process.is_some());
         let others = voters.keys().all(|id| runs(*id));
-        let is_alone = self.machines.iter().all(|machine| !machine.wrong.accused);
+        let is_alone = self.machines.iter().all(|machine| !machine.wrong.is_doubtful());
         let is_trusted = status.standing == Standing::Trusted && status.config.outgoing.is_empty();
         if is_one && others && is_alone && is_trusted && voters.len() >= 3 && self.may_wipe(member) {
             let process = self.machines[member].process.as_mut().expect("just seen");
@@ -135,24 +145,33 @@ impl World {
         Ok(())
     }
 
-    /// Whether what a member sends to `to` is a part of a wrong state's snapshot, and those who are right would be no
-    /// majority any more once `to` has that state: then no member can tell, and the wrong would end the life of the right.
-    pub(super) fn would_prevail(&self, from: usize, to: NodeId, bytes: &Bytes) -> bool {
-        let (Some(since), Some(process)) = (self.machines[from].wrong.since, &self.machines[from].process) else {
-            return false;
-        };
-        let Ok(PeerMessage::Snapshot(chunk)) = codec::decode(bytes.clone()) else { return false };
+    /// A member hands something to `to`. `false` if it keeps that: it is a part of a wrong state's snapshot, and that state
+    /// would prevail.
+    pub(super) fn may_hand(&mut self, from: usize, to: NodeId, bytes: &Bytes) -> bool {
+        let Some(since) = self.machines[from].wrong.since else { return true };
+        let Ok(PeerMessage::Snapshot(chunk)) = codec::decode(bytes.clone()) else { return true };
         if chunk.index < since {
-            return false;
+            return true;
         }
+        let may = !self.would_prevail(from, to);
+        if let Some(other) = self.machine_of(to).filter(|_| may) {
+            self.machines[other].wrong.handed = true;
+        }
+        may
+    }
+
+    /// Whether those who are right would be no majority any more once `to` has the wrong state of `from`: then no member
+    /// can tell, and the wrong would end the life of the right.
+    fn would_prevail(&self, from: usize, to: NodeId) -> bool {
+        let Some(process) = &self.machines[from].process else { return false };
         let (raft, voters) = (process.replica().raft(), &process.status().config.voters);
         // Who needs a snapshot will have no other state than this one, either.
         let stays_right = |machine: &Machine| {
             let reaches = |other: &Process| other.status().last >= raft.start();
-            machine.wrong.since.is_none() && machine.process.as_ref().is_some_and(reaches)
+            machine.wrong.since.is_none() && !machine.wrong.handed && machine.process.as_ref().is_some_and(reaches)
         };
         let others = voters.keys().filter(|id| **id != to).filter_map(|id| self.machine_of(*id));
-        let right = others.filter(|other| stays_right(&self.machines[*other])).count();
+        let right = others.filter(|other| stays_right(&self.machines[*other])).count().saturating_sub(self.leaving(None));
         let all = voters.len() + usize::from(!voters.contains_key(&to));
         right <= all / 2
     }
@@ -226,9 +245,10 @@ impl World {
         }
         if self.consensus.state_at(applied.index) == Some(applied.hash) {
             // Or else it has started on a snapshot that it had not been seen to take, and what it told before still counts.
-            let Wrong { is_origin, was_seen, accused, decayed, .. } = std::mem::take(&mut self.machines[member].wrong);
+            let Wrong { is_origin, was_seen, accused, handed, decayed, .. } =
+                std::mem::take(&mut self.machines[member].wrong);
             let wrong = &mut self.machines[member].wrong;
-            (wrong.accused, wrong.decayed) = (accused && (was_seen || decayed), decayed);
+            (wrong.accused, wrong.handed, wrong.decayed) = (accused && (was_seen || decayed), handed, decayed);
             self.totals.skews -= u64::from(is_origin && !was_seen);
             return false;
         }
@@ -244,7 +264,7 @@ impl World {
         if is_new_life {
             *wrong = Wrong::default();
         }
-        wrong.suspected = None;
+        (wrong.suspected, wrong.handed) = (None, false);
         wrong.since = wrong.since.filter(|since| applied >= *since);
         if wrong.since.is_some() {
             self.wrong_states.insert((applied, hash));
@@ -259,7 +279,7 @@ impl World {
     pub(super) fn judge_snapshot(&mut self, member: usize, index: LogIndex, hash: u64) -> Verdict {
         // It serves again, until it finds out that this state is wrong, too.
         let wrong = &mut self.machines[member].wrong;
-        (wrong.suspected, wrong.decayed) = (None, false);
+        (wrong.suspected, wrong.handed, wrong.decayed) = (None, false, false);
         if !self.is_known_wrong(index, hash) {
             // What it was handed after the snapshot, which it has just come to, may be wrong all the same.
             let since = self.machines[member].wrong.since;
@@ -286,7 +306,9 @@ impl World {
             return Some(format!("what member {member} has stored is damaged"));
         }
         let leader = self.machines[self.leader()?].process.as_ref()?;
-        let fenced = leader.published().view.alarms().find(|alarm| alarm.ended().is_some())?;
-        Some(format!("the alarm {fenced:?} is on"))
+        // A majority was always right.
+        let is_owed = |alarm: &Alarm| alarm.ended().is_some() || alarm.kind == AlarmKind::Corrupt;
+        let alarm = leader.published().view.alarms().find(is_owed)?;
+        Some(format!("the alarm {alarm:?} is on"))
     }
 }
