@@ -380,7 +380,9 @@ impl World {
     }
 
     fn is_forgetful(&self, id: NodeId) -> bool {
-        self.machine_of(id).map(|machine| &self.machines[machine]).is_none_or(|it| !it.trusted || it.wrong.is_doubtful())
+        self.machine_of(id)
+            .map(|machine| &self.machines[machine])
+            .is_none_or(|it| !it.trusted || it.wrong.is_doubtful())
     }
 
     /// Whether the alarm is on that ends this life. What is asked for from now on comes behind it in the log, and so no

@@ -425,7 +425,9 @@ impl World {
         let is_born = self.machines.iter().any(|machine| machine.trusted);
         let others = self.machines.iter().enumerate().filter(|(other, _)| *other != member);
         let forgetful = others
-            .filter(|(_, machine)| if is_born { !machine.trusted || machine.wrong.is_doubtful() } else { machine.blank })
+            .filter(
+                |(_, machine)| if is_born { !machine.trusted || machine.wrong.is_doubtful() } else { machine.blank },
+            )
             .count()
             + 1;
         forgetful <= (self.machines.len() - 1) / 2

@@ -171,7 +171,8 @@ impl World {
             machine.wrong.since.is_none() && !machine.wrong.handed && machine.process.as_ref().is_some_and(reaches)
         };
         let others = voters.keys().filter(|id| **id != to).filter_map(|id| self.machine_of(*id));
-        let right = others.filter(|other| stays_right(&self.machines[*other])).count().saturating_sub(self.leaving(None));
+        let right =
+            others.filter(|other| stays_right(&self.machines[*other])).count().saturating_sub(self.leaving(None));
         let all = voters.len() + usize::from(!voters.contains_key(&to));
         right <= all / 2
     }
