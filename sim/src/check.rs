@@ -29,7 +29,7 @@
 //! | `recovery` | a member starts again, and tells a damaged log from a sound one | `world/machine.rs` |
 //! | `backend` | a member can keep the state that it has come to | `world/machine.rs` |
 //! | `codec` | a member can decode what another one sends | `world/actions.rs` |
-//! | `liveness` | once faults are over everything works again, within a bound | `world/finale.rs` |
+//! | `liveness` | a healed majority makes progress, whatever is wrong with the others; then all are healed and all works; within bounds | `world/finale.rs` |
 //! | `livelock` | nobody runs in circles | `world.rs` |
 //! | `assertion` | no assertion of ours fails | `run.rs` |
 

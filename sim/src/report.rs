@@ -73,6 +73,7 @@ totals! {
         undecided "histories undecided",
         disk_failures "failures of a log's disk",
         self_compactions "compactions of its own",
+        outcasts "members left out",
         commands_compared "commands compared",
         alarms_raised "alarms raised",
     }

@@ -18,6 +18,46 @@ const SLOWNESS_MAX: u64 = 1_000_000_000;
 /// Every single time.
 const PPM_MAX: u64 = 1_000_000;
 
+/// What is wrong with a member that is left out when the others are healed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plight {
+    /// Its process is down.
+    Down,
+    /// Nobody hears it, and it hears nobody.
+    Isolated,
+    /// It hears nobody.
+    Deaf,
+    /// Nobody hears it.
+    Mute,
+    /// Its syncs take hundreds of times as long.
+    Slow,
+}
+
+impl Plight {
+    const ALL: [(Self, &str); 5] = [
+        (Self::Down, "down"),
+        (Self::Isolated, "isolated"),
+        (Self::Deaf, "deaf"),
+        (Self::Mute, "mute"),
+        (Self::Slow, "slow"),
+    ];
+}
+
+impl fmt::Display for Plight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (_, name) = Self::ALL.iter().find(|(plight, _)| plight == self).expect("all are named");
+        f.write_str(name)
+    }
+}
+
+impl FromStr for Plight {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL.iter().find(|(_, name)| *name == text).map(|(plight, _)| *plight).ok_or(())
+    }
+}
+
 /// One thing done to the cluster. Members are numbered from 0. Spans end by themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -199,6 +239,13 @@ pub enum Fault {
         /// The next leader.
         member: usize,
     },
+    /// When faults end, the others are healed first, and must make progress without this one.
+    Outcast {
+        /// Which member.
+        member: usize,
+        /// What is wrong with it until then.
+        plight: Plight,
+    },
 }
 
 impl Fault {
@@ -235,6 +282,7 @@ impl Fault {
             | Self::Skew { .. }
             | Self::Decay { .. }
             | Self::Transfer { .. }
+            | Self::Outcast { .. }
             | Self::Fail { .. } => {}
         }
         self
@@ -266,7 +314,8 @@ impl Fault {
             | Self::Decay { .. }
             | Self::ClockRate { .. }
             | Self::WallClock { .. }
-            | Self::Transfer { .. } => 0,
+            | Self::Transfer { .. }
+            | Self::Outcast { .. } => 0,
         }
     }
 
@@ -290,6 +339,7 @@ impl Fault {
             | Self::Decay { member }
             | Self::ClockRate { member, .. }
             | Self::WallClock { member, .. }
+            | Self::Outcast { member, .. }
             | Self::Transfer { member } => 1 << member,
             Self::Partition { side, .. } => side,
             Self::Cut { from, to, .. } => 1 << from | 1 << to,
@@ -528,6 +578,7 @@ impl fmt::Display for Fault {
             Self::WallClock { member, by } => write!(f, "wall-clock member={member} by={by}"),
             Self::Harass { after, span } => write!(f, "harass after={} span={}", Span(after), Span(span)),
             Self::Transfer { member } => write!(f, "transfer member={member}"),
+            Self::Outcast { member, plight } => write!(f, "outcast member={member} plight={plight}"),
         }
     }
 }
@@ -562,6 +613,12 @@ impl Fields<'_> {
         let text = self.get::<String>(name)?;
         let span = parse_span(&text)?;
         if span > SPAN_MAX { Err(ParseError(format!("{name}={text} is longer than a day"))) } else { Ok(span) }
+    }
+
+    fn plight(&self) -> Result<Plight, ParseError> {
+        let text = self.get::<String>("plight")?;
+        let names = || Plight::ALL.map(|(_, name)| name).join(", ");
+        text.parse().map_err(|()| ParseError(format!("plight={text} is none of {}", names())))
     }
 
     /// Which links: all, unless a line says where they begin or end.
@@ -646,6 +703,7 @@ impl FromStr for Strike {
             "wall-clock" => Fault::WallClock { member: fields.get("member")?, by: fields.get::<i32>("by")?.into() },
             "harass" => Fault::Harass { after: fields.span("after")?, span: fields.span("span")? },
             "transfer" => Fault::Transfer { member: fields.get("member")? },
+            "outcast" => Fault::Outcast { member: fields.get("member")?, plight: fields.plight()? },
             other => return Err(ParseError(format!("unknown fault {other}"))),
         };
         let strike = Self { at, fault };
@@ -674,7 +732,7 @@ mod tests {
                 assert_eq!(line.parse(), Ok(strike), "{line}");
             }
         }
-        assert_eq!(kinds.len(), 26, "the swarm draws every kind of fault: {kinds:?}");
+        assert_eq!(kinds.len(), 27, "the swarm draws every kind of fault: {kinds:?}");
     }
 
     #[test]

@@ -83,6 +83,7 @@ pub struct Classes {
     pub upgrade: bool,
     pub skew: bool,
     pub decay: bool,
+    pub outcast: bool,
 }
 
 /// Settings of the members that change how often rare paths are taken.
@@ -163,6 +164,23 @@ pub struct ControlPlane {
     pub compaction: Nanos,
 }
 
+/// How often clients do what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mix {
+    /// Of operations on keys, by weight: puts.
+    pub puts: u64,
+    /// Lists.
+    pub ranges: u64,
+    /// Deletions.
+    pub deletes: u64,
+    /// Transactions.
+    pub txns: u64,
+    /// Compactions.
+    pub compactions: u64,
+    /// Of a hundred steps so many may be about leases, from 18 on all kinds of them.
+    pub leases: u64,
+}
+
 /// How long things take inside a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Latencies {
@@ -204,6 +222,8 @@ pub struct Setup {
     pub clients_from: Nanos,
     /// Keys the clients use.
     pub keys: u64,
+    /// What clients do with them.
+    pub mix: Mix,
     /// When the nemesis and the clients stop and healing begins.
     pub duration: Nanos,
     /// Which faults there are.
@@ -255,6 +275,12 @@ impl Setup {
             && !regime.has_operator()
             && stream(seed, Stream::Churn, 1_001).chance(1, 3);
         classes.upgrade = stream(seed, Stream::Upgrade, 1_000).chance(1, 4);
+        // A probe has no password, and nobody is there to make room.
+        classes.outcast = members >= 3
+            && churn.is_none()
+            && !regime.auth
+            && regime.quota_bytes.is_none()
+            && stream(seed, Stream::Schedule, 1_000).chance(1, 3);
         let election = pick(rng, &[(1, 100), (2, 300), (2, 1_000), (1, 2_000)]) * MILLI;
         let clients = pick(rng, &[(1, 4), (4, 10), (1, 16)]);
         let clock_rate = |rng: &mut Rng| if classes.clock { ppm(rng) } else { 0 };
@@ -269,9 +295,10 @@ impl Setup {
             control_plane: draw_control_plane(seed, &regime),
             clients,
             think: SECOND / 200 * clients as u64,
-            watchers: 3,
+            watchers: pick(&mut stream(seed, Stream::Watch, 1_000), &[(1, 1), (3, 3), (1, 8)]),
             clients_from: 100 * MILLI,
             keys: pick(rng, &[(1, 3), (3, 20), (1, 200)]),
+            mix: draw_mix(seed),
             duration: duration.unwrap_or(60 * SECOND),
             classes,
             knobs: draw_knobs(rng, election),
@@ -358,6 +385,7 @@ impl Setup {
                 | Fault::Decay { member }
                 | Fault::ClockRate { member, .. }
                 | Fault::WallClock { member, .. }
+                | Fault::Outcast { member, .. }
                 | Fault::Transfer { member } => member,
                 Fault::Cut { from, to, .. } => from.max(to),
                 Fault::Storm { aim, .. } | Fault::Throttle { aim, .. } => aim.from.max(aim.to).unwrap_or(0),
@@ -503,6 +531,7 @@ impl Setup {
             control_plane,
             clients,
             keys,
+            mix,
             classes,
             knobs,
             regime,
@@ -514,7 +543,7 @@ impl Setup {
             ..
         } = self;
         format!(
-            "# seed {seed}: {members} members, {clients} clients, {keys} keys\n# {churn:?}\n# {contest:?}\n# {control_plane:?}\n# \
+            "# seed {seed}: {members} members, {clients} clients, {keys} keys\n# {mix:?}\n# {churn:?}\n# {contest:?}\n# {control_plane:?}\n# \
              {classes:?}\n# {knobs:?}\n# {regime:?}\n# {latencies:?}\n# {network:?}\n# {handicaps:?}\n# \
              clocks {clocks:?}, wall clocks ahead by {wall_clocks:?} s"
         )
@@ -606,6 +635,26 @@ fn draw_classes(rng: &mut Rng, members: usize) -> Classes {
         upgrade: false,
         skew: false,
         decay: false,
+        outcast: false,
+    }
+}
+
+/// In half of the seeds of everything something; else some things are left out and others are frequent. Without writes
+/// nothing would be left to read.
+fn draw_mix(seed: u64) -> Mix {
+    let rng = &mut stream(seed, Stream::Workload, 1_000);
+    let usual = Mix { puts: 35, ranges: 25, deletes: 12, txns: 25, compactions: 3, leases: 18 };
+    if rng.chance(1, 2) {
+        return usual;
+    }
+    let mut vary = |weight: u64, least: u64| pick(rng, &[(1, least), (1, weight), (1, 3 * weight)]);
+    Mix {
+        puts: vary(usual.puts, 5),
+        ranges: vary(usual.ranges, 0),
+        deletes: vary(usual.deletes, 0),
+        txns: vary(usual.txns, 0),
+        compactions: vary(usual.compactions, 0),
+        leases: vary(usual.leases, 0),
     }
 }
 

@@ -8,6 +8,7 @@ use quorate_core::rng::Rng;
 use quorate_core::{Blob, LeaseId, Revision, Ttl};
 use quorate_jepsen::history::Op;
 
+use crate::swarm::Mix;
 use crate::world::redraw::anew;
 
 pub mod badge;
@@ -43,6 +44,7 @@ pub struct Known {
 pub struct Generator {
     rng: Rng,
     keys: u64,
+    mix: Mix,
     client: usize,
     written: u64,
 }
@@ -50,8 +52,8 @@ pub struct Generator {
 impl Generator {
     /// Operations of `client` over `keys` keys.
     #[must_use]
-    pub fn new(rng: Rng, client: usize, keys: u64) -> Self {
-        Self { rng, keys, client, written: 0 }
+    pub fn new(rng: Rng, client: usize, keys: u64, mix: Mix) -> Self {
+        Self { rng, keys, mix, client, written: 0 }
     }
 
     /// Draws anew what is left to chance.
@@ -73,13 +75,21 @@ impl Generator {
             (range.serializable, range.revision) = (false, None);
             return Op::Range(range);
         }
-        match self.rng.below(100) {
-            0..35 => Op::Put(self.put(known)),
-            35..60 => Op::Range(self.range(known)),
-            60..72 => Op::DeleteRange(self.delete()),
-            72..97 => Op::Txn(self.txn(known, 1)),
+        let Mix { puts, ranges, deletes, txns, compactions, .. } = self.mix;
+        let kind = draw(&mut self.rng, [puts, ranges, deletes, txns, compactions]);
+        match kind {
+            0 => Op::Put(self.put(known)),
+            1 => Op::Range(self.range(known)),
+            2 => Op::DeleteRange(self.delete()),
+            3 => Op::Txn(self.txn(known, 1)),
             _ => Op::Compact(self.compaction(known)),
         }
+    }
+
+    /// What a client's next step may have to do with leases: below 18, something.
+    pub fn lease_ticket(&mut self) -> u64 {
+        let ticket = self.rng.below(100);
+        if self.only_reads() || ticket >= self.mix.leases { 99 } else { ticket % 18 }
     }
 
     /// A key that clients share.
@@ -258,6 +268,16 @@ impl Generator {
     pub fn below(&mut self, bound: u64) -> u64 {
         self.rng.below(bound)
     }
+}
+
+/// Which of these, by weight.
+fn draw<const N: usize>(rng: &mut Rng, weights: [u64; N]) -> usize {
+    let ticket = rng.below(weights.iter().sum());
+    let sums = weights.iter().scan(0, |sum, weight| {
+        *sum += weight;
+        Some(*sum)
+    });
+    sums.filter(|sum| *sum <= ticket).count()
 }
 
 fn pick(rng: &mut Rng, len: usize) -> usize {

@@ -27,7 +27,7 @@ use crate::heap::{Heap, Nanos, SECOND};
 use crate::member::{Actions, Process, founder_id};
 use crate::network::Network;
 use crate::report::{Keep, Totals};
-use crate::schedule::Strike;
+use crate::schedule::{Plight, Strike};
 use crate::script::Deed;
 use crate::swarm::{Setup, Stream};
 use crate::trace::Trace;
@@ -127,6 +127,8 @@ pub struct World {
     seen: Revision,
     settled: settle::Settled,
     calm: bool,
+    /// Who is to be left out when the others are healed, and what is wrong with it.
+    outcasts: Vec<(usize, Plight)>,
     /// What comes is no longer what the seed says.
     is_redrawn: bool,
     /// Answers to clients that somebody else plays.
@@ -230,6 +232,7 @@ impl World {
             seen: Revision(1),
             settled: settle::Settled::default(),
             calm: false,
+            outcasts: Vec::new(),
             is_redrawn: false,
             outside: None,
             busy: (0, 0),

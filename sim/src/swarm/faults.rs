@@ -10,7 +10,7 @@ use super::{Setup, Stream, draw_aim, draw_link, pick, ppm, stream};
 use crate::disk::Ill;
 use crate::heap::{MICRO, MILLI, Nanos, SECOND};
 use crate::network::Aim;
-use crate::schedule::{Fault, Strike};
+use crate::schedule::{Fault, Plight, Strike};
 
 /// Draws strikes of every class that is on, one stream per class: switching one class off leaves the others' strikes.
 pub(super) fn draw_schedule(setup: &Setup) -> Vec<Strike> {
@@ -105,7 +105,7 @@ pub(super) fn draw_schedule(setup: &Setup) -> Vec<Strike> {
         let after = pick(relentless, &[(1, 1), (1, 10), (1, 100)]) * MILLI;
         schedule.push(Strike { at: begin, fault: Fault::Harass { after, span: end - begin } });
     }
-    for pattern in [swizzles, flaps, rolling_restarts, upgrades, decays] {
+    for pattern in [swizzles, flaps, rolling_restarts, upgrades, decays, outcasts] {
         schedule.append(&mut pattern(setup, begin, end));
     }
     schedule.sort_by_key(|strike| strike.at);
@@ -148,6 +148,19 @@ fn swizzles(setup: &Setup, begin: Nanos, end: Nanos) -> Vec<Strike> {
     }
     strikes.retain(|strike| strike.at < end);
     strikes
+}
+
+/// Up to a minority is left out when the others are healed.
+fn outcasts(setup: &Setup, _begin: Nanos, end: Nanos) -> Vec<Strike> {
+    let rng = &mut stream(setup.seed, Stream::Schedule, 33);
+    if !setup.classes.outcast {
+        return Vec::new();
+    }
+    let count = 1 + usize::try_from(rng.below((setup.members as u64 - 1) / 2)).expect("few members");
+    let chosen = shuffled(rng, setup.members).into_iter().take(count);
+    let plights = [(1, Plight::Down), (1, Plight::Isolated), (1, Plight::Deaf), (1, Plight::Mute), (1, Plight::Slow)];
+    let outcast = |member| Strike { at: end, fault: Fault::Outcast { member, plight: pick(rng, &plights) } };
+    chosen.map(outcast).collect()
 }
 
 /// One direction of a link goes up and down for a while.

@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn every_operation_is_read_back_as_it_was() {
-        let mut generator = Generator::new(stream(1, Stream::Workload, 0), 0, 5);
+        let mut generator = Generator::new(stream(1, Stream::Workload, 0), 0, 5, Setup::draw(0).mix);
         let known = Known { revision: Revision(40), compacted: Revision(3), lease: Some(LeaseId(7)) };
         let leases = [
             Op::LeaseGrant { id: None, ttl: Ttl(3) },

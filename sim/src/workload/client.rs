@@ -92,8 +92,7 @@ impl Client {
         if let Some(gone) = self.gone.take() {
             return Step::KeepAlive(gone);
         }
-        let leases = if self.generator.only_reads() { 99 } else { self.generator.below(100) };
-        match (leases, self.held) {
+        match (self.generator.lease_ticket(), self.held) {
             (0..8, None) => {
                 let id = self.generator.chance(1, 3).then(|| LeaseId(1 + self.generator.below(20) as i64));
                 Step::Ask(Op::LeaseGrant { id, ttl: self.generator.ttl() })

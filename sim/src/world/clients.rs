@@ -25,7 +25,7 @@ use crate::workload::{Generator, Token};
 
 pub(super) fn draw(setup: &Setup) -> Vec<Client> {
     let client = |n: usize| {
-        let generator = Generator::new(setup.stream(Stream::Workload, n), n, setup.keys);
+        let generator = Generator::new(setup.stream(Stream::Workload, n), n, setup.keys, setup.mix);
         Client::new(generator, n % setup.members)
     };
     (0..setup.clients).map(client).collect()
@@ -33,7 +33,7 @@ pub(super) fn draw(setup: &Setup) -> Vec<Client> {
 
 pub(super) fn draw_watchers(setup: &Setup) -> Vec<WatchClient> {
     let client = |n: usize| {
-        let generator = Generator::new(setup.stream(Stream::Watch, n), n, setup.keys);
+        let generator = Generator::new(setup.stream(Stream::Watch, n), n, setup.keys, setup.mix);
         WatchClient::new(generator, n % setup.members, n == 0)
     };
     (0..setup.watchers).map(client).collect()
@@ -95,7 +95,7 @@ impl World {
 
     /// A client does what comes next.
     pub(super) fn act(&mut self, now: Nanos, number: usize) {
-        if self.finale.has_begun() {
+        if !self.finale.clients_work() {
             return;
         }
         let members = self.members();

@@ -468,11 +468,11 @@ impl World {
         let late = self.contenders.iter().find(|contender| !contender.is_done());
         match late {
             None => Ok(true),
-            Some(_) if now < self.setup.duration + self.recovery() + PATIENCE => Ok(false),
+            Some(_) if now < self.finale.healed() + self.recovery() + PATIENCE => Ok(false),
             Some(late) => {
                 let text = format!(
                     "a turn did not come within {} ms after healing:\n  {}",
-                    (now - self.setup.duration) / MILLI,
+                    (now - self.finale.healed()) / MILLI,
                     late.describe()
                 );
                 Err(Violation::new("lock", text))

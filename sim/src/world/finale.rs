@@ -7,6 +7,7 @@ use quorate_jepsen::watch::Truth;
 
 use super::World;
 use super::event::{Event, link};
+use super::machine::Machine;
 use super::operators::Opening;
 use super::script::outcome;
 use super::succession::Succession;
@@ -23,6 +24,8 @@ use crate::workload::watcher::WatchClient;
 
 /// How long after healing everything must work again.
 const RECOVERY: Nanos = 30 * SECOND;
+/// What clients ask for in a minute at least; where they could not because of faults, they do it afterwards.
+const OPERATIONS: u64 = 5_000;
 
 /// Where in the end the run is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,7 +33,11 @@ enum Phase {
     /// Not there yet.
     #[default]
     Before,
-    /// Faults are over; clients wait for their last answers.
+    /// A majority is healed, and must make progress without the others: a write and a read on every one of it.
+    Besieged { step: usize },
+    /// Faults are over, and clients go on, until then or until they have asked for enough.
+    Recovering { until: Nanos },
+    /// Clients wait for their last answers.
     Settling,
     /// Nobody is asked who they are any more, and there is room again.
     Opening,
@@ -46,6 +53,8 @@ enum Phase {
 #[derive(Debug, Default)]
 pub(super) struct Finale {
     phase: Phase,
+    /// When the last fault was over.
+    healed: Nanos,
     deadline: Nanos,
     pending: Option<(u64, OpId, Op)>,
     opening: Opening,
@@ -64,6 +73,16 @@ impl Finale {
 
     pub(super) fn has_begun(&self) -> bool {
         self.phase != Phase::Before
+    }
+
+    /// Whether clients of keys and leases still ask for something new.
+    pub(super) fn clients_work(&self) -> bool {
+        matches!(self.phase, Phase::Before | Phase::Besieged { .. } | Phase::Recovering { .. })
+    }
+
+    /// When the last fault was over.
+    pub(super) fn healed(&self) -> Nanos {
+        self.healed
     }
 
     /// What the last read of everything saw.
@@ -104,8 +123,36 @@ impl World {
             Phase::Before => {
                 self.trace.event(now, Kind::Fault, 0, 0, &[], || "healing".into());
                 self.tell(now, || Happened::Fault { text: "ends all faults".into(), members: 0, until: now });
+                let outcasts = self.take_outcasts();
                 self.make_calm(now);
-                self.finale.phase = Phase::Settling;
+                if outcasts.is_empty() {
+                    self.recover(now);
+                } else {
+                    let is_left = |member: &usize| outcasts.iter().all(|(outcast, _)| outcast != member);
+                    self.finale.targets = self.members().into_iter().filter(is_left).collect();
+                    self.finale.deadline = now + self.recovery();
+                    self.finale.phase = Phase::Besieged { step: 0 };
+                    outcasts.into_iter().for_each(|(member, plight)| self.cast_out(now, member, plight));
+                }
+            }
+            Phase::Besieged { step } => match self.finale.targets.get(step / 2).copied() {
+                Some(target) if now > self.finale.deadline => {
+                    return Err(self.stuck(Some(target), "a majority was healed"));
+                }
+                Some(target) if self.finale.pending.is_none() => self.ask_probe(now, target, step),
+                Some(_) => {}
+                None => {
+                    self.trace.event(now, Kind::Fault, 0, 0, &[], || "healing of those left out".into());
+                    self.tell(now, || Happened::Fault { text: "heals the others".into(), members: 0, until: now });
+                    self.make_calm(now);
+                    self.recover(now);
+                }
+            },
+            Phase::Recovering { until } => {
+                let enough = OPERATIONS * self.setup.duration / (60 * SECOND);
+                if now >= until || self.totals.operations >= enough {
+                    self.finale.phase = Phase::Settling;
+                }
             }
             Phase::Settling => {
                 let operators = self.operators.iter().all(|operator| operator.caller.pending.is_none());
@@ -150,28 +197,38 @@ impl World {
         Ok(())
     }
 
+    /// All faults are over.
+    fn recover(&mut self, now: Nanos) {
+        let has_clients = !self.clients.is_empty() && self.setup.script.is_none() && self.outside.is_none();
+        let more = if has_clients { 60 * SECOND } else { 0 };
+        self.finale.healed = now;
+        self.finale.phase = Phase::Recovering { until: now + more };
+    }
+
+    /// A member does not answer in time, or something else is not done.
+    fn stuck(&self, target: Option<usize>, since: &str) -> Violation {
+        let unfinished = self
+            .unfinished_change()
+            .or_else(|| self.unfinished_fencing())
+            .or_else(|| self.unfinished_level())
+            .map_or(String::new(), |text| format!("\n  {text}"));
+        let status = |machine: &Machine| {
+            machine.process.as_ref().map_or("down".into(), |p| format!("{:?}", p.replica().raft().status()))
+        };
+        let members: Vec<String> = self.machines.iter().map(status).collect();
+        let text = format!(
+            "no progress on member {target:?} within {} ms after {since}:\n  {}{unfinished}",
+            self.recovery() / MILLI,
+            members.join("\n  ")
+        );
+        Violation::new("liveness", text)
+    }
+
     fn probe(&mut self, now: Nanos, blackout_over: bool, step: usize) -> Verdict {
         let target = self.finale.targets.get(step / 2).copied();
         if now > self.finale.deadline {
-            let unfinished = self
-                .unfinished_change()
-                .or_else(|| self.unfinished_fencing())
-                .or_else(|| self.unfinished_level())
-                .map_or(String::new(), |text| format!("\n  {text}"));
-            let members: Vec<String> = self
-                .machines
-                .iter()
-                .map(|machine| {
-                    machine.process.as_ref().map_or("down".into(), |p| format!("{:?}", p.replica().raft().status()))
-                })
-                .collect();
-            let text = format!(
-                "no progress on member {target:?} within {} ms after {}:\n  {}{unfinished}",
-                self.recovery() / MILLI,
-                if blackout_over { "the power cut of all members" } else { "healing" },
-                members.join("\n  ")
-            );
-            return Err(Violation::new("liveness", text));
+            let since = if blackout_over { "the power cut of all members" } else { "healing" };
+            return Err(self.stuck(target, since));
         }
         if self.finale.pending.is_some() {
             return Ok(());
@@ -201,6 +258,12 @@ impl World {
             self.finale.phase = Phase::Probing { blackout_over, step: step + 1 };
             return Ok(());
         }
+        self.ask_probe(now, target, step);
+        Ok(())
+    }
+
+    /// Asks `target` for a write or a read.
+    fn ask_probe(&mut self, now: Nanos, target: usize, step: usize) {
         let op = if step.is_multiple_of(2) {
             Op::Put(PutRequest {
                 key: "k000".into(),
@@ -224,7 +287,6 @@ impl World {
             Happened::Asked { client, call: call.call, member: target, text }
         });
         self.send_call(now, target, call, request, None, 8 * SECOND);
-        Ok(())
     }
 
     /// The probe was answered, or gave up waiting (`None`).
@@ -240,8 +302,8 @@ impl World {
             if let Op::Range(_) = op {
                 self.finale.last = Some(self.newest);
             }
-            if let Phase::Probing { blackout_over, step } = self.finale.phase {
-                self.finale.phase = Phase::Probing { blackout_over, step: step + 1 };
+            if let Phase::Probing { step, .. } | Phase::Besieged { step } = &mut self.finale.phase {
+                *step += 1;
             }
         }
         Ok(())

@@ -13,10 +13,10 @@ use super::redraw::anew;
 use crate::call::CallError;
 use crate::chronicle::Happened;
 use crate::clock::Clock;
-use crate::heap::{MILLI, Nanos, tail};
+use crate::heap::{MILLI, Nanos, SECOND, tail};
 use crate::member::Process;
-use crate::network::Quality;
-use crate::schedule::{Fault, Strike};
+use crate::network::{Aim, Quality};
+use crate::schedule::{Fault, Plight, Strike};
 use crate::trace::Kind;
 
 /// The end of a fault that lasts.
@@ -96,7 +96,9 @@ impl World {
         if self.calm {
             return;
         }
-        if !matches!(fault, Fault::Skew { .. } | Fault::Decay { .. } | Fault::WallClock { .. }) {
+        let is_quiet =
+            matches!(fault, Fault::Skew { .. } | Fault::Decay { .. } | Fault::WallClock { .. } | Fault::Outcast { .. });
+        if !is_quiet {
             self.troubled = now;
         }
         if let Fault::Storm { span, .. } | Fault::Throttle { span, .. } = fault {
@@ -181,6 +183,7 @@ impl World {
                 let others = if now < harassment.until { harassment.after } else { Nanos::MAX };
                 (harassment.after, harassment.until) = (after.min(others), harassment.until.max(now + span));
             }
+            Fault::Outcast { member, plight } => self.outcasts.push((member, plight)),
             Fault::Transfer { member } => {
                 if let Some(leader) = self.leader()
                     && let Some(to) = self.machines[member].id
@@ -283,12 +286,49 @@ impl World {
             Relief::Links(number) => self.network.lift(number),
             Relief::Pause(member, epoch) if self.machines[member].epoch == epoch => self.resume(now, member),
             Relief::Pause(..) => {}
+            Relief::SlowDisk(..) | Relief::SlowApply(..) if self.calm => {}
             Relief::SlowDisk(member, factor) => self.machines[member].slowness /= factor,
             Relief::Full(member) if now >= self.machines[member].full_until => {
                 self.machines[member].disk.set_full(false);
             }
             Relief::Full(_) => {}
             Relief::SlowApply(member, factor) => self.machines[member].apply_slowness /= factor,
+        }
+    }
+
+    /// Who is to be left out when the others are healed, and what is wrong with it. Nobody, if the others are no majority
+    /// that remembers.
+    pub(super) fn take_outcasts(&mut self) -> Vec<(usize, Plight)> {
+        let outcasts = std::mem::take(&mut self.outcasts);
+        let is_sound = |machine: &Machine| machine.trusted && !machine.rotten && !machine.doubtful;
+        let left = self.members().into_iter().filter(|member| outcasts.iter().all(|(outcast, _)| outcast != member));
+        let sound = left.filter(|member| is_sound(&self.machines[*member])).count();
+        let is_odd = self.machines.iter().any(|machine| machine.wrong.is_doubtful());
+        let suffices = 2 * sound > self.setup.members && sound + outcasts.len() == self.setup.members;
+        if suffices && !is_odd && self.setup.churn.is_none() { outcasts } else { Vec::new() }
+    }
+
+    /// Leaves a member out while the others are well.
+    pub(super) fn cast_out(&mut self, now: Nanos, member: usize, plight: Plight) {
+        self.totals.outcasts += 1;
+        self.trace.event(now, Kind::Fault, member, 0, &[], || format!("is left out, {plight}"));
+        self.tell(now, || Happened::Fault {
+            text: format!("leaves a member out, {plight}"),
+            members: 1 << member,
+            until: now + SECOND,
+        });
+        let silence = Quality { loss_ppm: 1_000_000, ..Quality::PERFECT };
+        let (said, heard) = (Aim { from: Some(member), to: None }, Aim { from: None, to: Some(member) });
+        match plight {
+            // Until it is healed, too.
+            Plight::Down => self.kill(now, member, 3_600 * SECOND, Death::Process),
+            Plight::Isolated => {
+                self.network.burden(said, silence);
+                self.network.burden(heard, silence);
+            }
+            Plight::Deaf => _ = self.network.burden(heard, silence),
+            Plight::Mute => _ = self.network.burden(said, silence),
+            Plight::Slow => self.machines[member].slowness *= 500,
         }
     }
 
@@ -302,7 +342,7 @@ impl World {
             self.resume(now, member);
             let machine = &mut self.machines[member];
             machine.disk.heal();
-            (machine.stalled, machine.dies) = (0, None);
+            (machine.stalled, machine.slowness, machine.apply_slowness, machine.dies) = (0, 1, 1, None);
             if machine.process.is_none() {
                 let epoch = machine.epoch;
                 self.heap.push(now, link::NEMESIS, Event::Start { member, epoch });
