@@ -65,6 +65,10 @@ impl Raft {
         } else if self.log.term(index) == Some(term) || (self.log.last() >= index && mutant::is_on(Mutant::P12)) {
             reach!(InstallAfterLog);
             // The log arrived first. It may go beyond the snapshot, and that may have been acknowledged: it stays.
+            if self.role != Role::Follower {
+                // By what is committed now it may have no vote.
+                self.follow(self.term, None, out);
+            }
             self.commit = index;
             self.received = self.received.max(index);
             out.push(Output::Unneeded { generation });
