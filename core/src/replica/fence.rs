@@ -294,8 +294,10 @@ impl Replica {
         if let Some(&former) = own.next().filter(|_| !mutant::is_on(Mutant::H02)) {
             return Some(Duty::Propose(Command::ClearAlarm(former)));
         }
-        // Nobody else would: it would stand in the way of the next one.
-        let is_gone = |alarm: &&Alarm| fenced(alarm) && self.membership.known.is_removed(alarm.member);
+        // Nobody else would: it would stand in the way of the next one. As long as its member counts it must be on.
+        let is_gone = |alarm: &&Alarm| {
+            fenced(alarm) && self.membership.known.is_removed(alarm.member) && self.is_gone(alarm.member)
+        };
         if let Some(&orphan) = self.fence.alarms.iter().find(is_gone).filter(|_| self.leads()) {
             return Some(Duty::Propose(Command::ClearAlarm(orphan)));
         }

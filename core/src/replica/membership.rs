@@ -230,7 +230,7 @@ impl Replica {
     }
 
     /// Whether `id` takes part in nothing any more, by what this member has in its log.
-    fn is_gone(&self, id: NodeId) -> bool {
+    pub(super) fn is_gone(&self, id: NodeId) -> bool {
         self.raft.is_config_settled() && self.status.config.members().all(|(member, _)| member != id)
     }
 

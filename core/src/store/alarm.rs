@@ -76,18 +76,15 @@ impl Builder<'_> {
         alloc::vec![alarm]
     }
 
+    /// Clears this one and no other. An alarm that ends a life is shown to operators as CORRUPT, but is on until that life
+    /// is over: before, another one might be ended.
     pub(super) fn clear_alarm(&mut self, alarm: Alarm) -> Vec<Alarm> {
-        let is_meant = |other: &Alarm| {
-            let fenced = matches!(other.kind, AlarmKind::Fenced(_)) && other.member == alarm.member;
-            *other == alarm || (fenced && alarm.kind == AlarmKind::Corrupt)
-        };
-        let cleared: Vec<Alarm> = self.store.view.alarms().filter(is_meant).collect();
-        for alarm in &cleared {
-            Arc::make_mut(&mut self.store.view.alarms).remove(alarm);
-            self.writes.push(rows::remove(rows::alarm(*alarm)));
-            self.fold.effect(Effect::AlarmCleared).encoded(alarm);
+        if !Arc::make_mut(&mut self.store.view.alarms).remove(&alarm) {
+            return Vec::new();
         }
-        self.alarms_changed |= !cleared.is_empty();
-        cleared
+        self.writes.push(rows::remove(rows::alarm(alarm)));
+        self.fold.effect(Effect::AlarmCleared).encoded(&alarm);
+        self.alarms_changed = true;
+        alloc::vec![alarm]
     }
 }

@@ -122,14 +122,7 @@ impl Model {
                 Ok(Outcome::Alarms(vec![*alarm]))
             }
             Command::ClearAlarm(alarm) => {
-                let mut gone = Vec::new();
-                gone.extend(self.alarms.take(alarm));
-                for life in 1..3 {
-                    if alarm.kind == AlarmKind::Corrupt {
-                        let kind = AlarmKind::Fenced(Incarnation(life));
-                        gone.extend(self.alarms.take(&Alarm { kind, ..*alarm }));
-                    }
-                }
+                let gone = self.alarms.take(alarm).into_iter().collect();
                 Ok(Outcome::Alarms(gone))
             }
             Command::Publish(member) => {

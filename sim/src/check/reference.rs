@@ -270,13 +270,8 @@ impl Reference {
                 Ok(Outcome::Alarms(vec![*alarm]))
             }
             Command::ClearAlarm(alarm) => {
-                let is_meant = |on: &&Alarm| {
-                    let fenced = matches!(on.kind, AlarmKind::Fenced(_)) && on.member == alarm.member;
-                    *on == alarm || (fenced && alarm.kind == AlarmKind::Corrupt)
-                };
-                let cleared: Vec<Alarm> = alarms.iter().filter(is_meant).copied().collect();
-                Arc::make_mut(&mut self.alarms).retain(|on| !cleared.contains(on));
-                Ok(Outcome::Alarms(cleared))
+                let is_on = Arc::make_mut(&mut self.alarms).remove(alarm);
+                Ok(Outcome::Alarms(if is_on { vec![*alarm] } else { Vec::new() }))
             }
             Command::LeaseGrant(_) | Command::LeaseRevoke(_) | Command::LeaseExpire(_) => {
                 let outcome = self.model.apply(command)?;
