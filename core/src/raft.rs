@@ -549,7 +549,7 @@ impl Raft {
         match message.body {
             Body::Greeting => return self.on_greeting(from, message.incarnation, out),
             Body::GreetingReply { .. } => return self.on_greeting_reply(from, &message),
-            _ if self.standing() == Standing::Fresh => return,
+            _ if self.standing() == Standing::Fresh => return self.overhear(from),
             // It changes no terms: a member that cannot win disturbs nobody.
             Body::PreVote { last_index, last_term } if message.trusted => {
                 return self.on_pre_vote(from, message.term, last_index, last_term, out);

@@ -19,6 +19,11 @@
 //! ([`RESTORED`]). A member that was given it alone, while the others have a past, stays Fresh: it would take the end of
 //! that state for a place in their log.
 //!
+//! A member that nobody began with has nobody to ask: were it one that others have joined since, and its disk a new one,
+//! they would be looking for it. So it listens for a while ([`ALONE`]), and whoever says anything to it knows of a past.
+//! Cut off from all of them it begins another cluster, as nothing on its disk or in its settings tells it not to: whoever
+//! replaces its disk says that the cluster exists.
+//!
 //! If no answer was of the second kind, the asker is Trusted. **Why that is safe**: suppose an earlier life of the
 //! asker helped to commit or elect anything. It did so in a quorum of members, and unless a majority of disks were
 //! lost, one of that quorum never lost its own. That member acted before the asker's present life began, so it was not
@@ -90,6 +95,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::progress::Progress;
 use super::quorum::is_quorum;
@@ -98,6 +104,9 @@ use crate::entry::{Configuration, Identity, Payload, RESTORED, Record, Standing}
 use crate::mutant::{self, Mutant};
 use crate::{Incarnation, LogIndex, NodeId};
 
+/// How long a member that begins a cluster alone listens for others: they try to reach it several times in it.
+pub const ALONE: Duration = Duration::from_millis(600);
+
 /// What a Fresh member has heard from the others about its own past.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Greetings {
@@ -105,6 +114,8 @@ pub(super) struct Greetings {
     answers: BTreeMap<NodeId, (Incarnation, bool)>,
     /// When to ask again those that have not vouched.
     pub(super) deadline: crate::Instant,
+    /// Nobody is there to be asked, and it has begun to listen.
+    listens: bool,
 }
 
 impl Raft {
@@ -117,6 +128,11 @@ impl Raft {
             self.become_standing(Standing::Amnesiac, None); // Not an initial member: the log will tell.
             return;
         }
+        if self.log.config().voters.len() == 1 && !self.greetings.listens {
+            self.greetings.listens = true;
+            self.greetings.deadline = self.now + ALONE;
+            return;
+        }
         self.greetings.deadline = self.now + self.config.heartbeat;
         let answers = &self.greetings.answers;
         let vouches = |id: &NodeId| answers.get(id).is_some_and(|(_, vouches)| *vouches);
@@ -126,6 +142,13 @@ impl Raft {
             self.send(to, Body::Greeting, out);
         }
         self.decide();
+    }
+
+    /// Somebody said something to a Fresh member.
+    pub(super) fn overhear(&mut self, from: NodeId) {
+        if self.becoming.is_none() && !self.log.config().voters.contains_key(&from) {
+            self.become_standing(Standing::Amnesiac, None); // No cluster that is yet to begin has such a member.
+        }
     }
 
     /// [`Body::Greeting`]

@@ -21,7 +21,7 @@ use crate::url::Url;
 
 /// Pauses between attempts: short at first, since peers often start together.
 const RETRY_MIN: Duration = Duration::from_millis(50);
-const RETRY_MAX: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_millis(250);
 /// A peer that does not answer a ping for this long is gone, whatever TCP still hopes for.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 const PING_INTERVAL: Duration = Duration::from_secs(1);
