@@ -480,6 +480,11 @@ impl Raft {
         &self.status
     }
 
+    /// Leaves to another chance what is drawn from now on, such as how long it is patient with leaders. For simulations.
+    pub fn redraw(&mut self, number: u64) {
+        self.rng = self.rng.split(number);
+    }
+
     /// Who this member is.
     #[must_use]
     pub fn identity(&self) -> &Identity {

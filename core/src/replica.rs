@@ -437,6 +437,11 @@ impl Replica {
         self.applied
     }
 
+    /// [`Raft::redraw`]
+    pub fn redraw(&mut self, number: u64) {
+        self.raft.redraw(number);
+    }
+
     /// Consensus itself, for checkers.
     #[must_use]
     pub fn raft(&self) -> &Raft {

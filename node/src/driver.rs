@@ -102,6 +102,11 @@ impl Driver {
         Self { replica, outputs: Vec::new(), requests: Vec::new() }
     }
 
+    /// [`quorate_core::raft::Raft::redraw`]
+    pub fn redraw(&mut self, number: u64) {
+        self.replica.redraw(number);
+    }
+
     /// The member driven.
     #[must_use]
     pub fn replica(&self) -> &Replica {

@@ -384,6 +384,11 @@ impl Process {
         self.settings.wall_clock = WallClock::Shows(seconds);
     }
 
+    /// What it leaves to chance is drawn anew.
+    pub fn redraw(&mut self, sample: u64) {
+        self.driver.redraw(sample);
+    }
+
     /// The next value that is put is not the one that was committed.
     pub fn tamper(&mut self) {
         self.tampers = true;

@@ -105,7 +105,7 @@ use crate::mutant::{self, Mutant};
 use crate::{Incarnation, LogIndex, NodeId};
 
 /// How long a member that begins a cluster alone listens for others: they try to reach it several times in it.
-pub const ALONE: Duration = Duration::from_millis(600);
+const ALONE: Duration = Duration::from_millis(600);
 
 /// What a Fresh member has heard from the others about its own past.
 #[derive(Clone, Debug, Default)]

@@ -22,6 +22,7 @@ impl World {
         for machine in &mut self.machines {
             machine.rng = anew(&machine.rng, sample);
             machine.backends.redraw(sample);
+            machine.process.iter_mut().for_each(|process| process.redraw(sample));
         }
         for line in &mut self.lines {
             line.rng = anew(&line.rng, sample);
