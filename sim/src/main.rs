@@ -44,43 +44,43 @@ struct Arguments {
     #[arg(long, value_name = "A..B", value_parser = range)]
     seeds: Option<(u64, u64)>,
     /// Seeds run at once
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, conflicts_with = "seed")]
     jobs: usize,
     /// Run each seed twice and compare: the first event that differs is shown
     #[arg(long)]
     check: bool,
     /// Go on after failing seeds, and list them all at the end
-    #[arg(long)]
+    #[arg(long, conflicts_with = "seed")]
     keep_going: bool,
     /// Fail if a rare branch was never reached, and name it; in a build with `--features marks`
     #[arg(long)]
     require_marks: bool,
     /// Fail if more runs than so many have a history that nobody could judge (default: 1 in 1000, and 1 at least)
-    #[arg(long, value_name = "RUNS", requires = "seeds")]
+    #[arg(long, value_name = "RUNS", conflicts_with = "seed")]
     undecided_max: Option<u64>,
     /// Print every event of the seed
-    #[arg(long, requires = "seed")]
+    #[arg(long, conflicts_with = "seeds")]
     log: bool,
     /// Print the seed's settings and faults, and run nothing
-    #[arg(long, requires = "seed")]
+    #[arg(long, conflicts_with_all = ["seeds", "check", "require_marks", "log", "shrink", "report", "causality"])]
     print_schedule: bool,
     /// Use the faults in this file instead of the seed's own, one a line as `--print-schedule` prints them
-    #[arg(long, value_name = "FILE", requires = "seed")]
+    #[arg(long, value_name = "FILE", conflicts_with = "seeds")]
     schedule: Option<PathBuf>,
     /// If the seed fails, look for less that fails the same way, and write its schedule to this file
-    #[arg(long, value_name = "FILE", requires = "seed")]
+    #[arg(long, value_name = "FILE", conflicts_with = "seeds")]
     shrink: Option<PathBuf>,
     /// End the search of `--shrink` after so many CPU seconds; it goes on from its file, given as `--schedule`
-    #[arg(long, value_name = "SECONDS", default_value_t = 120.0, requires = "shrink")]
+    #[arg(long, value_name = "SECONDS", default_value_t = 120.0, requires = "shrink", conflicts_with = "seeds")]
     shrink_cpu: f64,
     /// Write the run to this file as a page for a browser: of the shrunk run, if `--shrink` found one
-    #[arg(long, value_name = "FILE", requires = "seed")]
+    #[arg(long, value_name = "FILE", conflicts_with = "seeds")]
     report: Option<PathBuf>,
     /// If the seed fails, find out when that was decided: how many futures fail, from which time on
-    #[arg(long, requires = "seed")]
+    #[arg(long, conflicts_with = "seeds")]
     causality: bool,
     /// End the search of `--causality` after so many CPU seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, requires = "causality")]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, requires = "causality", conflicts_with = "seeds")]
     causality_cpu: f64,
     /// Plant this mistake first, in a build with `--features mutants`
     #[arg(long, value_name = "NAME")]
@@ -211,9 +211,14 @@ fn run_command(_: &Command, _: &mut impl Write) -> anyhow::Result<bool> {
     anyhow::bail!("no mistake can be planted in this build: build it with `--features mutants`")
 }
 
+/// What the seed itself says.
+fn drawn(arguments: &Arguments, seed: u64) -> Setup {
+    Setup::draw_with(seed, arguments.duration.map(|seconds| seconds * SECOND))
+}
+
+/// What the seed says, or the schedule that is to be used instead.
 fn setup(arguments: &Arguments, seed: u64) -> anyhow::Result<Setup> {
-    let duration = arguments.duration.map(|seconds| seconds * 1_000 * MILLI);
-    let mut setup = Setup::draw_with(seed, duration);
+    let mut setup = drawn(arguments, seed);
     if let Some(path) = &arguments.schedule {
         let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         let file = schedule::read(&text).with_context(|| format!("in {}", path.display()))?;
@@ -441,7 +446,7 @@ fn many(arguments: &Arguments, from: u64, to: u64, out: &mut impl Write) -> anyh
                     if seed >= to {
                         break;
                     }
-                    let Ok(setup) = setup(arguments, seed) else { break };
+                    let setup = drawn(arguments, seed);
                     let report = run(setup.clone(), false);
                     totals.lock().expect("no holder panics").add(&report.totals);
                     if report.totals.undecided > 0 {
@@ -474,7 +479,7 @@ fn many(arguments: &Arguments, from: u64, to: u64, out: &mut impl Write) -> anyh
         }
         if *differs {
             writeln!(out, "seed {seed} FAILED: two runs of it differ")?;
-            let setup = setup(arguments, *seed)?;
+            let setup = drawn(arguments, *seed);
             compare_again(|| run(setup.clone(), true), out)?;
         }
         writeln!(out, "again: {}", reproduction(arguments, *seed, None))?;

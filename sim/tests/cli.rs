@@ -77,6 +77,40 @@ fn a_range_that_is_empty_or_reversed_is_refused() {
 }
 
 #[test]
+fn what_is_for_one_seed_is_refused_for_many_and_the_other_way_round() {
+    let one = [
+        &["--schedule", "/no/such/file"][..],
+        &["--report", "page.html"],
+        &["--shrink", "story"],
+        &["--shrink-cpu", "5"],
+        &["--causality"],
+        &["--causality-cpu", "5"],
+        &["--log"],
+        &["--print-schedule"],
+    ];
+    let many = [&["--jobs", "2"][..], &["--keep-going"], &["--undecided-max", "1"], &["--seeds", "0..2"]];
+    let ranges = one.into_iter().map(|option| (["--seeds", "0..2"], option));
+    let seeds = many.into_iter().map(|option| (["--seed", "1"], option));
+    for (whose, option) in ranges.chain(seeds) {
+        refused(&[&whose[..], option].concat(), &format!("'{}", option[0]));
+        refused(&[option, &whose].concat(), "cannot be used with");
+    }
+}
+
+#[test]
+fn what_prints_a_schedule_runs_nothing_that_could_be_looked_at() {
+    for option in [&["--log"][..], &["--check"], &["--causality"], &["--shrink", "story"], &["--report", "page.html"]] {
+        refused(&[&["--seed", "1", "--print-schedule"], option].concat(), "cannot be used with");
+    }
+}
+
+#[test]
+fn what_is_for_any_seed_is_for_many_too() {
+    let output = run(&["--seeds", "0..2", "--duration", "10", "--check", "--jobs", "2", "--undecided-max", "1"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn no_run_is_longer_than_a_day() {
     refused(&["--seed", "1", "--duration", "86401"], "10..=86400");
     refused(&["--seeds", "0..1", "--duration", "100000000000"], "10..=86400");
