@@ -441,11 +441,9 @@ fn many(arguments: &Arguments, from: u64, to: u64, out: &mut impl Write) -> anyh
             let (sender, unjudged) = (sender.clone(), unjudged.clone());
             scope.spawn(|| {
                 let (sender, unjudged) = (sender, unjudged);
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= to {
-                        break;
-                    }
+                // Never beyond `to`: behind the last number of all the first would come again.
+                let take = |next: u64| (next < to).then(|| next + 1);
+                while let Ok(seed) = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
                     let setup = drawn(arguments, seed);
                     let report = run(setup.clone(), false);
                     totals.lock().expect("no holder panics").add(&report.totals);

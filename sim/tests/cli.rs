@@ -111,6 +111,14 @@ fn what_is_for_any_seed_is_for_many_too() {
 }
 
 #[test]
+fn the_last_seed_of_all_is_not_followed_by_the_first() {
+    let last = format!("{}..{}", u64::MAX - 1, u64::MAX);
+    let output = run(&["--seeds", &last, "--duration", "10", "--jobs", "2"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("1 of 1 seeds in "));
+}
+
+#[test]
 fn no_run_is_longer_than_a_day() {
     refused(&["--seed", "1", "--duration", "86401"], "10..=86400");
     refused(&["--seeds", "0..1", "--duration", "100000000000"], "10..=86400");
