@@ -338,7 +338,7 @@ impl Setup {
     /// Whether the schedule fits the cluster.
     ///
     /// # Errors
-    /// The first strike that names a member that does not exist.
+    /// The first strike or deed that names what does not exist, or can do nothing.
     pub fn check(&self) -> Result<(), String> {
         for strike in &self.schedule {
             let named = match strike.fault {
@@ -370,7 +370,18 @@ impl Setup {
                 }
                 Fault::Throttle { bandwidth: 0..1_000, .. } => Some("less than 1000 bytes a second"),
                 Fault::Cut { from, to, .. } if from == to => Some("a link from a member to itself"),
+                Fault::Storm { aim: Aim { from: Some(from), to: Some(to) }, .. }
+                | Fault::Throttle { aim: Aim { from: Some(from), to: Some(to) }, .. }
+                    if from == to =>
+                {
+                    Some("a link from a member to itself")
+                }
+                Fault::Partition { side: 0, .. } => Some("nobody is on that side"),
                 Fault::Partition { side, .. } if side >> self.machines() != 0 => Some("a member that does not exist"),
+                Fault::Partition { side, .. } if side.count_ones() as usize == self.machines() => {
+                    Some("nobody is on the other side")
+                }
+                Fault::Harass { .. } if self.machines() == 1 => Some("the only member leads: strike it by its number"),
                 _ if strike.at > self.duration => Some("a time behind the end of the run"),
                 _ => None,
             };

@@ -59,6 +59,16 @@ fn a_schedule_with_unknown_or_contradictory_entries_is_refused() {
         ("set clients=1\nset clients=1", "line 2: set clients=1: it is set twice"),
         ("set clients-from=70000000us", "out of range"),
         ("# seed 2: 3 members", "was made for seed 2"),
+        ("# seed 1: 3 members\n# seed 9: 3 members", "line 2: it is for seed 9, and a line before it for seed 1"),
+        ("5us cut from=1 to=1 span=1us", "a link from a member to itself"),
+        (
+            "5us storm from=1 to=1 loss=9 duplicate=0 straggle=0 late=1us span=1us",
+            "storm from=1 to=1 loss=9 duplicate=0 straggle=0 late=1us span=1us: a link from a member to itself",
+        ),
+        ("5us throttle from=1 to=1 bandwidth=9000 queue=1us span=1us", "a link from a member to itself"),
+        ("5us partition side=0 span=1us", "partition side=0 span=1us: nobody is on that side"),
+        ("5us partition side=256 span=1us", "a member that does not exist"),
+        ("5us partition side=31 span=1us", "nobody is on the other side"),
     ];
     for (n, (text, because)) in entries.into_iter().enumerate() {
         let path = file(&format!("{n}.schedule"), text);
@@ -66,6 +76,9 @@ fn a_schedule_with_unknown_or_contradictory_entries_is_refused() {
         fs::remove_file(path).expect("just written");
     }
     refused(&["--seed", "1", "--schedule", "/nowhere/at/all"], "reading /nowhere/at/all");
+    let path = file("alone.schedule", "5us harass after=1us span=1us");
+    refused(&["--seed", "3", "--schedule", path.to_str().expect("UTF-8")], "the only member leads");
+    fs::remove_file(path).expect("just written");
 }
 
 #[test]

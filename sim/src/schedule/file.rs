@@ -50,7 +50,12 @@ impl File {
     fn add(&mut self, line: &str) -> Result<(), ParseError> {
         match line {
             "" => {}
-            _ if line.starts_with('#') => self.seed = self.seed.or_else(|| seed_of(line)),
+            _ if line.starts_with('#') => match (self.seed, seed_of(line)) {
+                (Some(seed), Some(other)) if seed != other => {
+                    return Err(ParseError(format!("it is for seed {other}, and a line before it for seed {seed}")));
+                }
+                (seed, other) => self.seed = seed.or(other),
+            },
             _ if line.starts_with("set ") => {
                 let set: Set = line.parse()?;
                 if self.sets.iter().any(|other| discriminant(other) == discriminant(&set)) {
@@ -381,7 +386,11 @@ mod tests {
             read("set clients-from=7us\nset duration=9us").map(|file| file.sets),
             Ok(vec![Set::Duration(9 * MICRO), Set::ClientsFrom(7 * MICRO)])
         );
-        assert_eq!(read("# seed 7: 3 members\n# seed 8: lies").map(|file| file.seed), Ok(Some(7)));
+        assert_eq!(read("# seed 7: 3 members\n# seed 7\n# seed 8 fails too").map(|file| file.seed), Ok(Some(7)));
+        assert_eq!(
+            read("# seed 7: 3 members\n# seed 8: 5 members"),
+            Err(ParseError("line 2: it is for seed 8, and a line before it for seed 7".into()))
+        );
         assert_eq!(read("\n5us fry x=1"), Err(ParseError("line 2: unknown fault fry".into())));
     }
 
