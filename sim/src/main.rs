@@ -61,10 +61,10 @@ struct Arguments {
     /// Print every event of the seed
     #[arg(long, conflicts_with = "seeds")]
     log: bool,
-    /// Print the seed's settings and faults, and run nothing
+    /// Print the seed's settings, what a schedule changes in them, the faults and the script, and run nothing
     #[arg(long, conflicts_with_all = ["seeds", "check", "require_marks", "log", "shrink", "report", "causality"])]
     print_schedule: bool,
-    /// Use the faults in this file instead of the seed's own, one a line as `--print-schedule` prints them
+    /// Use the settings, faults and script in this file instead of the seed's own, as `--print-schedule` prints them
     #[arg(long, value_name = "FILE", conflicts_with = "seeds")]
     schedule: Option<PathBuf>,
     /// If the seed fails, look for less that fails the same way, and write its schedule to this file
@@ -85,7 +85,7 @@ struct Arguments {
     /// Plant this mistake first, in a build with `--features mutants`
     #[arg(long, value_name = "NAME")]
     mutant: Option<String>,
-    /// End faults and operations after so many simulated seconds, a day at most (default 60)
+    /// End faults and operations after so many simulated seconds, a day at most (default 60, or what the schedule sets)
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(10..=86_400))]
     duration: Option<u64>,
 }
@@ -247,10 +247,7 @@ fn try_to_write(path: &Path) -> io::Result<()> {
 fn one(arguments: &Arguments, seed: u64, out: &mut impl Write) -> anyhow::Result<bool> {
     let setup = setup(arguments, seed)?;
     if arguments.print_schedule {
-        writeln!(out, "{}", setup.describe())?;
-        for strike in &setup.schedule {
-            writeln!(out, "{strike}")?;
-        }
+        write!(out, "{}", setup.file())?;
         return Ok(true);
     }
     for path in arguments.shrink.iter().chain(&arguments.report) {

@@ -247,6 +247,34 @@ fn what_a_schedule_prints_can_be_run() {
 }
 
 #[test]
+fn what_a_schedule_changes_is_printed_with_its_faults() {
+    // In another order than it is printed.
+    let lines = [
+        "set clients-follow=script",
+        "set clients=4",
+        "7us blackout down=5us",
+        "6us ask client=3 member=1 patience=9us Put=0a016b # put k",
+        "5us kill member=1 down=5us",
+        "# a comment",
+        "set duration=9000000us",
+        "set fate=7",
+    ];
+    let path = file("whole.schedule", &lines.join("\n"));
+    let print = || {
+        let output = run(&["--seed", "1", "--print-schedule", "--schedule", path.to_str().expect("UTF-8")]);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let printed = print();
+    for line in lines.iter().filter(|line| !line.starts_with('#')) {
+        assert!(printed.lines().any(|other| other.starts_with(line)), "{line}: {printed}");
+    }
+    fs::write(&path, &printed).expect("a temporary file");
+    assert_eq!(print(), printed);
+    fs::remove_file(path).expect("just written");
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_failure() {
     let arguments = ["--seed", "1", "--duration", "10", "--log"];
     let mut child = simulator().args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
