@@ -47,7 +47,12 @@ fn a_schedule_with_unknown_or_contradictory_entries_is_refused() {
             "5us slow-disk member=0 factor=10000 span=9us\n6us slow-apply member=0 factor=10000 span=9us\n\
              7us slow-disk member=1 factor=10000 span=9us\n8us slow-disk member=0 factor=10000 span=9us\n\
              9us slow-disk member=0 factor=10000 span=9us",
-            "line 5: ",
+            "9us slow-disk member=0 factor=10000 span=9us: too slow",
+        ),
+        (
+            "9us slow-disk member=0 factor=10000 span=9us\n7us slow-disk member=0 factor=10000 span=9us\n\
+             5us slow-disk member=0 factor=10000 span=9us",
+            "9us slow-disk member=0 factor=10000 span=9us: too slow",
         ),
         ("5us slow-disk member=0 factor=999999 span=1us", "line 1: factor=999999 is more than 10000"),
         (

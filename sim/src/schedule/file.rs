@@ -46,6 +46,11 @@ pub fn read(text: &str) -> Result<File, ParseError> {
     // As they are printed: what happens at the same time is told apart by its place.
     file.strikes.sort_by_key(|strike| strike.at);
     file.deeds.sort_by_key(|deed| deed.at);
+    for (n, strike) in file.strikes.iter().enumerate() {
+        if slowed(&file.strikes[..n], strike) > SLOWNESS_MAX {
+            return Err(ParseError(format!("{strike}: too slow, together with what is still slow by then")));
+        }
+    }
     Ok(file)
 }
 
@@ -73,31 +78,23 @@ impl File {
                 }
                 self.deeds.push(deed);
             }
-            _ => {
-                let strike: Strike = line.parse()?;
-                if self.slowed(&strike) > SLOWNESS_MAX {
-                    return Err(ParseError(format!("{strike}: too slow, together with what is still slow by then")));
-                }
-                self.strikes.push(strike);
-            }
+            _ => self.strikes.push(line.parse()?),
         }
         Ok(())
     }
+}
 
-    /// How many times as long things take from `strike` on, by what came before it too.
-    fn slowed(&self, strike: &Strike) -> u64 {
-        let slow = |fault: Fault| match fault {
-            Fault::SlowDisk { member, factor, .. } => Some((false, member, factor)),
-            Fault::SlowApply { member, factor, .. } => Some((true, member, factor)),
-            _ => None,
-        };
-        let Some((kind, member, factor)) = slow(strike.fault) else { return 1 };
-        let in_force = |other: &&Strike| (other.at..other.at.saturating_add(other.fault.span())).contains(&strike.at);
-        let others = self.strikes.iter().filter(in_force).filter_map(|other| slow(other.fault));
-        others
-            .filter(|other| (other.0, other.1) == (kind, member))
-            .fold(factor, |all, other| all.saturating_mul(other.2))
-    }
+/// How many times as long things take from `strike` on, by what came before it too.
+fn slowed(before: &[Strike], strike: &Strike) -> u64 {
+    let slow = |fault: Fault| match fault {
+        Fault::SlowDisk { member, factor, .. } => Some((false, member, factor)),
+        Fault::SlowApply { member, factor, .. } => Some((true, member, factor)),
+        _ => None,
+    };
+    let Some((kind, member, factor)) = slow(strike.fault) else { return 1 };
+    let in_force = |other: &&Strike| (other.at..other.at.saturating_add(other.fault.span())).contains(&strike.at);
+    let others = before.iter().filter(in_force).filter_map(|other| slow(other.fault));
+    others.filter(|other| (other.0, other.1) == (kind, member)).fold(factor, |all, other| all.saturating_mul(other.2))
 }
 
 /// The seed that a schedule was printed for: its first comment begins with it.
