@@ -30,6 +30,8 @@ const MANY_SEEDS: u64 = 1_000;
 const RARE_MIN: u64 = 100;
 /// A seed of which two runs differed is run so often to see two that differ again.
 const RUNS_COMPARED: usize = 8;
+/// Behind the first seed of a matrix there are more than anybody can run.
+const FROM_MAX: u64 = u64::MAX / 2;
 
 /// Runs Quorate clusters under simulated faults. Exit code 0: all promises held; 1: one was broken; 2: usage.
 #[derive(Debug, Parser)]
@@ -71,7 +73,8 @@ struct Arguments {
     #[arg(long, value_name = "FILE", conflicts_with = "seeds")]
     shrink: Option<PathBuf>,
     /// End the search of `--shrink` after so many CPU seconds; it goes on from its file, given as `--schedule`
-    #[arg(long, value_name = "SECONDS", default_value_t = 120.0, requires = "shrink", conflicts_with = "seeds")]
+    #[arg(long, value_name = "SECONDS", default_value_t = 120.0, value_parser = seconds)]
+    #[arg(requires = "shrink", conflicts_with = "seeds")]
     shrink_cpu: f64,
     /// Write the run to this file as a page for a browser: of the shrunk run, if `--shrink` found one
     #[arg(long, value_name = "FILE", conflicts_with = "seeds")]
@@ -80,7 +83,8 @@ struct Arguments {
     #[arg(long, conflicts_with = "seeds")]
     causality: bool,
     /// End the search of `--causality` after so many CPU seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, requires = "causality", conflicts_with = "seeds")]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = seconds)]
+    #[arg(requires = "causality", conflicts_with = "seeds")]
     causality_cpu: f64,
     /// Plant this mistake first, in a build with `--features mutants`
     #[arg(long, value_name = "NAME")]
@@ -99,13 +103,13 @@ enum Command {
         /// These only; all, if none is named
         names: Vec<String>,
         /// The first seed
-        #[arg(long, default_value_t = 0)]
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=FROM_MAX))]
         from: u64,
         /// Kill each so often, on fresh seeds; the median is shown
-        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1_000))]
         tries: u64,
         /// Give a try up after so many CPU seconds
-        #[arg(long, default_value_t = 600.0)]
+        #[arg(long, value_name = "SECONDS", default_value_t = 600.0, value_parser = seconds)]
         cpu: f64,
         /// Write tries down here, and do not repeat those that are written down
         #[arg(long, value_name = "FILE")]
@@ -118,6 +122,11 @@ fn range(text: &str) -> Result<(u64, u64), String> {
     let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{text}: {error}"));
     let (from, to) = (number(from)?, number(to)?);
     if from < to { Ok((from, to)) } else { Err(format!("{from}..{to} is empty")) }
+}
+
+fn seconds(text: &str) -> Result<f64, &'static str> {
+    let seconds = text.parse().ok().filter(|seconds: &f64| seconds.is_finite() && *seconds > 0.0);
+    seconds.ok_or("write a number of seconds above 0")
 }
 
 fn main() -> ExitCode {

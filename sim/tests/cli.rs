@@ -137,6 +137,22 @@ fn the_last_seed_of_all_is_not_followed_by_the_first() {
 }
 
 #[test]
+fn time_that_cannot_be_counted_is_refused() {
+    for seconds in ["nan", "inf", "-1", "0", "1e999"] {
+        let refused = |option: &str, before: &[&str]| {
+            let option = format!("{option}={seconds}");
+            refused(&[before, &[option.as_str()]].concat(), &format!("invalid value '{seconds}'"));
+        };
+        refused("--cpu", &["mutants", "A15"]);
+        refused("--shrink-cpu", &["--seed", "1", "--shrink", "story"]);
+        refused("--causality-cpu", &["--seed", "1", "--causality"]);
+    }
+    refused(&["mutants", "--cpu", "soon"], "invalid value 'soon'");
+    refused(&["mutants", "--from", "18446744073709551615"], "not in 0..=9223372036854775807");
+    refused(&["mutants", "--tries", "0"], "not in 1..=1000");
+}
+
+#[test]
 fn no_run_is_longer_than_a_day() {
     refused(&["--seed", "1", "--duration", "86401"], "10..=86400");
     refused(&["--seeds", "0..1", "--duration", "100000000000"], "10..=86400");
