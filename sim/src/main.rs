@@ -111,7 +111,7 @@ enum Command {
         /// Give a try up after so many CPU seconds
         #[arg(long, value_name = "SECONDS", default_value_t = 600.0, value_parser = seconds)]
         cpu: f64,
-        /// Write tries down here, and do not repeat those that are written down
+        /// Write tries down here, and do not repeat those that the same build wrote down for the same `--from` and `--cpu`
         #[arg(long, value_name = "FILE")]
         ledger: Option<PathBuf>,
     },

@@ -105,11 +105,11 @@ pub fn matrix(mutants: &[Mutant], effort: Effort, ledger: &mut Ledger, out: &mut
     for &mutant in mutants {
         let mut tries = Vec::new();
         for number in 0..effort.tries {
-            let made = match ledger.find(mutant, number) {
+            let made = match ledger.find(effort, mutant, number) {
                 Some(made) => made,
                 None => {
                     let made = attempt(mutant, number, effort);
-                    ledger.add(&made)?;
+                    ledger.add(effort, made.clone())?;
                     made
                 }
             };
@@ -184,13 +184,17 @@ mod tests {
 
     #[test]
     fn ten_times_the_slowest_row_is_how_long_seeds_must_be_clean() {
-        let lines = ["R01 0 leader 1 0 9", "R01 1 leader 1 0 3", "R01 2 - 1 0 1", "K12 0 lease 1 0 50"];
-        let others = ["R02 0 vote 1 0 5", "R02 1 vote 1 0 5", "R02 2 vote 1 0 5"];
-        let mut ledger = Ledger::open(None).expect("in memory");
-        for line in lines.iter().chain(&others) {
-            ledger.add(&line.parse().expect("a line of a ledger")).expect("in memory");
-        }
         let effort = Effort { from: 0, tries: 3, cpu_seconds_max: 0.0 };
+        let mut ledger = Ledger::open(None).expect("in memory");
+        let tries = [("R01", [Some(9.0), Some(3.0), None]), ("R02", [Some(5.0); 3]), ("K12", [Some(50.0); 3])];
+        for (mutant, tries) in tries {
+            for (number, took) in (0..).zip(tries) {
+                let oracle = took.map(|_| "leader".to_owned());
+                let made =
+                    Try { mutant: mutant.into(), number, oracle, seeds: 1, seed: 0, cpu_seconds: took.unwrap_or(1.0) };
+                ledger.add(effort, made).expect("in memory");
+            }
+        }
         let mut out = Vec::new();
         let good =
             matrix(&[Mutant::R01, Mutant::R02], effort, &mut ledger, &mut out).expect("a vector takes everything");

@@ -251,6 +251,30 @@ fn a_mistake_in_a_checker_is_no_seeds_business() {
     );
 }
 
+#[cfg(feature = "mutants")]
+#[test]
+fn a_matrix_goes_on_from_its_ledger_and_from_no_other() {
+    let path = file("ledger", "");
+    let tries = |more: &[&str]| {
+        let matrix = ["mutants", "A15", "--ledger", path.to_str().expect("UTF-8")];
+        let output = run(&[&matrix[..], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        fs::read_to_string(&path).expect("a ledger").lines().count()
+    };
+    assert_eq!(tries(&["--tries", "1"]), 1);
+    assert_eq!(tries(&["--tries", "1"]), 1);
+    assert_eq!(tries(&["--tries", "1", "--from", "1"]), 2);
+    assert_eq!(tries(&["--tries", "1", "--cpu", "60"]), 3);
+    assert_eq!(tries(&["--tries", "2"]), 4);
+    assert_eq!(tries(&["--tries", "2"]), 4);
+    fs::write(&path, "R01 0 leader 1 0 9.00\n").expect("a temporary file");
+    refused(
+        &["mutants", "A15", "--ledger", path.to_str().expect("UTF-8")],
+        "\"R01 0 leader 1 0 9.00\" is no line of a ledger",
+    );
+    fs::remove_file(path).expect("just written");
+}
+
 #[test]
 fn what_a_schedule_prints_can_be_run() {
     let printed = run(&["--seed", "3", "--duration", "10", "--print-schedule"]);
