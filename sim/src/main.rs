@@ -108,7 +108,7 @@ enum Command {
         /// Kill each so often, on fresh seeds; the median is shown
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1_000))]
         tries: u64,
-        /// Give a try up after so many CPU seconds
+        /// Give a row up after so many CPU seconds, all its tries together
         #[arg(long, value_name = "SECONDS", default_value_t = 600.0, value_parser = seconds)]
         cpu: f64,
         /// Write tries down here, and do not repeat those that the same build wrote down for the same `--from` and `--cpu`

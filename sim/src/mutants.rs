@@ -18,7 +18,7 @@ pub struct Effort {
     pub from: u64,
     /// How often each mutant is to be killed.
     pub tries: u64,
-    /// A try is given up after so many CPU seconds.
+    /// A row is given up after so many CPU seconds, all tries together.
     pub cpu_seconds_max: f64,
 }
 
@@ -103,35 +103,27 @@ pub fn matrix(mutants: &[Mutant], effort: Effort, ledger: &mut Ledger, out: &mut
     writeln!(out, "{:<7}{:<14}{:>8}{:>8}{:>11}  mistake", "mutant", "killed by", "seeds", "CPU s", "seed")?;
     let (mut alive, mut rows) = (0, Vec::new());
     for &mutant in mutants {
-        let mut tries = Vec::new();
-        for number in 0..effort.tries {
-            let made = match ledger.find(effort, mutant, number) {
-                Some(made) => made,
-                None => {
-                    let made = attempt(mutant, number, effort);
-                    ledger.add(effort, made.clone())?;
-                    made
-                }
-            };
-            tries.push(made);
-        }
-        // One that lived through a try is worse than any that did not.
-        tries.sort_by(|one, two| {
-            (one.oracle.is_none(), one.cpu_seconds)
-                .partial_cmp(&(two.oracle.is_none(), two.cpu_seconds))
-                .expect("times")
-        });
-        let lives = tries.iter().filter(|made| made.oracle.is_none()).count();
-        alive += usize::from(lives > 0);
-        let Try { oracle, seeds, seed, cpu_seconds, .. } = &tries[tries.len() / 2];
-        rows.push((*cpu_seconds, mutant.name()));
-        let oracle = oracle.as_deref().unwrap_or("ALIVE");
+        let tries = row(mutant, effort, ledger)?;
+        let mut kills: Vec<&Try> = tries.iter().filter(|made| made.oracle.is_some()).collect();
+        kills.sort_by(|one, two| one.cpu_seconds.total_cmp(&two.cpu_seconds));
+        let lives = (kills.len() as u64) < effort.tries;
+        alive += usize::from(lives);
+        let (oracle, seeds, cpu_seconds, seed) = match kills.get(effort.tries as usize / 2) {
+            Some(Try { oracle, seeds, cpu_seconds, seed, .. }) => (oracle.as_deref(), *seeds, *cpu_seconds, *seed),
+            // A try that it lived through, or that there was no time for, is worse than any that killed it.
+            None => {
+                let (seeds, cpu_seconds) = (tries.iter().map(|made| made.seeds).sum(), spent(&tries));
+                (None, seeds, cpu_seconds, tries.last().map_or(effort.from, |made| made.seed))
+            }
+        };
+        rows.push((cpu_seconds, mutant.name()));
+        let oracle = oracle.unwrap_or("ALIVE");
         writeln!(
             out,
             "{:<7}{oracle:<14}{seeds:>8}{cpu_seconds:>8.1}{seed:>11}  {}{}",
             mutant.name(),
             mutant.text(),
-            if lives > 0 { format!(" (alive in {lives} of {} tries)", tries.len()) } else { String::new() }
+            if lives { format!(" (killed in {} of {} tries)", kills.len(), effort.tries) } else { String::new() }
         )?;
         out.flush()?;
     }
@@ -146,6 +138,32 @@ pub fn matrix(mutants: &[Mutant], effort: Effort, ledger: &mut Ledger, out: &mut
     Ok(alive == 0)
 }
 
+/// The tries to kill `mutant`, until one fails or the time of all is up.
+fn row(mutant: Mutant, effort: Effort, ledger: &mut Ledger) -> io::Result<Vec<Try>> {
+    let mut tries = Vec::new();
+    for number in 0..effort.tries {
+        let left = effort.cpu_seconds_max - spent(&tries);
+        let made = match ledger.find(effort, mutant, number) {
+            Some(made) => made,
+            None => {
+                let made = attempt(mutant, number, effort.from + number * STRIDE, left);
+                ledger.add(effort, made.clone())?;
+                made
+            }
+        };
+        let was_killed = made.oracle.is_some();
+        tries.push(made);
+        if !was_killed || spent(&tries) >= effort.cpu_seconds_max {
+            break;
+        }
+    }
+    Ok(tries)
+}
+
+fn spent(tries: &[Try]) -> f64 {
+    tries.iter().map(|made| made.cpu_seconds).sum()
+}
+
 /// How long a build without mistakes has to be clean to have shown something: ten times as long as the row takes that is
 /// noticed last. `rows`: CPU seconds and the name of each.
 fn proof(mut rows: Vec<(f64, &str)>) -> String {
@@ -158,17 +176,16 @@ fn proof(mut rows: Vec<(f64, &str)>) -> String {
     )
 }
 
-/// Runs seeds with `mutant` planted until one fails.
-fn attempt(mutant: Mutant, number: u64, effort: Effort) -> Try {
+/// Runs seeds from `first` on with `mutant` planted, until one fails or so many CPU seconds are over.
+fn attempt(mutant: Mutant, number: u64, first: u64, cpu_seconds_max: f64) -> Try {
     mutant::plant(Some(mutant));
     let began = cpu_seconds();
-    let first = effort.from + number * STRIDE;
     let mut made = Try { mutant: mutant.name().into(), number, oracle: None, seeds: 0, seed: first, cpu_seconds: 0.0 };
     for seed in first.. {
         let report = run(Setup::draw(seed), false);
         (made.seeds, made.seed, made.cpu_seconds) = (made.seeds + 1, seed, cpu_seconds() - began);
         made.oracle = report.violation.map(|(violation, _)| violation.oracle.into());
-        if made.oracle.is_some() || made.cpu_seconds > effort.cpu_seconds_max {
+        if made.oracle.is_some() || made.cpu_seconds >= cpu_seconds_max {
             break;
         }
     }
@@ -182,28 +199,47 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn ten_times_the_slowest_row_is_how_long_seeds_must_be_clean() {
-        let effort = Effort { from: 0, tries: 3, cpu_seconds_max: 0.0 };
+    /// What a matrix says of tries that were made before: what each took, and whether it killed.
+    fn told(cpu_seconds_max: f64, rows: &[(Mutant, &[(f64, bool)])]) -> (bool, String) {
+        let effort = Effort { from: 0, tries: 3, cpu_seconds_max };
         let mut ledger = Ledger::open(None).expect("in memory");
-        let tries = [("R01", [Some(9.0), Some(3.0), None]), ("R02", [Some(5.0); 3]), ("K12", [Some(50.0); 3])];
-        for (mutant, tries) in tries {
-            for (number, took) in (0..).zip(tries) {
-                let oracle = took.map(|_| "leader".to_owned());
-                let made =
-                    Try { mutant: mutant.into(), number, oracle, seeds: 1, seed: 0, cpu_seconds: took.unwrap_or(1.0) };
+        for (mutant, tries) in rows {
+            for (number, (cpu_seconds, killed)) in (0..).zip(*tries) {
+                let (mutant, oracle) = (mutant.name().into(), killed.then(|| "leader".into()));
+                let made = Try { mutant, number, oracle, seeds: 7, seed: number, cpu_seconds: *cpu_seconds };
                 ledger.add(effort, made).expect("in memory");
             }
         }
+        let mutants: Vec<Mutant> = rows.iter().map(|(mutant, _)| *mutant).collect();
         let mut out = Vec::new();
-        let good =
-            matrix(&[Mutant::R01, Mutant::R02], effort, &mut ledger, &mut out).expect("a vector takes everything");
-        let text = String::from_utf8(out).expect("text");
+        let good = matrix(&mutants, effort, &mut ledger, &mut out).expect("a vector takes everything");
+        (good, String::from_utf8(out).expect("text"))
+    }
+
+    #[test]
+    fn ten_times_the_slowest_row_is_how_long_seeds_must_be_clean() {
+        let (good, text) =
+            told(600.0, &[(Mutant::R01, &[(9.0, true), (3.0, true), (1.0, false)]), (Mutant::R02, &[(5.0, true); 3])]);
         assert!(!good, "it lived once");
         assert!(
             text.contains("takes 9.0 CPU s") && text.contains("R01 the most: 9.0") && text.ends_with(": 90 CPU s\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn the_time_of_a_row_is_that_of_all_its_tries() {
+        let line = |text: &str| text.lines().nth(1).expect("a row").split_whitespace().map(str::to_owned).collect();
+        let row = |tries: &[(f64, bool)]| {
+            let (good, text) = told(40.0, &[(Mutant::R01, tries)]);
+            let words: Vec<String> = line(&text);
+            (good, words[1..5].join(" "), text.contains("(killed in "))
+        };
+        assert_eq!(row(&[(30.0, true), (5.0, true), (9.0, true)]), (true, "leader 7 9.0 2".into(), false));
+        // No time is left for a third try; then not even for a second.
+        assert_eq!(row(&[(30.0, true), (15.0, true)]), (false, "leader 7 30.0 0".into(), true));
+        assert_eq!(row(&[(50.0, true)]), (false, "ALIVE 7 50.0 0".into(), true));
+        assert_eq!(row(&[(30.0, true), (11.0, false)]), (false, "ALIVE 14 41.0 1".into(), true));
     }
 
     #[test]
