@@ -211,7 +211,9 @@ fn run_command(command: &Command, out: &mut impl Write) -> anyhow::Result<bool> 
     if chosen.is_empty() {
         chosen = Mutant::ALL.iter().copied().filter(|mutant| !mutant.is_in_checker()).collect();
     }
-    let mut ledger = Ledger::open(ledger.as_deref()).context("the ledger")?;
+    let path = ledger.as_deref();
+    let named = || format!("the ledger {}", path.unwrap_or(Path::new("")).display());
+    let mut ledger = Ledger::open(path).with_context(named)?;
     Ok(matrix(&chosen, Effort { from: *from, tries: *tries, cpu_seconds_max: *cpu }, &mut ledger, out)?)
 }
 

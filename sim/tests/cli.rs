@@ -268,6 +268,7 @@ fn a_matrix_goes_on_from_its_ledger_and_from_no_other() {
     assert_eq!(tries(&["--tries", "2"]), 4);
     assert_eq!(tries(&["--tries", "2"]), 4);
     fs::write(&path, "R01 0 leader 1 0 9.00\n").expect("a temporary file");
+    refused(&["mutants", "A15", "--ledger", "/nowhere/at/all"], "the ledger /nowhere/at/all: ");
     refused(
         &["mutants", "A15", "--ledger", path.to_str().expect("UTF-8")],
         "\"R01 0 leader 1 0 9.00\" is no line of a ledger",
