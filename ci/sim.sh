@@ -10,9 +10,12 @@
 #                  the whole range was run.
 #   JOBS: seeds run at once (default: one a core)
 # Exit code 0: nothing found; 1: a seed failed, and the output ends with the page of its run and the one command that
-# reproduces it; or the range as a whole has tested too little; 2: usage.
+# reproduces it; or the range as a whole has tested too little; 2: usage; 3: the simulator cannot be built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+# .cargo/config.toml says how to compile; a RUSTFLAGS variable would replace it.
+unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
 
 usage() {
   echo "ci/sim.sh: $1" >&2
@@ -48,7 +51,7 @@ part=${BASH_REMATCH[1]} parts=${BASH_REMATCH[2]}
 [[ $minutes =~ ^[0-9]*$ ]] || usage "bad number of minutes '$minutes'"
 
 # Counting marks costs nothing: they are hit some thousand times in a seed that takes a third of a second.
-cargo build --release --locked -p quorate-sim --features marks
+cargo build --release --locked -p quorate-sim --features marks || exit 3
 sim=$target/release/quorate-sim
 jobs=${JOBS:-$(nproc)}
 

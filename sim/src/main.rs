@@ -30,6 +30,8 @@ const MANY_SEEDS: u64 = 1_000;
 const RARE_MIN: u64 = 100;
 /// A seed of which two runs differed is run so often to see two that differ again.
 const RUNS_COMPARED: usize = 8;
+/// Behind the first seed of a matrix there are more than anybody can run.
+const FROM_MAX: u64 = u64::MAX / 2;
 
 /// Runs Quorate clusters under simulated faults. Exit code 0: all promises held; 1: one was broken; 2: usage.
 #[derive(Debug, Parser)]
@@ -44,48 +46,50 @@ struct Arguments {
     #[arg(long, value_name = "A..B", value_parser = range)]
     seeds: Option<(u64, u64)>,
     /// Seeds run at once
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, conflicts_with = "seed")]
     jobs: usize,
     /// Run each seed twice and compare: the first event that differs is shown
     #[arg(long)]
     check: bool,
     /// Go on after failing seeds, and list them all at the end
-    #[arg(long)]
+    #[arg(long, conflicts_with = "seed")]
     keep_going: bool,
     /// Fail if a rare branch was never reached, and name it; in a build with `--features marks`
     #[arg(long)]
     require_marks: bool,
     /// Fail if more runs than so many have a history that nobody could judge (default: 1 in 1000, and 1 at least)
-    #[arg(long, value_name = "RUNS", requires = "seeds")]
+    #[arg(long, value_name = "RUNS", conflicts_with = "seed")]
     undecided_max: Option<u64>,
     /// Print every event of the seed
-    #[arg(long, requires = "seed")]
+    #[arg(long, conflicts_with = "seeds")]
     log: bool,
-    /// Print the seed's settings and faults, and run nothing
-    #[arg(long, requires = "seed")]
+    /// Print the seed's settings, what a schedule changes in them, the faults and the script, and run nothing
+    #[arg(long, conflicts_with_all = ["seeds", "check", "require_marks", "log", "shrink", "report", "causality"])]
     print_schedule: bool,
-    /// Use the faults in this file instead of the seed's own, one a line as `--print-schedule` prints them
-    #[arg(long, value_name = "FILE", requires = "seed")]
+    /// Use the settings, faults and script in this file instead of the seed's own, as `--print-schedule` prints them
+    #[arg(long, value_name = "FILE", conflicts_with = "seeds")]
     schedule: Option<PathBuf>,
     /// If the seed fails, look for less that fails the same way, and write its schedule to this file
-    #[arg(long, value_name = "FILE", requires = "seed")]
+    #[arg(long, value_name = "FILE", conflicts_with = "seeds")]
     shrink: Option<PathBuf>,
     /// End the search of `--shrink` after so many CPU seconds; it goes on from its file, given as `--schedule`
-    #[arg(long, value_name = "SECONDS", default_value_t = 120.0, requires = "shrink")]
+    #[arg(long, value_name = "SECONDS", default_value_t = 120.0, value_parser = seconds)]
+    #[arg(requires = "shrink", conflicts_with = "seeds")]
     shrink_cpu: f64,
     /// Write the run to this file as a page for a browser: of the shrunk run, if `--shrink` found one
-    #[arg(long, value_name = "FILE", requires = "seed")]
+    #[arg(long, value_name = "FILE", conflicts_with = "seeds")]
     report: Option<PathBuf>,
     /// If the seed fails, find out when that was decided: how many futures fail, from which time on
-    #[arg(long, requires = "seed")]
+    #[arg(long, conflicts_with = "seeds")]
     causality: bool,
     /// End the search of `--causality` after so many CPU seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, requires = "causality")]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = seconds)]
+    #[arg(requires = "causality", conflicts_with = "seeds")]
     causality_cpu: f64,
     /// Plant this mistake first, in a build with `--features mutants`
     #[arg(long, value_name = "NAME")]
     mutant: Option<String>,
-    /// End faults and operations after so many simulated seconds, a day at most (default 60)
+    /// End faults and operations after so many simulated seconds, a day at most (default 60, or what the schedule sets)
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(10..=86_400))]
     duration: Option<u64>,
 }
@@ -99,15 +103,15 @@ enum Command {
         /// These only; all, if none is named
         names: Vec<String>,
         /// The first seed
-        #[arg(long, default_value_t = 0)]
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=FROM_MAX))]
         from: u64,
         /// Kill each so often, on fresh seeds; the median is shown
-        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1_000))]
         tries: u64,
-        /// Give a try up after so many CPU seconds
-        #[arg(long, default_value_t = 600.0)]
+        /// Give a row up after so many CPU seconds, all its tries together
+        #[arg(long, value_name = "SECONDS", default_value_t = 600.0, value_parser = seconds)]
         cpu: f64,
-        /// Write tries down here, and do not repeat those that are written down
+        /// Write tries down here, and do not repeat those that the same build wrote down for the same `--from` and `--cpu`
         #[arg(long, value_name = "FILE")]
         ledger: Option<PathBuf>,
     },
@@ -118,6 +122,11 @@ fn range(text: &str) -> Result<(u64, u64), String> {
     let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{text}: {error}"));
     let (from, to) = (number(from)?, number(to)?);
     if from < to { Ok((from, to)) } else { Err(format!("{from}..{to} is empty")) }
+}
+
+fn seconds(text: &str) -> Result<f64, &'static str> {
+    let seconds = text.parse().ok().filter(|seconds: &f64| seconds.is_finite() && *seconds > 0.0);
+    seconds.ok_or("write a number of seconds above 0")
 }
 
 fn main() -> ExitCode {
@@ -202,7 +211,9 @@ fn run_command(command: &Command, out: &mut impl Write) -> anyhow::Result<bool> 
     if chosen.is_empty() {
         chosen = Mutant::ALL.iter().copied().filter(|mutant| !mutant.is_in_checker()).collect();
     }
-    let mut ledger = Ledger::open(ledger.as_deref()).context("the ledger")?;
+    let path = ledger.as_deref();
+    let named = || format!("the ledger {}", path.unwrap_or(Path::new("")).display());
+    let mut ledger = Ledger::open(path).with_context(named)?;
     Ok(matrix(&chosen, Effort { from: *from, tries: *tries, cpu_seconds_max: *cpu }, &mut ledger, out)?)
 }
 
@@ -211,9 +222,14 @@ fn run_command(_: &Command, _: &mut impl Write) -> anyhow::Result<bool> {
     anyhow::bail!("no mistake can be planted in this build: build it with `--features mutants`")
 }
 
+/// What the seed itself says.
+fn drawn(arguments: &Arguments, seed: u64) -> Setup {
+    Setup::draw_with(seed, arguments.duration.map(|seconds| seconds * SECOND))
+}
+
+/// What the seed says, or the schedule that is to be used instead.
 fn setup(arguments: &Arguments, seed: u64) -> anyhow::Result<Setup> {
-    let duration = arguments.duration.map(|seconds| seconds * 1_000 * MILLI);
-    let mut setup = Setup::draw_with(seed, duration);
+    let mut setup = drawn(arguments, seed);
     if let Some(path) = &arguments.schedule {
         let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         let file = schedule::read(&text).with_context(|| format!("in {}", path.display()))?;
@@ -242,10 +258,7 @@ fn try_to_write(path: &Path) -> io::Result<()> {
 fn one(arguments: &Arguments, seed: u64, out: &mut impl Write) -> anyhow::Result<bool> {
     let setup = setup(arguments, seed)?;
     if arguments.print_schedule {
-        writeln!(out, "{}", setup.describe())?;
-        for strike in &setup.schedule {
-            writeln!(out, "{strike}")?;
-        }
+        write!(out, "{}", setup.file())?;
         return Ok(true);
     }
     for path in arguments.shrink.iter().chain(&arguments.report) {
@@ -436,12 +449,10 @@ fn many(arguments: &Arguments, from: u64, to: u64, out: &mut impl Write) -> anyh
             let (sender, unjudged) = (sender.clone(), unjudged.clone());
             scope.spawn(|| {
                 let (sender, unjudged) = (sender, unjudged);
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= to {
-                        break;
-                    }
-                    let Ok(setup) = setup(arguments, seed) else { break };
+                // Never beyond `to`: behind the last number of all the first would come again.
+                let take = |next: u64| (next < to).then(|| next + 1);
+                while let Ok(seed) = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+                    let setup = drawn(arguments, seed);
                     let report = run(setup.clone(), false);
                     totals.lock().expect("no holder panics").add(&report.totals);
                     if report.totals.undecided > 0 {
@@ -474,7 +485,7 @@ fn many(arguments: &Arguments, from: u64, to: u64, out: &mut impl Write) -> anyh
         }
         if *differs {
             writeln!(out, "seed {seed} FAILED: two runs of it differ")?;
-            let setup = setup(arguments, *seed)?;
+            let setup = drawn(arguments, *seed);
             compare_again(|| run(setup.clone(), true), out)?;
         }
         writeln!(out, "again: {}", reproduction(arguments, *seed, None))?;

@@ -1,15 +1,15 @@
 //! The kill matrix: which planted mistakes the default swarm notices, by which oracle, after how many seeds.
 
-use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead as _, BufReader, Write};
-use std::path::Path;
-use std::str::FromStr;
+use std::io::{self, Write};
 
 use quorate_core::mutant::{self, Mutant};
 
 use crate::run::{cpu_seconds, run};
 use crate::swarm::Setup;
+
+mod ledger;
+
+pub use ledger::{Ledger, Try};
 
 /// How hard to try.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +18,7 @@ pub struct Effort {
     pub from: u64,
     /// How often each mutant is to be killed.
     pub tries: u64,
-    /// A try is given up after so many CPU seconds.
+    /// A row is given up after so many CPU seconds, all tries together.
     pub cpu_seconds_max: f64,
 }
 
@@ -95,121 +95,35 @@ pub const ABSENT: &[(&str, &str)] = &[
 /// Seeds between the first ones of two tries.
 const STRIDE: u64 = 100_000;
 
-/// One try to kill a mutant.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Try {
-    /// Which mutant.
-    pub mutant: String,
-    /// Which try.
-    pub number: u64,
-    /// The oracle that noticed, unless none did.
-    pub oracle: Option<String>,
-    /// Seeds run, the killing one included.
-    pub seeds: u64,
-    /// The last seed.
-    pub seed: u64,
-    /// What that took.
-    pub cpu_seconds: f64,
-}
-
-impl fmt::Display for Try {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { mutant, number, oracle, seeds, seed, cpu_seconds } = self;
-        let oracle = oracle.as_deref().unwrap_or("-");
-        write!(f, "{mutant} {number} {oracle} {seeds} {seed} {cpu_seconds:.2}")
-    }
-}
-
-impl FromStr for Try {
-    type Err = String;
-
-    fn from_str(line: &str) -> Result<Self, String> {
-        let wrong = || format!("{line:?} is no line of a ledger");
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let [mutant, number, oracle, seeds, seed, cpu_seconds] = words[..] else { return Err(wrong()) };
-        Ok(Self {
-            mutant: mutant.into(),
-            number: number.parse().map_err(|_| wrong())?,
-            oracle: (oracle != "-").then(|| oracle.into()),
-            seeds: seeds.parse().map_err(|_| wrong())?,
-            seed: seed.parse().map_err(|_| wrong())?,
-            cpu_seconds: cpu_seconds.parse().map_err(|_| wrong())?,
-        })
-    }
-}
-
-/// The tries that were made before, and where to write down new ones.
-#[derive(Debug)]
-pub struct Ledger {
-    tries: Vec<Try>,
-    file: Option<File>,
-}
-
-impl Ledger {
-    /// A ledger in `path`, or in memory only.
-    ///
-    /// # Errors
-    /// The file cannot be read or written, or is no ledger.
-    pub fn open(path: Option<&Path>) -> io::Result<Self> {
-        let Some(path) = path else { return Ok(Self { tries: Vec::new(), file: None }) };
-        let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
-        let mut tries = Vec::new();
-        for line in BufReader::new(&file).lines() {
-            tries.push(line?.parse().map_err(|text: String| io::Error::new(io::ErrorKind::InvalidData, text))?);
-        }
-        Ok(Self { tries, file: Some(file) })
-    }
-
-    fn find(&self, mutant: Mutant, number: u64) -> Option<Try> {
-        self.tries.iter().find(|made| made.mutant == mutant.name() && made.number == number).cloned()
-    }
-
-    fn add(&mut self, made: &Try) -> io::Result<()> {
-        if let Some(file) = &mut self.file {
-            writeln!(file, "{made}")?;
-        }
-        self.tries.push(made.clone());
-        Ok(())
-    }
-}
-
 /// Tries to kill each of `mutants` and writes a line for each; whether all were killed.
 ///
 /// # Errors
 /// The ledger cannot be written, or `out`.
 pub fn matrix(mutants: &[Mutant], effort: Effort, ledger: &mut Ledger, out: &mut impl Write) -> io::Result<bool> {
     writeln!(out, "{:<7}{:<14}{:>8}{:>8}{:>11}  mistake", "mutant", "killed by", "seeds", "CPU s", "seed")?;
-    let (mut alive, mut rows) = (0, Vec::new());
+    let (mut alive, mut all_kills) = (0, Vec::new());
     for &mutant in mutants {
-        let mut tries = Vec::new();
-        for number in 0..effort.tries {
-            let made = match ledger.find(mutant, number) {
-                Some(made) => made,
-                None => {
-                    let made = attempt(mutant, number, effort);
-                    ledger.add(&made)?;
-                    made
-                }
-            };
-            tries.push(made);
-        }
-        // One that lived through a try is worse than any that did not.
-        tries.sort_by(|one, two| {
-            (one.oracle.is_none(), one.cpu_seconds)
-                .partial_cmp(&(two.oracle.is_none(), two.cpu_seconds))
-                .expect("times")
-        });
-        let lives = tries.iter().filter(|made| made.oracle.is_none()).count();
-        alive += usize::from(lives > 0);
-        let Try { oracle, seeds, seed, cpu_seconds, .. } = &tries[tries.len() / 2];
-        rows.push((*cpu_seconds, mutant.name()));
-        let oracle = oracle.as_deref().unwrap_or("ALIVE");
+        let tries = row(mutant, effort, ledger)?;
+        let mut kills: Vec<&Try> = tries.iter().filter(|made| made.oracle.is_some()).collect();
+        kills.sort_by(|one, two| one.cpu_seconds.total_cmp(&two.cpu_seconds));
+        let lives = (kills.len() as u64) < effort.tries;
+        alive += usize::from(lives);
+        let (oracle, seeds, cpu_seconds, seed) = match kills.get(effort.tries as usize / 2) {
+            Some(Try { oracle, seeds, cpu_seconds, seed, .. }) => (oracle.as_deref(), *seeds, *cpu_seconds, *seed),
+            // A try that it lived through, or that there was no time for, is worse than any that killed it.
+            None => {
+                let (seeds, cpu_seconds) = (tries.iter().map(|made| made.seeds).sum(), spent(&tries));
+                (None, seeds, cpu_seconds, tries.last().map_or(effort.from, |made| made.seed))
+            }
+        };
+        all_kills.extend(kills.iter().map(|made| (made.cpu_seconds, mutant.name())));
+        let oracle = oracle.unwrap_or("ALIVE");
         writeln!(
             out,
             "{:<7}{oracle:<14}{seeds:>8}{cpu_seconds:>8.1}{seed:>11}  {}{}",
             mutant.name(),
             mutant.text(),
-            if lives > 0 { format!(" (alive in {lives} of {} tries)", tries.len()) } else { String::new() }
+            if lives { format!(" (killed in {} of {} tries)", kills.len(), effort.tries) } else { String::new() }
         )?;
         out.flush()?;
     }
@@ -220,33 +134,60 @@ pub fn matrix(mutants: &[Mutant], effort: Effort, ledger: &mut Ledger, out: &mut
             writeln!(out, "{row:<7}{reason}")?;
         }
     }
-    writeln!(out, "{}", proof(rows))?;
+    if !all_kills.is_empty() {
+        writeln!(out, "{}", proof(all_kills))?;
+    }
     Ok(alive == 0)
 }
 
-/// How long a build without mistakes has to be clean to have shown something: ten times as long as the row takes that is
-/// noticed last. `rows`: CPU seconds and the name of each.
-fn proof(mut rows: Vec<(f64, &str)>) -> String {
-    rows.sort_by(|one, two| one.partial_cmp(two).expect("times"));
-    let ((median, _), (slowest, name)) = (rows[rows.len() / 2], rows[rows.len() - 1]);
+/// The tries to kill `mutant`, until one fails or the time of all is up.
+fn row(mutant: Mutant, effort: Effort, ledger: &mut Ledger) -> io::Result<Vec<Try>> {
+    let mut tries = Vec::new();
+    for number in 0..effort.tries {
+        let left = effort.cpu_seconds_max - spent(&tries);
+        let made = match ledger.find(effort, mutant, number) {
+            Some(made) => made,
+            None => {
+                let made = attempt(mutant, number, effort.from + number * STRIDE, left);
+                ledger.add(effort, made.clone())?;
+                made
+            }
+        };
+        let was_killed = made.oracle.is_some();
+        tries.push(made);
+        if !was_killed || spent(&tries) >= effort.cpu_seconds_max {
+            break;
+        }
+    }
+    Ok(tries)
+}
+
+fn spent(tries: &[Try]) -> f64 {
+    tries.iter().map(|made| made.cpu_seconds).sum()
+}
+
+/// How long a build without mistakes has to be clean to have shown something: ten times as long as the slowest kill took.
+/// `kills`, at least one: CPU seconds and the mutant of each.
+fn proof(mut kills: Vec<(f64, &str)>) -> String {
+    kills.sort_by(|one, two| one.0.total_cmp(&two.0));
+    let ((median, _), (slowest, name)) = (kills[kills.len() / 2], kills[kills.len() - 1]);
     let clean = 10.0 * slowest;
     format!(
-        "a row takes {median:.1} CPU s (the median), {name} the most: {slowest:.1}. Without a mistake, seeds must be clean for \
-         ten times that: {clean:.0} CPU s"
+        "a kill took {median:.1} CPU s (the median), the slowest, of {name}, {slowest:.1}. Without a mistake, seeds must be \
+         clean for ten times that: {clean:.0} CPU s"
     )
 }
 
-/// Runs seeds with `mutant` planted until one fails.
-fn attempt(mutant: Mutant, number: u64, effort: Effort) -> Try {
+/// Runs seeds from `first` on with `mutant` planted, until one fails or so many CPU seconds are over.
+fn attempt(mutant: Mutant, number: u64, first: u64, cpu_seconds_max: f64) -> Try {
     mutant::plant(Some(mutant));
     let began = cpu_seconds();
-    let first = effort.from + number * STRIDE;
     let mut made = Try { mutant: mutant.name().into(), number, oracle: None, seeds: 0, seed: first, cpu_seconds: 0.0 };
     for seed in first.. {
         let report = run(Setup::draw(seed), false);
         (made.seeds, made.seed, made.cpu_seconds) = (made.seeds + 1, seed, cpu_seconds() - began);
         made.oracle = report.violation.map(|(violation, _)| violation.oracle.into());
-        if made.oracle.is_some() || made.cpu_seconds > effort.cpu_seconds_max {
+        if made.oracle.is_some() || made.cpu_seconds >= cpu_seconds_max {
             break;
         }
     }
@@ -256,40 +197,55 @@ fn attempt(mutant: Mutant, number: u64, effort: Effort) -> Try {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
-    #[test]
-    fn a_ledger_keeps_tries() {
-        let made = Try {
-            mutant: "R01".into(),
-            number: 2,
-            oracle: Some("completeness".into()),
-            seeds: 7,
-            seed: 200_006,
-            cpu_seconds: 1.25,
-        };
-        assert_eq!(made.to_string().parse(), Ok(made.clone()));
-        let alive = Try { oracle: None, ..made };
-        assert_eq!(alive.to_string().parse(), Ok(alive));
-        assert!("R01 2".parse::<Try>().is_err());
+    /// What a matrix says of tries that were made before: what each took, and whether it killed.
+    fn told(cpu_seconds_max: f64, rows: &[(Mutant, &[(f64, bool)])]) -> (bool, String) {
+        let effort = Effort { from: 0, tries: 3, cpu_seconds_max };
+        let mut ledger = Ledger::open(None).expect("in memory");
+        for (mutant, tries) in rows {
+            for (number, (cpu_seconds, killed)) in (0..).zip(*tries) {
+                let (mutant, oracle) = (mutant.name().into(), killed.then(|| "leader".into()));
+                let made = Try { mutant, number, oracle, seeds: 7, seed: number, cpu_seconds: *cpu_seconds };
+                ledger.add(effort, made).expect("in memory");
+            }
+        }
+        let mutants: Vec<Mutant> = rows.iter().map(|(mutant, _)| *mutant).collect();
+        let mut out = Vec::new();
+        let good = matrix(&mutants, effort, &mut ledger, &mut out).expect("a vector takes everything");
+        (good, String::from_utf8(out).expect("text"))
     }
 
     #[test]
-    fn ten_times_the_slowest_row_is_how_long_seeds_must_be_clean() {
-        let lines = ["R01 0 leader 1 0 9", "R01 1 leader 1 0 3", "R01 2 - 1 0 1", "K12 0 lease 1 0 50"];
-        let others = ["R02 0 vote 1 0 5", "R02 1 vote 1 0 5", "R02 2 vote 1 0 5"];
-        let tries = lines.iter().chain(&others).map(|line| line.parse().expect("a line of a ledger")).collect();
-        let mut ledger = Ledger { tries, file: None };
-        let effort = Effort { from: 0, tries: 3, cpu_seconds_max: 0.0 };
-        let mut out = Vec::new();
-        let good =
-            matrix(&[Mutant::R01, Mutant::R02], effort, &mut ledger, &mut out).expect("a vector takes everything");
-        let text = String::from_utf8(out).expect("text");
-        assert!(!good, "it lived once");
-        assert!(
-            text.contains("takes 9.0 CPU s") && text.contains("R01 the most: 9.0") && text.ends_with(": 90 CPU s\n"),
-            "{text}"
-        );
+    fn ten_times_the_slowest_kill_is_how_long_seeds_must_be_clean() {
+        let rows: [(Mutant, &[_]); 2] = [
+            (Mutant::R01, &[(9.0, true), (3.0, true), (20.0, true)]),
+            (Mutant::R02, &[(5.0, true), (4.0, true), (70.0, false)]),
+        ];
+        let (good, text) = told(600.0, &rows);
+        assert!(!good, "one lived once");
+        let last = "a kill took 5.0 CPU s (the median), the slowest, of R01, 20.0. Without a mistake, seeds must be clean for \
+                    ten times that: 200 CPU s";
+        assert_eq!(text.lines().last(), Some(last));
+        let (_, text) = told(600.0, &[(Mutant::R01, &[(601.0, false)])]);
+        assert_eq!(text.lines().last(), Some("0 of 1 killed"));
+    }
+
+    #[test]
+    fn the_time_of_a_row_is_that_of_all_its_tries() {
+        let line = |text: &str| text.lines().nth(1).expect("a row").split_whitespace().map(str::to_owned).collect();
+        let row = |tries: &[(f64, bool)]| {
+            let (good, text) = told(40.0, &[(Mutant::R01, tries)]);
+            let words: Vec<String> = line(&text);
+            (good, words[1..5].join(" "), text.contains("(killed in "))
+        };
+        assert_eq!(row(&[(30.0, true), (5.0, true), (9.0, true)]), (true, "leader 7 9.0 2".into(), false));
+        // No time is left for a third try; then not even for a second.
+        assert_eq!(row(&[(30.0, true), (15.0, true)]), (false, "leader 7 30.0 0".into(), true));
+        assert_eq!(row(&[(50.0, true)]), (false, "ALIVE 7 50.0 0".into(), true));
+        assert_eq!(row(&[(30.0, true), (11.0, false)]), (false, "ALIVE 14 41.0 1".into(), true));
     }
 
     #[test]
@@ -306,14 +262,5 @@ mod tests {
                 assert!(name.is_empty() || is_there, "{row}: there is no {name} in {path}");
             }
         }
-    }
-
-    #[test]
-    fn a_mutant_is_killed_and_the_rest_of_the_process_is_sound_again() {
-        let effort = Effort { from: 0, tries: 1, cpu_seconds_max: 60.0 };
-        let mut out = Vec::new();
-        let mut ledger = Ledger::open(None).unwrap();
-        assert!(matrix(&[Mutant::A15], effort, &mut ledger, &mut out).unwrap(), "{}", String::from_utf8_lossy(&out));
-        assert!(!mutant::is_on(Mutant::A15));
     }
 }

@@ -365,8 +365,13 @@ impl Setup {
     /// Whether the schedule fits the cluster.
     ///
     /// # Errors
-    /// The first strike that names a member that does not exist.
+    /// The first strike or deed that names what does not exist, or can do nothing.
     pub fn check(&self) -> Result<(), String> {
+        let outcasts = |one: Option<usize>| {
+            let is_meant =
+                |it: &&Strike| matches!(it.fault, Fault::Outcast { member, .. } if one.is_none_or(|one| one == member));
+            self.schedule.iter().filter(is_meant).count()
+        };
         for strike in &self.schedule {
             let named = match strike.fault {
                 Fault::Kill { member, .. }
@@ -398,7 +403,21 @@ impl Setup {
                 }
                 Fault::Throttle { bandwidth: 0..1_000, .. } => Some("less than 1000 bytes a second"),
                 Fault::Cut { from, to, .. } if from == to => Some("a link from a member to itself"),
+                Fault::Storm { aim: Aim { from: Some(from), to: Some(to) }, .. }
+                | Fault::Throttle { aim: Aim { from: Some(from), to: Some(to) }, .. }
+                    if from == to =>
+                {
+                    Some("a link from a member to itself")
+                }
+                Fault::Partition { side: 0, .. } => Some("nobody is on that side"),
                 Fault::Partition { side, .. } if side >> self.machines() != 0 => Some("a member that does not exist"),
+                Fault::Partition { side, .. } if side.count_ones() as usize == self.machines() => {
+                    Some("nobody is on the other side")
+                }
+                Fault::Harass { .. } if self.machines() == 1 => Some("the only member leads: strike it by its number"),
+                Fault::Outcast { .. } if self.churn.is_some() => Some("members come and go, nobody is left out"),
+                Fault::Outcast { .. } if 2 * outcasts(None) >= self.members => Some("the others would be no majority"),
+                Fault::Outcast { member, .. } if outcasts(Some(member)) > 1 => Some("it is left out twice"),
                 _ if strike.at > self.duration => Some("a time behind the end of the run"),
                 _ => None,
             };

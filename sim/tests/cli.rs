@@ -47,7 +47,12 @@ fn a_schedule_with_unknown_or_contradictory_entries_is_refused() {
             "5us slow-disk member=0 factor=10000 span=9us\n6us slow-apply member=0 factor=10000 span=9us\n\
              7us slow-disk member=1 factor=10000 span=9us\n8us slow-disk member=0 factor=10000 span=9us\n\
              9us slow-disk member=0 factor=10000 span=9us",
-            "line 5: ",
+            "9us slow-disk member=0 factor=10000 span=9us: too slow",
+        ),
+        (
+            "9us slow-disk member=0 factor=10000 span=9us\n7us slow-disk member=0 factor=10000 span=9us\n\
+             5us slow-disk member=0 factor=10000 span=9us",
+            "9us slow-disk member=0 factor=10000 span=9us: too slow",
         ),
         ("5us slow-disk member=0 factor=999999 span=1us", "line 1: factor=999999 is more than 10000"),
         (
@@ -59,6 +64,16 @@ fn a_schedule_with_unknown_or_contradictory_entries_is_refused() {
         ("set clients=1\nset clients=1", "line 2: set clients=1: it is set twice"),
         ("set clients-from=70000000us", "out of range"),
         ("# seed 2: 3 members", "was made for seed 2"),
+        ("# seed 1: 3 members\n# seed 9: 3 members", "line 2: it is for seed 9, and a line before it for seed 1"),
+        ("5us cut from=1 to=1 span=1us", "a link from a member to itself"),
+        (
+            "5us storm from=1 to=1 loss=9 duplicate=0 straggle=0 late=1us span=1us",
+            "storm from=1 to=1 loss=9 duplicate=0 straggle=0 late=1us span=1us: a link from a member to itself",
+        ),
+        ("5us throttle from=1 to=1 bandwidth=9000 queue=1us span=1us", "a link from a member to itself"),
+        ("5us partition side=0 span=1us", "partition side=0 span=1us: nobody is on that side"),
+        ("5us partition side=256 span=1us", "a member that does not exist"),
+        ("5us partition side=31 span=1us", "nobody is on the other side"),
     ];
     for (n, (text, because)) in entries.into_iter().enumerate() {
         let path = file(&format!("{n}.schedule"), text);
@@ -66,6 +81,9 @@ fn a_schedule_with_unknown_or_contradictory_entries_is_refused() {
         fs::remove_file(path).expect("just written");
     }
     refused(&["--seed", "1", "--schedule", "/nowhere/at/all"], "reading /nowhere/at/all");
+    let path = file("alone.schedule", "5us harass after=1us span=1us");
+    refused(&["--seed", "3", "--schedule", path.to_str().expect("UTF-8")], "the only member leads");
+    fs::remove_file(path).expect("just written");
 }
 
 #[test]
@@ -74,6 +92,64 @@ fn a_range_that_is_empty_or_reversed_is_refused() {
     refused(&["--seeds", "9..5"], "is empty");
     refused(&["--seeds", "9"], "write it as A..B");
     refused(&[], "--seed");
+}
+
+#[test]
+fn what_is_for_one_seed_is_refused_for_many_and_the_other_way_round() {
+    let one = [
+        &["--schedule", "/no/such/file"][..],
+        &["--report", "page.html"],
+        &["--shrink", "story"],
+        &["--shrink-cpu", "5"],
+        &["--causality"],
+        &["--causality-cpu", "5"],
+        &["--log"],
+        &["--print-schedule"],
+    ];
+    let many = [&["--jobs", "2"][..], &["--keep-going"], &["--undecided-max", "1"], &["--seeds", "0..2"]];
+    let ranges = one.into_iter().map(|option| (["--seeds", "0..2"], option));
+    let seeds = many.into_iter().map(|option| (["--seed", "1"], option));
+    for (whose, option) in ranges.chain(seeds) {
+        refused(&[&whose[..], option].concat(), &format!("'{}", option[0]));
+        refused(&[option, &whose].concat(), "cannot be used with");
+    }
+}
+
+#[test]
+fn what_prints_a_schedule_runs_nothing_that_could_be_looked_at() {
+    for option in [&["--log"][..], &["--check"], &["--causality"], &["--shrink", "story"], &["--report", "page.html"]] {
+        refused(&[&["--seed", "1", "--print-schedule"], option].concat(), "cannot be used with");
+    }
+}
+
+#[test]
+fn what_is_for_any_seed_is_for_many_too() {
+    let output = run(&["--seeds", "0..2", "--duration", "10", "--check", "--jobs", "2", "--undecided-max", "1"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_last_seed_of_all_is_not_followed_by_the_first() {
+    let last = format!("{}..{}", u64::MAX - 1, u64::MAX);
+    let output = run(&["--seeds", &last, "--duration", "10", "--jobs", "2"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("1 of 1 seeds in "));
+}
+
+#[test]
+fn time_that_cannot_be_counted_is_refused() {
+    for seconds in ["nan", "inf", "-1", "0", "1e999"] {
+        let refused = |option: &str, before: &[&str]| {
+            let option = format!("{option}={seconds}");
+            refused(&[before, &[option.as_str()]].concat(), &format!("invalid value '{seconds}'"));
+        };
+        refused("--cpu", &["mutants", "A15"]);
+        refused("--shrink-cpu", &["--seed", "1", "--shrink", "story"]);
+        refused("--causality-cpu", &["--seed", "1", "--causality"]);
+    }
+    refused(&["mutants", "--cpu", "soon"], "invalid value 'soon'");
+    refused(&["mutants", "--from", "18446744073709551615"], "not in 0..=9223372036854775807");
+    refused(&["mutants", "--tries", "0"], "not in 1..=1000");
 }
 
 #[test]
@@ -175,6 +251,31 @@ fn a_mistake_in_a_checker_is_no_seeds_business() {
     );
 }
 
+#[cfg(feature = "mutants")]
+#[test]
+fn a_matrix_goes_on_from_its_ledger_and_from_no_other() {
+    let path = file("ledger", "");
+    let tries = |more: &[&str]| {
+        let matrix = ["mutants", "A15", "--ledger", path.to_str().expect("UTF-8")];
+        let output = run(&[&matrix[..], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        fs::read_to_string(&path).expect("a ledger").lines().count()
+    };
+    assert_eq!(tries(&["--tries", "1"]), 1);
+    assert_eq!(tries(&["--tries", "1"]), 1);
+    assert_eq!(tries(&["--tries", "1", "--from", "1"]), 2);
+    assert_eq!(tries(&["--tries", "1", "--cpu", "60"]), 3);
+    assert_eq!(tries(&["--tries", "2"]), 4);
+    assert_eq!(tries(&["--tries", "2"]), 4);
+    fs::write(&path, "R01 0 leader 1 0 9.00\n").expect("a temporary file");
+    refused(&["mutants", "A15", "--ledger", "/nowhere/at/all"], "the ledger /nowhere/at/all: ");
+    refused(
+        &["mutants", "A15", "--ledger", path.to_str().expect("UTF-8")],
+        "\"R01 0 leader 1 0 9.00\" is no line of a ledger",
+    );
+    fs::remove_file(path).expect("just written");
+}
+
 #[test]
 fn what_a_schedule_prints_can_be_run() {
     let printed = run(&["--seed", "3", "--duration", "10", "--print-schedule"]);
@@ -188,6 +289,34 @@ fn what_a_schedule_prints_can_be_run() {
     };
     assert!(hash(&own).is_some());
     assert_eq!(hash(&own), hash(&read));
+    fs::remove_file(path).expect("just written");
+}
+
+#[test]
+fn what_a_schedule_changes_is_printed_with_its_faults() {
+    // In another order than it is printed.
+    let lines = [
+        "set clients-follow=script",
+        "set clients=4",
+        "7us blackout down=5us",
+        "6us ask client=3 member=1 patience=9us Put=0a016b # put k",
+        "5us kill member=1 down=5us",
+        "# a comment",
+        "set duration=9000000us",
+        "set fate=7",
+    ];
+    let path = file("whole.schedule", &lines.join("\n"));
+    let print = || {
+        let output = run(&["--seed", "1", "--print-schedule", "--schedule", path.to_str().expect("UTF-8")]);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let printed = print();
+    for line in lines.iter().filter(|line| !line.starts_with('#')) {
+        assert!(printed.lines().any(|other| other.starts_with(line)), "{line}: {printed}");
+    }
+    fs::write(&path, &printed).expect("a temporary file");
+    assert_eq!(print(), printed);
     fs::remove_file(path).expect("just written");
 }
 
