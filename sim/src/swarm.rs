@@ -54,6 +54,9 @@ pub fn stream(seed: u64, purpose: Stream, number: usize) -> Rng {
 /// Links are numbered with three bits for either end.
 pub const MACHINES_MAX: usize = 8;
 
+/// Clients of keys may go on when faults are over; they end before this.
+const AFTERMATH: Nanos = 300 * SECOND;
+
 /// A day.
 const DURATION_MAX: Nanos = 86_400 * SECOND;
 
@@ -445,7 +448,8 @@ impl Setup {
                 What::Watch { member, .. } => (self.watchers, member),
                 What::Progress => (self.watchers, 0),
             };
-            if deed.at > self.duration {
+            let aftermath = if matches!(deed.what, What::Ask { .. }) { AFTERMATH } else { 0 };
+            if deed.at > self.duration + aftermath {
                 return Err(format!("{deed}: a time behind the end of the run"));
             }
             if deed.client >= clients {

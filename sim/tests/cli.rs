@@ -71,6 +71,12 @@ fn a_schedule_with_unknown_or_contradictory_entries_is_refused() {
             "storm from=1 to=1 loss=9 duplicate=0 straggle=0 late=1us span=1us: a link from a member to itself",
         ),
         ("5us throttle from=1 to=1 bandwidth=9000 queue=1us span=1us", "a link from a member to itself"),
+        ("5us outcast member=0 plight=sad", "line 1: plight=sad is none of down, isolated, deaf, mute, slow"),
+        ("5us outcast member=0 plight=down\n6us outcast member=0 plight=deaf", "it is left out twice"),
+        (
+            "5us outcast member=0 plight=down\n6us outcast member=1 plight=deaf\n6us outcast member=2 plight=slow",
+            "the others would be no majority",
+        ),
         ("5us partition side=0 span=1us", "partition side=0 span=1us: nobody is on that side"),
         ("5us partition side=256 span=1us", "a member that does not exist"),
         ("5us partition side=31 span=1us", "nobody is on the other side"),

@@ -329,7 +329,9 @@ impl World {
 
     /// A watch client opens a stream.
     pub(super) fn connect(&mut self, now: Nanos, number: usize, member: usize, new: Vec<Watcher>) {
-        self.write_down(now, number, || What::Watch { member, new: creates(&new) });
+        if !self.finale.has_begun() {
+            self.write_down(now, number, || What::Watch { member, new: creates(&new) });
+        }
         self.tell(now, || {
             let what = What::Watch { member, new: creates(&new) };
             let text = format!("-> {member} {}", Deed { at: now, client: number, what }.story());
@@ -364,8 +366,8 @@ impl World {
         if client.connected {
             let (member, subscription) =
                 (client.member, Subscription { client: number, connection: client.connection });
-            self.write_down(now, number, || What::Progress);
             if !self.finale.has_begun() {
+                self.write_down(now, number, || What::Progress);
                 self.tell(now, || Happened::Watch { client: number, text: "asks for progress".into() });
             }
             let at = self.up(now, line);

@@ -150,7 +150,8 @@ impl World {
             },
             Phase::Recovering { until } => {
                 let enough = OPERATIONS * self.setup.duration / (60 * SECOND);
-                if now >= until || self.totals.operations >= enough {
+                let is_enough = self.setup.script.is_none() && self.totals.operations >= enough;
+                if now >= until || is_enough {
                     self.finale.phase = Phase::Settling;
                 }
             }
@@ -199,10 +200,14 @@ impl World {
 
     /// All faults are over.
     fn recover(&mut self, now: Nanos) {
-        let has_clients = !self.clients.is_empty() && self.setup.script.is_none() && self.outside.is_none();
-        let more = if has_clients { 60 * SECOND } else { 0 };
+        let until = match &self.setup.script {
+            // Until it has been performed.
+            Some(script) => script.iter().map(|deed| deed.at + MILLI).max().unwrap_or(now),
+            None if self.clients.is_empty() || self.outside.is_some() => now,
+            None => now + 60 * SECOND,
+        };
         self.finale.healed = now;
-        self.finale.phase = Phase::Recovering { until: now + more };
+        self.finale.phase = Phase::Recovering { until };
     }
 
     /// A member does not answer in time, or something else is not done.

@@ -36,7 +36,7 @@ impl World {
 
     /// Does what the script says.
     pub(super) fn perform(&mut self, now: Nanos, number: usize) {
-        if self.finale.has_begun() {
+        if !self.finale.clients_work() {
             return;
         }
         let Some(Deed { client, what, .. }) = self.setup.script.as_ref().and_then(|script| script.get(number)).cloned()
@@ -108,7 +108,7 @@ impl World {
 
     /// Writes down what a client does, if this run is to become a script.
     pub(super) fn write_down(&mut self, now: Nanos, client: usize, what: impl FnOnce() -> What) {
-        if let Some(script) = self.deeds.as_mut().filter(|_| !self.finale.has_begun()) {
+        if let Some(script) = self.deeds.as_mut().filter(|_| self.finale.clients_work()) {
             script.push(Deed { at: now / MICRO * MICRO, client, what: what() });
         }
     }
