@@ -276,6 +276,9 @@ impl World {
     }
 
     pub(super) fn relieve(&mut self, now: Nanos, relief: Relief) {
+        if self.calm {
+            return; // That was the end of every fault.
+        }
         self.trace.event(now, Kind::Fault, 0, 0, &[], || format!("relief {relief:?}"));
         match relief {
             Relief::Partition(side) => self.each_crossing(side, |network, from, to| network.heal(from, to)),
@@ -299,10 +302,11 @@ impl World {
         // Cuts end with their own relief; calm shortens that by cancelling them all.
         self.network.reset(quality);
         for member in self.members() {
+            self.hasten(now, member);
             self.resume(now, member);
             let machine = &mut self.machines[member];
             machine.disk.heal();
-            (machine.stalled, machine.dies) = (0, None);
+            machine.dies = None;
             if machine.process.is_none() {
                 let epoch = machine.epoch;
                 self.heap.push(now, link::NEMESIS, Event::Start { member, epoch });
