@@ -38,6 +38,11 @@ fn a_state_rots_only_where_the_others_can_rebuild_it() {
 }
 
 #[test]
+fn who_leads_alone_may_be_struck_as_well() {
+    blames_nobody(seed(3), "400000us harass after=0us span=9000000us");
+}
+
+#[test]
 fn no_state_goes_wrong_where_an_audit_knows_nothing_of_it() {
     let audited = (0..).map(seed).filter(|setup| setup.regime.has_operator() && setup.churn.is_none());
     for setup in audited.filter(|setup| setup.members == 3).take(3) {

@@ -235,7 +235,9 @@ impl World {
         let rng = &mut self.harassment.rng;
         let span = election / 10 * (1 + rng.below(40));
         let down = if rng.chance(1, 2) { MILLI * (1 + rng.below(20)) } else { span };
-        let other = (leader + 1 + usize::try_from(rng.below(members as u64 - 1)).expect("few members")) % members;
+        // Where there is nobody else it is the leader once more.
+        let others = rng.below((members as u64 - 1).max(1));
+        let other = (leader + 1 + usize::try_from(others).expect("few members")) % members;
         let way = rng.below(12);
         let soon = 1 + rng.below(election / 10);
         self.trace.event(now, Kind::Fault, leader, way, &[], || format!("leader {leader} is struck, way {way}"));
