@@ -172,6 +172,7 @@ impl World {
                 doubtful: false,
                 next_turn: None,
                 next_apply: None,
+                next_sync: None,
                 slowness: 1,
                 stalled: 0,
                 full_until: 0,
@@ -209,7 +210,7 @@ impl World {
             consensus: Consensus::default(),
             leadership: Leadership::new(setup.knobs.election, setup.knobs.heartbeat),
             wrong_states: BTreeSet::new(),
-            leases: Leases::default(),
+            leases: Leases::new(setup.knobs.election),
             locks: Locks::default(),
             reference: regime.compared.then(|| Reference::new(regime.auto_compaction, regime.auth)),
             audit: Audit::new(regime.compared, regime.quota_bytes, regime.session_ttl),
@@ -319,7 +320,7 @@ impl World {
                 self.deliver(now, (from, to), epoch, (sender, receiver), bytes);
             }
             Event::Turn { member, epoch, at } => self.turn(now, member, epoch, at)?,
-            Event::Synced { member, epoch } => self.synced(now, member, epoch),
+            Event::Synced { member, epoch, at } => self.synced(now, member, epoch, at),
             Event::Apply { member, epoch, at } => self.apply(now, member, epoch, at)?,
             Event::Finish { member, epoch, due } => self.finish(now, member, epoch, *due)?,
             Event::History { member, epoch, input } => {

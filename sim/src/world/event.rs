@@ -30,6 +30,7 @@ pub(super) enum Event {
     Synced {
         member: usize,
         epoch: u64,
+        at: Nanos,
     },
     Apply {
         member: usize,

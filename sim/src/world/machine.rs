@@ -67,6 +67,8 @@ pub(super) struct Machine {
     pub(super) doubtful: bool,
     pub(super) next_turn: Option<Nanos>,
     pub(super) next_apply: Option<Nanos>,
+    /// When the sync ends that is under way.
+    pub(super) next_sync: Option<Nanos>,
     /// Syncs take so many times as long.
     pub(super) slowness: u64,
     /// No sync ends before.
@@ -108,7 +110,7 @@ impl World {
         machine.joins = joins;
         machine.epoch += 1;
         machine.paused = false;
-        (machine.next_turn, machine.next_apply) = (None, None);
+        (machine.next_turn, machine.next_apply, machine.next_sync) = (None, None, None);
         let mut rng = self.setup.stream(Stream::Process, member).split(machine.epoch);
         if let Some((_, sample)) = self.setup.future.filter(|_| self.is_redrawn) {
             rng = anew(&rng, sample);
@@ -218,6 +220,7 @@ impl World {
         self.totals.starts += 1;
         self.audit.started(member);
         self.leadership.started(member);
+        self.leases.started(now, member);
         if let Some(reference) = &self.reference {
             self.space.started(member, reference.last());
         }
@@ -250,7 +253,9 @@ impl World {
             let took = machine.slowness * (MICRO + latencies.sync / 2 + tail(&mut machine.rng, latencies.sync));
             let took = took.min(SYNC_MAX).max(machine.stalled.saturating_sub(now));
             self.trace.event(now, Kind::Disk, member, digest, &[], || format!("write {records} records, sync {took}"));
-            self.heap.push(now + took, link::member(member, 1), Event::Synced { member, epoch });
+            let at = now + took;
+            machine.next_sync = Some(at);
+            self.heap.push(at, link::member(member, 1), Event::Synced { member, epoch, at });
         }
         let apply = if process.can_apply() {
             let loading = if process.is_to_restore() { latencies.restore } else { 0 };
@@ -264,6 +269,21 @@ impl World {
         }
     }
 
+    /// A machine is as fast as any: what its disk or its applier held back goes on.
+    pub(super) fn hasten(&mut self, now: Nanos, member: usize) {
+        let machine = &mut self.machines[member];
+        (machine.slowness, machine.apply_slowness, machine.stalled) = (1, 1, 0);
+        let soon = now + MICRO + self.setup.latencies.sync;
+        if machine.next_sync.is_some_and(|at| at > soon) {
+            machine.next_sync = Some(soon);
+            let epoch = machine.epoch;
+            self.heap.push(soon, link::member(member, 1), Event::Synced { member, epoch, at: soon });
+        }
+        if !machine.paused {
+            self.rouse(now, member);
+        }
+    }
+
     pub(super) fn turn(&mut self, now: Nanos, member: usize, epoch: u64, at: Nanos) -> Verdict {
         let machine = &mut self.machines[member];
         if machine.epoch != epoch || machine.next_turn != Some(at) {
@@ -273,6 +293,7 @@ impl World {
         let Some(process) = &mut machine.process else { return Ok(()) };
         let local = machine.clock.read(now);
         process.turn(local, &mut self.actions);
+        self.leases.turned(now, member);
         // What it has made durable it may have told already.
         self.membership.turned(process.replica().raft())?;
         self.trace.event(now, Kind::Output, member, local.0, &[], || format!("turn at {}", local.0));
@@ -301,11 +322,12 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn synced(&mut self, now: Nanos, member: usize, epoch: u64) {
+    pub(super) fn synced(&mut self, now: Nanos, member: usize, epoch: u64, at: Nanos) {
         let machine = &mut self.machines[member];
-        if machine.epoch != epoch {
+        if machine.epoch != epoch || machine.next_sync != Some(at) {
             return;
         }
+        machine.next_sync = None;
         let Some(process) = &mut machine.process else { return };
         let mark = machine.rng.chance(1, 50);
         if let Err(error) = process.synced(mark) {

@@ -279,6 +279,9 @@ impl World {
     }
 
     pub(super) fn relieve(&mut self, now: Nanos, relief: Relief) {
+        if self.calm {
+            return; // That was the end of every fault.
+        }
         self.trace.event(now, Kind::Fault, 0, 0, &[], || format!("relief {relief:?}"));
         match relief {
             Relief::Partition(side) => self.each_crossing(side, |network, from, to| network.heal(from, to)),
@@ -286,7 +289,6 @@ impl World {
             Relief::Links(number) => self.network.lift(number),
             Relief::Pause(member, epoch) if self.machines[member].epoch == epoch => self.resume(now, member),
             Relief::Pause(..) => {}
-            Relief::SlowDisk(..) | Relief::SlowApply(..) if self.calm => {}
             Relief::SlowDisk(member, factor) => self.machines[member].slowness /= factor,
             Relief::Full(member) if now >= self.machines[member].full_until => {
                 self.machines[member].disk.set_full(false);
@@ -339,10 +341,11 @@ impl World {
         // Cuts end with their own relief; calm shortens that by cancelling them all.
         self.network.reset(quality);
         for member in self.members() {
+            self.hasten(now, member);
             self.resume(now, member);
             let machine = &mut self.machines[member];
             machine.disk.heal();
-            (machine.stalled, machine.slowness, machine.apply_slowness, machine.dies) = (0, 1, 1, None);
+            machine.dies = None;
             if machine.process.is_none() {
                 let epoch = machine.epoch;
                 self.heap.push(now, link::NEMESIS, Event::Start { member, epoch });

@@ -53,6 +53,11 @@ impl Wrong {
 }
 
 impl World {
+    /// Whether any state may go wrong: an operator's audit knows nothing of the alarms that members raise and clear for it.
+    fn may_go_wrong(&self) -> bool {
+        !self.setup.regime.has_operator()
+    }
+
     /// What `member` applies next is not what was committed, where a majority of the voters is sure to be right.
     pub(super) fn skew(&mut self, member: usize) {
         let Some(process) = &self.machines[member].process else { return };
@@ -63,7 +68,14 @@ impl World {
         let others = voters.keys().all(|id| runs(*id));
         let is_alone = self.machines.iter().all(|machine| !machine.wrong.is_doubtful());
         let is_trusted = status.standing == Standing::Trusted && status.config.outgoing.is_empty();
-        if is_one && others && is_alone && is_trusted && voters.len() >= 3 && self.may_wipe(member) {
+        if is_one
+            && others
+            && is_alone
+            && is_trusted
+            && voters.len() >= 3
+            && self.may_go_wrong()
+            && self.may_wipe(member)
+        {
             let process = self.machines[member].process.as_mut().expect("just seen");
             process.tamper();
             self.machines[member].wrong.accused = true;
@@ -71,8 +83,13 @@ impl World {
     }
 
     /// A member learns that its state has rotted where it is stored. What it has in memory is right. Two may be found at
-    /// once, where all remember: that they are not both rebuilt at once is for the cluster to see to.
+    /// once, where all remember: that they are not both rebuilt at once is for the cluster to see to. Nobody is rebuilt
+    /// without a majority of others, and while members come and go there may be none.
     pub(super) fn decay(&mut self, now: Nanos, member: usize) {
+        let others_suffice = self.setup.churn.is_none() && self.machines.len() >= 3;
+        if !others_suffice || !self.may_go_wrong() {
+            return;
+        }
         let all_remember = self.machines.iter().all(|it| it.trusted && (!it.wrong.accused || it.wrong.decayed));
         let found = self.machines.iter().filter(|machine| machine.wrong.decayed).count();
         let machine = &mut self.machines[member];
