@@ -464,11 +464,14 @@ impl World {
     ///
     /// # Errors
     /// Somebody waits in vain.
-    pub(super) fn everybody_had_a_turn(&self, now: Nanos) -> Result<bool, Violation> {
+    pub(super) fn everybody_had_a_turn(&mut self, now: Nanos) -> Result<bool, Violation> {
+        let done = self.contenders.iter().filter(|contender| contender.is_done()).count();
+        let since = self.finale.served(now, done);
         let late = self.contenders.iter().find(|contender| !contender.is_done());
         match late {
             None => Ok(true),
-            Some(_) if now < self.finale.healed() + self.recovery() + PATIENCE => Ok(false),
+            // Where watchers are told of a revision at a time, each of those who wait takes long to learn of its turn.
+            Some(_) if now < since + self.recovery() + PATIENCE => Ok(false),
             Some(late) => {
                 let text = format!(
                     "a turn did not come within {} ms after healing:\n  {}",

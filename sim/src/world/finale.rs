@@ -55,6 +55,8 @@ pub(super) struct Finale {
     phase: Phase,
     /// When the last fault was over.
     healed: Nanos,
+    /// How many contenders had their last turn, and when that was noticed last.
+    served: (usize, Nanos),
     deadline: Nanos,
     pending: Option<(u64, OpId, Op)>,
     opening: Opening,
@@ -83,6 +85,14 @@ impl Finale {
     /// When the last fault was over.
     pub(super) fn healed(&self) -> Nanos {
         self.healed
+    }
+
+    /// So many contenders had their last turn; gives when that changed.
+    pub(super) fn served(&mut self, now: Nanos, count: usize) -> Nanos {
+        if count > self.served.0 {
+            self.served = (count, now);
+        }
+        self.served.1
     }
 
     /// What the last read of everything saw.
@@ -115,7 +125,17 @@ impl World {
     }
 
     pub(super) fn recovery(&self) -> Nanos {
-        RECOVERY + 20 * self.setup.knobs.election
+        RECOVERY + 20 * self.setup.knobs.election + 3 * self.catching_up()
+    }
+
+    /// How long it takes to send a member the whole log, where it goes entry by entry. (Two may need it, one after the other.)
+    fn catching_up(&self) -> Nanos {
+        let (knobs, latencies) = (&self.setup.knobs, &self.setup.latencies);
+        if knobs.append_bytes_max >= 1_000 {
+            return 0;
+        }
+        let entry = 2 * latencies.sync + 4 * latencies.turn + 2 * MILLI;
+        self.consensus.last_committed().0 * entry / knobs.inflight_messages_max.min(16)
     }
 
     pub(super) fn advance_finale(&mut self, now: Nanos) -> Verdict {
@@ -206,7 +226,7 @@ impl World {
             None if self.clients.is_empty() || self.outside.is_some() => now,
             None => now + 60 * SECOND,
         };
-        self.finale.healed = now;
+        (self.finale.healed, self.finale.served) = (now, (0, now));
         self.finale.phase = Phase::Recovering { until };
     }
 
