@@ -309,6 +309,7 @@ async fn instruct(config: &Config, data_dir: &DataDir, connector: &Connector) ->
         voters: founders.iter().map(|member| member.id).collect(),
         incarnation: Incarnation(random()?),
         joins,
+        in_force: None,
     };
     Ok(Instructions { told, others })
 }
@@ -319,9 +320,10 @@ async fn ask(config: &Config, connector: &Connector) -> Result<Instructions, Lau
     let told = Told {
         cluster: joined.cluster,
         member: joined.member,
-        voters: joined.voters,
+        voters: joined.voters.clone(),
         incarnation: Incarnation(random()?),
         joins: true,
+        in_force: Some(vec![joined.voters]),
     };
     Ok(Instructions { told, others: joined.others })
 }
@@ -341,8 +343,7 @@ fn recover(
     let options = wal::Options::default();
     let booted = boot::boot(|| data_dir.wal(), options, told)?;
     // Whatever it was told: who it is, its log says.
-    let peer::Identity { cluster, member, .. } = identity(&booted);
-    let told = &Told { cluster, member, ..told.clone() };
+    let told = &told.named(&booted.recovered.identity);
     if fenced {
         warn!("this member begins a new life with nothing; recovering from the other members");
         drop(booted);
