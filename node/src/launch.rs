@@ -372,7 +372,7 @@ fn recover(
     let applier = match open_state(config, data_dir, &booted) {
         Err(LaunchError::State(reason)) if restorable || start == LogIndex(0) => {
             warn!(error = reason, "the applied state cannot be used and was moved aside");
-            set_aside(&data_dir.kv())?;
+            data_dir.set_kv_aside()?;
             open_state(config, data_dir, &booted)?
         }
         applier => applier?,
@@ -396,6 +396,12 @@ fn open_state(
     booted: &Booted<FileDisk>,
 ) -> Result<Applier<FjallBackends>, LaunchError> {
     let member = identity(booted).member;
+    if let Some(aside) = data_dir.set_former_kv_aside(booted.recovered.generation)? {
+        warn!(
+            aside = aside.display().to_string(),
+            "the applied state of a former life was moved aside; it may be removed once this member is trusted again"
+        );
+    }
     let backends = FjallBackends::new(&data_dir.kv(), Options::of(member))?;
     let recovered = &booted.recovered;
     let last = recovered.entries.last().map_or(recovered.start_index, |entry| entry.index);
@@ -403,16 +409,6 @@ fn open_state(
     let current_rev = applier.published().view.revision().0;
     info!(current_rev, applied_index = applier.applied().0, "kvstore restored");
     Ok(applier)
-}
-
-/// Renames a folder to `<folder>.damaged-<n>` with the first free n.
-fn set_aside(folder: &std::path::Path) -> io::Result<()> {
-    if !folder.exists() {
-        return Ok(());
-    }
-    let name = |n: u64| folder.with_extension(format!("damaged-{n}"));
-    let free = (1..).map(name).find(|path| !path.exists()).expect("some number is free");
-    std::fs::rename(folder, free)
 }
 
 /// Eight bytes of the system's entropy.

@@ -1,0 +1,138 @@
+//! Members whose log has rotted, or whose applied state cannot be read, as they are started again.
+#![cfg(feature = "server")]
+
+#[path = "support/process.rs"]
+#[allow(dead_code, reason = "each test file uses what it needs")]
+mod process;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use process::{Node, cluster};
+use quorate_api::etcdserverpb as pb;
+use quorate_api::etcdserverpb::cluster_client::ClusterClient;
+
+fn started(folder: &tempfile::TempDir, size: usize) -> Vec<Node> {
+    let mut nodes = cluster(folder.path(), size);
+    nodes.iter_mut().for_each(Node::start);
+    nodes.iter_mut().for_each(|node| node.wait_ready(1));
+    nodes
+}
+
+async fn wait_for(what: &str, node: &Node, mut holds: impl AsyncFnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !holds().await {
+        assert!(Instant::now() < until, "{what}:\n{}", node.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn put(node: &Node, key: &str, value: &str) {
+    let request = pb::PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), ..Default::default() };
+    node.kv().await.put(request).await.unwrap();
+}
+
+async fn get(node: &Node, key: &str) -> Option<String> {
+    let request = pb::RangeRequest { key: key.to_owned().into(), ..Default::default() };
+    let found = node.kv().await.range(request).await.unwrap().into_inner();
+    found.kvs.first().map(|kv| String::from_utf8(kv.value.to_vec()).unwrap())
+}
+
+async fn members(node: &Node) -> Vec<pb::Member> {
+    let mut client = ClusterClient::new(node.channel().await);
+    client.member_list(pb::MemberListRequest { linearizable: true }).await.unwrap().into_inner().members
+}
+
+async fn id_of(name: &str, by: &Node) -> u64 {
+    members(by).await.iter().find(|member| member.name == name).expect("a member").id
+}
+
+/// The entries of a member's folder.
+fn names(node: &Node, folder: &str) -> Vec<String> {
+    let entries = fs::read_dir(node.data_dir().join("member").join(folder)).unwrap();
+    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Flips a bit of the first `text` in the log; done twice, nothing has happened.
+fn flip(node: &Node, text: &str) {
+    let segments = names(node, "wal").into_iter().filter(|name| name.ends_with(".wal"));
+    let paths: Vec<PathBuf> = segments.map(|name| node.data_dir().join("member/wal").join(name)).collect();
+    let flipped = |byte: u8| byte ^ 0x80;
+    for path in paths {
+        let mut bytes = fs::read(&path).unwrap();
+        let is_text = |window: &[u8]| {
+            window[1..] == text.as_bytes()[1..] && [window[0], flipped(window[0])].contains(&text.as_bytes()[0])
+        };
+        if let Some(at) = bytes.windows(text.len()).position(is_text) {
+            bytes[at] = flipped(bytes[at]);
+            return fs::write(path, bytes).unwrap();
+        }
+    }
+    panic!("{text} is nowhere in the log");
+}
+
+/// Tells the cluster that `node` has moved, and starts it there; its command line names other IDs from now on.
+async fn moves(nodes: &mut [Node], n: usize) {
+    let (name, by) = (nodes[n].name.clone(), usize::from(n == 0 && nodes.len() > 1));
+    let id = id_of(&name, &nodes[by]).await;
+    if nodes.len() > 1 {
+        nodes[n].kill();
+    }
+    nodes[n].moves();
+    let update = pb::MemberUpdateRequest { id, peer_ur_ls: vec![nodes[n].peer_url()] };
+    ClusterClient::new(nodes[by].channel().await).member_update(update).await.unwrap();
+    nodes[n].kill();
+    nodes[n].start();
+    nodes[n].wait_ready(2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_member_that_has_moved_does_not_give_up_the_only_copy() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut nodes = started(&folder, 1);
+    moves(&mut nodes, 0).await;
+    put(&nodes[0], "k", "a-value-of-some-length").await;
+    put(&nodes[0], "l", "another one").await;
+    nodes[0].kill();
+    flip(&nodes[0], "a-value-of-some-length");
+    let before = (names(&nodes[0], "wal"), names(&nodes[0], "kv"), names(&nodes[0], ""));
+    nodes[0].start();
+    assert_eq!(nodes[0].wait_end(Duration::from_secs(20)), Some(1), "{}", nodes[0].log());
+    assert!(nodes[0].log().contains("damaged record at byte offset"), "{}", nodes[0].log());
+    assert_eq!((names(&nodes[0], "wal"), names(&nodes[0], "kv"), names(&nodes[0], "")), before);
+    flip(&nodes[0], "a-value-of-some-length");
+    nodes[0].start();
+    nodes[0].wait_ready(3);
+    assert_eq!(get(&nodes[0], "k").await.as_deref(), Some("a-value-of-some-length"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_has_moved_is_restored_as_who_it_is_and_its_former_state_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut nodes = started(&folder, 3);
+    let before = members(&nodes[0]).await;
+    moves(&mut nodes, 2).await;
+    put(&nodes[0], "k", "a-value-of-some-length").await;
+    put(&nodes[0], "l", "another one").await;
+    assert_eq!(get(&nodes[2], "l").await.as_deref(), Some("another one"), "it has all of that");
+    nodes[2].kill();
+    let former = names(&nodes[2], "kv");
+    flip(&nodes[2], "a-value-of-some-length");
+    nodes[2].start();
+    nodes[2].wait_ready(3);
+    assert!(nodes[2].log().contains("the write-ahead log is damaged and was moved aside"), "{}", nodes[2].log());
+    assert_eq!(names(&nodes[2], "kv.damaged-1"), former);
+    let trusted = async || nodes[2].log().matches(r#""standing":"Trusted""#).count() >= 3;
+    wait_for("it is not readmitted", &nodes[2], trusted).await;
+    nodes[0].kill();
+    wait_for("its vote does not count", &nodes[2], async || {
+        let request = pb::PutRequest { key: "x".into(), ..Default::default() };
+        nodes[2].kv().await.put(request).await.is_ok()
+    })
+    .await;
+    let ids = |members: &[pb::Member]| members.iter().map(|member| member.id).collect::<Vec<_>>();
+    assert_eq!(ids(&members(&nodes[2]).await), ids(&before));
+}
