@@ -145,7 +145,7 @@ impl Recovery {
         let frames = Frames { bytes, sequence, header_crc: header.crc };
         let mut at = header.end;
         state.proven = offset(at);
-        while let Some((payload, synced)) = frames.payload(at, 0) {
+        while let Some((payload, synced)) = frames.payload(at) {
             state.proven = state.proven.max(synced);
             if !payload.is_empty() {
                 let impossible = |reason| Damage::Impossible { segment: sequence, offset: offset(at), reason };
@@ -182,6 +182,8 @@ impl Recovery {
     }
 }
 
+const ZEROS: [u8; 4096] = [0; 4096];
+
 /// What a damaged log still says of whose it is and of who decides. Every intact record counts, before the damage and
 /// behind it; where whole segments cannot be read, their neighbours' headers tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -213,9 +215,11 @@ impl Remains {
             }
             let frames = Frames { bytes: &bytes, sequence, header_crc: header.crc };
             let mut at = header.end;
-            while at < bytes.len() {
-                // None says less than that its segment's beginning is synced; so zeros are no frame.
-                let payload = frames.payload(at, offset(header.end)).map(|(payload, _)| payload);
+            // Most of a segment is zeros: it is made before it is filled.
+            let end = bytes.chunks(ZEROS.len()).rposition(|chunk| chunk != &ZEROS[..chunk.len()]);
+            let end = end.map_or(0, |chunk| (chunk + 1) * ZEROS.len());
+            while at < end {
+                let payload = frames.payload(at).map(|(payload, _)| payload);
                 if let Some(Ok(record)) = payload.filter(|it| !it.is_empty()).map(codec::decode_copying) {
                     remains.note(record);
                 }
@@ -361,9 +365,9 @@ struct Frames<'a> {
 }
 
 impl<'a> Frames<'a> {
-    /// The payload of the frame at offset `at` and its `synced`, if it is intact and that is not below `synced_min`.
-    fn payload(&self, at: usize, synced_min: u32) -> Option<(&'a [u8], u32)> {
-        let frame = self.header(at, synced_min)?;
+    /// The payload of the frame at offset `at` and its `synced`, if it is intact.
+    fn payload(&self, at: usize) -> Option<(&'a [u8], u32)> {
+        let frame = self.header(at, 0)?;
         let len = frame.len as usize;
         let payload = self.bytes.get(at + FRAME_BYTES..)?.get(..len.next_multiple_of(8))?.get(..len)?;
         (CRC.checksum(payload) == frame.payload_crc || mutant::is_on(Mutant::P06)).then_some((payload, frame.synced))
