@@ -30,7 +30,7 @@ use crate::grpc::{self, Server};
 use crate::http::{self, Security, Tuning};
 use crate::member::{Member, Observer, Parts};
 use crate::metrics::{Metrics, observe};
-use crate::peer::join::join;
+use crate::peer::join::{self, Joined};
 use crate::peer::{self, Directory};
 use crate::service::{Settings, WallClock};
 use crate::url::Url;
@@ -135,10 +135,18 @@ pub async fn launch(config: &Config, fenced: bool) -> Result<Running, LaunchErro
     let epoch = std::time::Instant::now();
     let mut instructions = instruct(config, &data_dir, &connector).await?;
     let recovered = match recover(config, &data_dir, &instructions.told, fenced) {
-        Err(error) if instructions.told.voters.is_empty() && !matches!(error, LaunchError::TooNew(_)) => {
-            warn!(error = error.to_string(), "the log does not say who this member is; asking the others");
-            instructions = ask(config, &connector).await?;
-            recover(config, &data_dir, &instructions.told, fenced)
+        Err(reason) if instructions.told.in_force.is_none() && may_be_restored(&reason) => {
+            warn!(error = reason.to_string(), "the log alone does not say that it can be restored; asking the others");
+            match consult(config, &data_dir, &connector).await {
+                Ok(consulted) => {
+                    instructions = consulted;
+                    recover(config, &data_dir, &instructions.told, fenced)
+                }
+                Err(error) => {
+                    warn!(error = error.to_string(), "the others do not say, either");
+                    Err(reason)
+                }
+            }
         }
         recovered => recovered,
     };
@@ -288,7 +296,6 @@ async fn scrub(server: Arc<Server<Rows>>, interval: Duration) {
 
 /// What a member knows of its cluster without its log.
 struct Instructions {
-    /// Without voters, only a sound log will do.
     told: Told,
     /// Where the others are reached.
     others: Vec<(NodeId, Vec<Url>)>,
@@ -316,16 +323,32 @@ async fn instruct(config: &Config, data_dir: &DataDir, connector: &Connector) ->
 
 /// What the running cluster says.
 async fn ask(config: &Config, connector: &Connector) -> Result<Instructions, LaunchError> {
-    let joined = join(&config.initial_cluster, &config.name, connector).await.map_err(LaunchError::Join)?;
-    let told = Told {
-        cluster: joined.cluster,
-        member: joined.member,
-        voters: joined.voters.clone(),
-        incarnation: Incarnation(random()?),
-        joins: true,
-        in_force: Some(vec![joined.voters]),
-    };
-    Ok(Instructions { told, others: joined.others })
+    let joined = join::join(&config.initial_cluster, &config.name, connector).await.map_err(LaunchError::Join)?;
+    instructed_by(joined)
+}
+
+fn instructed_by(joined: Joined) -> Result<Instructions, LaunchError> {
+    let Joined { cluster, member, others, voters, in_force } = joined;
+    let told = Told { cluster, member, voters, incarnation: Incarnation(random()?), joins: true, in_force };
+    Ok(Instructions { told, others })
+}
+
+/// Whether a member that cannot start might, if the others could restore it.
+fn may_be_restored(reason: &LaunchError) -> bool {
+    match reason {
+        LaunchError::Boot(BootError::Damage(damage)) => !matches!(damage, Damage::Newer { .. }),
+        LaunchError::State(_) => true,
+        _ => false,
+    }
+}
+
+/// What the running cluster says to a member whose log is damaged, or whose applied state is. Who it is that log says, if
+/// any of it can be read.
+async fn consult(config: &Config, data_dir: &DataDir, connector: &Connector) -> Result<Instructions, LaunchError> {
+    let Some(remains) = wal::remains(&mut data_dir.wal()?)? else { return ask(config, connector).await };
+    let own = (remains.identity.cluster, remains.identity.member);
+    let joined = join::consult(&config.initial_cluster, &config.name, own, connector).await;
+    instructed_by(joined.map_err(LaunchError::Join)?)
 }
 
 fn identity<D>(booted: &Booted<D>) -> peer::Identity {

@@ -20,6 +20,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
+use quorate_core::entry::Configuration;
 use quorate_core::error::Error;
 use quorate_core::replica::{self, Replica, Request, Response};
 use quorate_core::store::Members;
@@ -238,6 +239,17 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
             disk_bytes: self.shared.front.disk_bytes.load(Ordering::Relaxed),
             suspect: *self.shared.suspect.borrow(),
         }
+    }
+
+    /// The configurations that may be in force, as far as the member's log says: the committed one, and a later one.
+    #[must_use]
+    pub fn configurations(&self) -> Vec<Configuration> {
+        self.shared.driver.with(|worker| {
+            let raft = worker.driver.replica().raft();
+            let commit = raft.status().commit;
+            let later = (raft.config_index() > commit).then(|| raft.status().config.clone());
+            raft.config_at(commit).into_iter().chain(later).collect()
+        })
     }
 
     /// Returns once this life of the member is over: it is to be started again as if its disk had been lost. Never, if

@@ -9,9 +9,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use process::{Node, cluster};
+use process::{Node, cluster, joiner};
 use quorate_api::etcdserverpb as pb;
 use quorate_api::etcdserverpb::cluster_client::ClusterClient;
+use quorate_api::quorate::peer::v1::MembersRequest;
+use quorate_api::quorate::peer::v1::peer_client::PeerClient;
 
 fn started(folder: &tempfile::TempDir, size: usize) -> Vec<Node> {
     let mut nodes = cluster(folder.path(), size);
@@ -46,6 +48,28 @@ async fn members(node: &Node) -> Vec<pb::Member> {
 
 async fn id_of(name: &str, by: &Node) -> u64 {
     members(by).await.iter().find(|member| member.name == name).expect("a member").id
+}
+
+/// Adds `node`, a voter, through `by`; the members then.
+async fn add(by: &Node, node: &mut Node) -> Vec<pb::Member> {
+    let request = pb::MemberAddRequest { peer_ur_ls: vec![node.peer_url()], is_learner: false };
+    let until = Instant::now() + Duration::from_secs(60);
+    let added = loop {
+        match ClusterClient::new(by.channel().await).member_add(request.clone()).await {
+            Ok(added) => break added.into_inner(),
+            Err(status) => assert!(Instant::now() < until, "{status}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    node.joins(&added.members, added.member.as_ref().unwrap().id);
+    added.members
+}
+
+/// How many voters there are of whom a majority each may be needed, as `node` says.
+async fn in_force(node: &Node) -> Vec<usize> {
+    let mut client = PeerClient::connect(node.peer_url()).await.unwrap();
+    let answer = client.members(MembersRequest::default()).await.unwrap().into_inner();
+    answer.in_force.iter().map(|voters| voters.ids.len()).collect()
 }
 
 /// The entries of a member's folder.
@@ -135,4 +159,54 @@ async fn a_member_that_has_moved_is_restored_as_who_it_is_and_its_former_state_k
     .await;
     let ids = |members: &[pb::Member]| members.iter().map(|member| member.id).collect::<Vec<_>>();
     assert_eq!(ids(&members(&nodes[2]).await), ids(&before));
+}
+
+/// Its log has rotted, and lists show three voters; but the third one never started, and is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_joined_member_asks_who_decides_and_not_who_should() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut nodes = started(&folder, 1);
+    let (mut second, mut third) = (joiner(folder.path(), 2), joiner(folder.path(), 3));
+    add(&nodes[0], &mut second).await;
+    second.start();
+    second.wait_ready(1);
+    wait_for("it does not get its vote", &second, async || in_force(&second).await == [2]).await;
+    let mut members = add(&nodes[0], &mut third).await;
+    members.iter_mut().filter(|it| it.name.is_empty()).for_each(|it| it.name.clone_from(&third.name));
+    put(&nodes[0], "k", "a-value-of-some-length").await;
+    put(&nodes[0], "l", "another one").await;
+    assert_eq!(get(&second, "l").await.as_deref(), Some("another one"), "it has all of that");
+    let id = id_of("m2", &nodes[0]).await;
+    second.joins(&members, id);
+    second.kill();
+    flip(&second, "a-value-of-some-length");
+    let before = names(&second, "wal");
+    second.start();
+    assert_eq!(second.wait_end(Duration::from_secs(20)), Some(1), "{}", second.log());
+    assert!(second.log().contains("damaged record at byte offset"), "{}", second.log());
+    assert_eq!(names(&second, "wal"), before);
+
+    // Once the third one votes, the second one can be restored.
+    flip(&second, "a-value-of-some-length");
+    second.start();
+    second.wait_ready(2);
+    third.start();
+    third.wait_ready(1);
+    wait_for("it does not get its vote", &third, async || in_force(&second).await == [3]).await;
+    put(&nodes[0], "k", "a-value-of-other-length").await;
+    put(&nodes[0], "l", "yet another one").await;
+    assert_eq!(get(&second, "l").await.as_deref(), Some("yet another one"), "it has all of that");
+    second.kill();
+    flip(&second, "a-value-of-other-length");
+    second.start();
+    second.wait_ready(3);
+    assert!(second.log().contains("the write-ahead log is damaged and was moved aside"), "{}", second.log());
+    let trusted = async || second.log().matches(r#""standing":"Trusted""#).count() >= 3;
+    wait_for("it is not readmitted", &second, trusted).await;
+    nodes[0].kill();
+    wait_for("its vote does not count", &second, async || {
+        let request = pb::PutRequest { key: "x".into(), ..Default::default() };
+        second.kv().await.put(request).await.is_ok()
+    })
+    .await;
 }

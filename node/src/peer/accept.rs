@@ -9,6 +9,7 @@ use axum::routing::get;
 use bytes::Bytes;
 use quorate_api::quorate::peer::v1 as pb;
 use quorate_api::quorate::peer::v1::peer_server::{Peer, PeerServer};
+use quorate_core::entry::Standing;
 use quorate_core::request::Member;
 use quorate_core::rows::Rows;
 use tokio::sync::mpsc;
@@ -95,11 +96,23 @@ impl<S: Rows + Send + Sync + 'static> Peer for Streams<S> {
         if members.is_empty() {
             return Err(Status::unavailable("this member does not know the others yet"));
         }
-        Ok(Response::new(pb::MembersResponse { cluster_id: self.directory.identity().cluster.0, members }))
+        let cluster_id = self.directory.identity().cluster.0;
+        Ok(Response::new(pb::MembersResponse { cluster_id, members, in_force: self.in_force() }))
     }
 }
 
 impl<S: Rows + Send + Sync + 'static> Streams<S> {
+    /// The sets of voters that may be needed now. What a member knows that has forgotten once may be of long ago.
+    fn in_force(&self) -> Vec<pb::Voters> {
+        let member = &self.server.member;
+        if member.status().raft.standing != Standing::Trusted {
+            return Vec::new();
+        }
+        let configs = member.configurations().into_iter();
+        let sets = configs.flat_map(|config| [config.voters, config.outgoing]).filter(|set| !set.is_empty());
+        sets.map(|set| pb::Voters { ids: set.keys().map(|id| id.0).collect() }).collect()
+    }
+
     async fn accept(&self, request: Request<Streaming<pb::Message>>) -> Answer {
         let address = request.extensions().get::<http::Origin>().map(|it| it.address.to_string());
         let mut incoming = request.into_inner();
