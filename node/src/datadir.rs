@@ -16,11 +16,11 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use quorate_core::Generation;
-use quorate_core::format::wal::sequence;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::disk::file::{FileDisk, sync_dir};
+use crate::wal;
 
 /// The format this build writes. A build that must change the layout raises it and reads both.
 pub const FORMAT: u32 = 1;
@@ -216,7 +216,7 @@ fn write_format(member: &Path) -> io::Result<()> {
 #[must_use]
 pub fn has_log(path: &Path) -> bool {
     let names = fs::read_dir(path.join("member/wal")).into_iter().flatten().flatten();
-    names.filter_map(|entry| entry.file_name().into_string().ok()).any(|name| sequence(&name).is_some())
+    names.filter_map(|entry| entry.file_name().into_string().ok()).any(|name| wal::begins_log(&name))
 }
 
 #[cfg(test)]
@@ -233,6 +233,19 @@ mod tests {
         first.mark_removed().unwrap();
         drop(first);
         assert!(DataDir::open(&path).unwrap().is_removed());
+    }
+
+    #[test]
+    fn a_log_that_is_taking_anothers_place_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("member/wal");
+        fs::create_dir_all(&log).unwrap();
+        for (name, is_log) in [("reserve", false), ("0000000000000001.wal.damaged-1", false), ("next", true)] {
+            fs::write(log.join(name), "").unwrap();
+            assert_eq!(has_log(folder.path()), is_log, "{name}");
+        }
+        fs::rename(log.join("next"), log.join("0000000000000001.wal")).unwrap();
+        assert!(has_log(folder.path()));
     }
 
     #[test]

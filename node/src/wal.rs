@@ -72,7 +72,13 @@ fn sequences(names: &[String]) -> Vec<u64> {
 /// # Errors
 /// The file system failed.
 pub fn exists<D: Disk>(disk: &mut D) -> io::Result<bool> {
-    Ok(disk.list()?.iter().any(|name| name == NEXT || sequence(name).is_some()))
+    Ok(disk.list()?.iter().any(|name| begins_log(name)))
+}
+
+/// Whether there is a log where there is a file of this name.
+#[must_use]
+pub fn begins_log(name: &str) -> bool {
+    name == NEXT || sequence(name).is_some()
 }
 
 /// Ends a [`Wal::replace`] that a crash cut short, and gives the number under which the rest of the former log lies beside;
