@@ -20,6 +20,9 @@
 //!
 //! A suspect whose hash the leader never heard may fall behind the log and get a snapshot: then it is none any more.
 //!
+//! A member that has started with its log and without its state ([`Replica::without_state`]) is both, suspect and damaged. It
+//! applies nothing, so others have to tell whoever runs it that its life is over.
+//!
 //! Without a majority nobody knows who is right: the leader raises CORRUPT for no member in particular, and nothing is
 //! changed any more.
 
@@ -94,6 +97,11 @@ impl Fence {
 
     pub(super) fn is_suspect(&self) -> bool {
         self.is_suspect
+    }
+
+    /// This member has its log, and not its state.
+    pub(super) fn state_lost(&mut self) {
+        (self.is_suspect, self.is_damaged) = (true, true);
     }
 }
 
