@@ -169,3 +169,18 @@ fn a_member_without_its_state_that_falls_behind_the_log_gets_another_one() {
     cluster.run(1000 * MILLI);
     assert!(matches!(cluster.answer(bare, id), Some(Ok(_))), "it serves again");
 }
+
+/// Each of them would give leadership to the other one.
+#[test]
+fn the_only_member_with_a_state_leads_in_the_end() {
+    for whole in [1, 2, 3].map(NodeId) {
+        let mut cluster = three();
+        let bare: Vec<NodeId> = cluster.members.keys().copied().filter(|id| *id != whole).collect();
+        bare.iter().for_each(|id| cluster.lose_state(*id));
+        cluster.cut_off.insert(whole);
+        cluster.run(10_000 * MILLI);
+        assert!(bare.contains(&cluster.leader()));
+        cluster.cut_off.clear();
+        cluster.rebuild_all();
+    }
+}

@@ -277,7 +277,7 @@ impl Replica {
                     Duty::EndLife(alarm) => self.end_life(alarm, out),
                     Duty::Propose(command) if self.leads() => _ = self.propose_here(command, out),
                     Duty::Propose(command) => self.proposals.offer(command),
-                    Duty::StepDown | Duty::Stop => self.consensus(raft::Input::Transfer { to: None }, out),
+                    Duty::StepDown | Duty::Stop => self.consensus(raft::Input::Transfer { to: self.heir() }, out),
                 }
             }
             _ => {}
@@ -331,6 +331,16 @@ impl Replica {
             return Some(Duty::EndLife(alarm));
         }
         (self.fence.is_damaged && self.may_end(Alarm::ending(self.member, life))).then_some(Duty::StepDown)
+    }
+
+    /// Who is to lead instead; `None`: whoever has most. Two members that are damaged would give way to each other for ever,
+    /// so the others have their turn, a second each.
+    fn heir(&self) -> Option<NodeId> {
+        let Fence { damaged, .. } = &self.fence;
+        let voters = self.status.config.voters.keys().copied().filter(|id| *id != self.member);
+        let (damaged, whole): (Vec<NodeId>, Vec<NodeId>) = voters.partition(|id| damaged.contains_key(id));
+        let turn = usize::try_from(self.now.0 / 1_000_000_000).unwrap_or(0);
+        if damaged.is_empty() { None } else { whole.get(turn % whole.len().max(1)).copied() }
     }
 
     /// Whether the life that `alarm` names may be ended: no other one is, and a quorum lives without it.
