@@ -140,6 +140,12 @@ fn configurations(recovered: &Recovered) -> impl Iterator<Item = (LogIndex, &Con
     configs.chain([(recovered.start_index, &recovered.config)])
 }
 
+/// Where the last configuration of the log stands.
+#[must_use]
+pub fn config_index(recovered: &Recovered) -> LogIndex {
+    configurations(recovered).next().expect("the last one is always there").0
+}
+
 /// Whether the log says, beyond doubt, that its member was removed. `applied` is the applied index. A member that was
 /// removed by an entry which is not known to be committed may still be needed to commit it.
 #[must_use]

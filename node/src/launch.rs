@@ -6,7 +6,8 @@ use std::io::{self, Read as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_core::entry::{FEATURE_LEVEL, Identity};
+use quorate_api::quorate::peer::v1 as pb;
+use quorate_core::entry::{FEATURE_LEVEL, Identity, Recovered, Standing};
 use quorate_core::format::wal::Damage;
 use quorate_core::replica::{self, Replica, Request};
 use quorate_core::request::Member as MemberInfo;
@@ -31,7 +32,7 @@ use crate::http::{self, Security, Tuning};
 use crate::member::{Member, Observer, Parts};
 use crate::metrics::{Metrics, observe};
 use crate::peer::join::{self, Joined};
-use crate::peer::{self, Directory};
+use crate::peer::{self, Directory, over};
 use crate::service::{Settings, WallClock};
 use crate::url::Url;
 use crate::wal;
@@ -61,7 +62,7 @@ pub enum LaunchError {
     #[error(transparent)]
     Boot(#[from] BootError),
     /// The applied state is not to be used, and nobody can restore it.
-    #[error("the applied state cannot be used: {0}")]
+    #[error("the applied state cannot be used, and as far as the log says nobody can restore it: {0}")]
     State(String),
     /// The cluster was upgraded beyond this build; nothing was changed.
     #[error(transparent)]
@@ -109,7 +110,7 @@ const READY_PAUSE: Duration = Duration::from_millis(10);
 pub struct Running {
     member: Member<Rows>,
     servers: JoinSet<()>,
-    scrub: tokio::task::AbortHandle,
+    helpers: Vec<tokio::task::AbortHandle>,
     directory: Arc<Directory>,
     /// Also keeps the data directory locked.
     data_dir: DataDir,
@@ -164,17 +165,32 @@ pub async fn launch(config: &Config, fenced: bool) -> Result<Running, LaunchErro
     directory.update(&applier.members());
     let (leases, members) = (applier.leases(), applier.members());
     let replica_config = replica_config(config, random()?, random()?);
-    let replica =
-        Replica::new(replica_config, booted.recovered, applier.applied(), &leases, members, Instant::default());
+    let life = pb::Life {
+        cluster_id: cluster.0,
+        member_id: member.0,
+        incarnation: booted.recovered.identity.incarnation.0,
+        config_index: boot::config_index(&booted.recovered).0,
+    };
+    let applied = if applier.is_bare() { booted.recovered.start_index } else { applier.applied() };
+    let replica = Replica::new(replica_config, booted.recovered, applied, &leases, members, Instant::default());
     let view = &applier.published().view;
-    let replica = replica.with_state(view.revision(), view.alarms().collect(), view.feature_level());
+    let mut replica = replica.with_state(view.revision(), view.alarms().collect(), view.feature_level());
+    let is_bare = applier.is_bare();
+    if is_bare {
+        replica = replica.without_state();
+    }
     let observer = Arc::new(Watcher::new(config.member, Arc::clone(&metrics), Arc::clone(&directory)));
     let parts = Parts { replica, wal: booted.wal, applier, peers: directory.network(), observer, epoch };
     let member = Member::start(parts);
 
     let server = Arc::new(Server { member: member.clone(), settings: settings(config), metrics, authenticator });
     let mut servers = JoinSet::new();
-    let scrub = tokio::spawn(scrub(Arc::clone(&server), config.scrub_interval)).abort_handle();
+    let mut helpers = vec![tokio::spawn(scrub(Arc::clone(&server), config.scrub_interval)).abort_handle()];
+    if is_bare {
+        let others = config.initial_cluster.iter().filter(|other| other.name != config.name);
+        let urls = others.flat_map(|other| other.peer_urls.clone()).collect();
+        helpers.push(tokio::spawn(over::wait(member.clone(), Arc::clone(&directory), urls, life)).abort_handle());
+    }
     for (listener, security) in peer_listeners {
         info!(address = address(&listener), "serving peer traffic");
         servers.spawn(http::serve(listener, security, Tuning::default(), peer::router(&server, &directory)));
@@ -199,7 +215,7 @@ pub async fn launch(config: &Config, fenced: bool) -> Result<Running, LaunchErro
         info!(address = address(&listener), "serving metrics");
         servers.spawn(http::serve(listener, security, Tuning::default(), http::metrics_router(&server)));
     }
-    Ok(Running { member, servers, scrub, directory, data_dir })
+    Ok(Running { member, servers, helpers, directory, data_dir })
 }
 
 impl Running {
@@ -244,7 +260,7 @@ impl Running {
 
     /// Hands leadership over, syncs what was written, and ends all streams. Takes little longer than `patience`.
     pub async fn stop(mut self, patience: Duration) {
-        self.scrub.abort();
+        self.helpers.iter().for_each(tokio::task::AbortHandle::abort);
         self.member.stop(patience).await;
         self.directory.close();
         self.servers.shutdown().await;
@@ -356,7 +372,9 @@ fn identity<D>(booted: &Booted<D>) -> peer::Identity {
     peer::Identity { cluster, member, incarnation }
 }
 
-/// Opens the log and the applied state. State that cannot be used is moved aside if the others can restore it.
+/// Opens the log and the applied state. State that cannot be used is moved aside, if the log goes back to its beginning or
+/// the others can restore it. A log is given up only if it is damaged itself: as long as it is sound, somebody may need what
+/// it promised, and the member starts without a state, see [`over`].
 fn recover(
     config: &Config,
     data_dir: &DataDir,
@@ -390,12 +408,16 @@ fn recover(
             );
         }
     }
-    let restorable = boot::can_forget(told, &booted.recovered);
-    let start = booted.recovered.start_index;
+    let Recovered { start_index: start, identity: Identity { standing, .. }, .. } = booted.recovered;
+    let is_restorable = boot::is_restorable(&booted.recovered);
+    let can_forget = boot::can_forget(told, &booted.recovered);
+    // Where its promises count, the others say when they can do without.
+    let counts = standing == Standing::Trusted;
+    let may_lose_state = start == LogIndex(0) || if counts { is_restorable } else { can_forget };
     let applier = match open_state(config, data_dir, &booted) {
-        Err(LaunchError::State(reason)) if restorable || start == LogIndex(0) => {
-            warn!(error = reason, "the applied state cannot be used and was moved aside");
-            data_dir.set_kv_aside()?;
+        Err(LaunchError::State(reason)) if may_lose_state => {
+            let aside = data_dir.set_kv_aside()?.map(|path| path.display().to_string());
+            warn!(error = reason, aside, "the applied state cannot be used and was moved aside");
             open_state(config, data_dir, &booted)?
         }
         applier => applier?,
@@ -403,7 +425,11 @@ fn recover(
     let Err(missing) = boot::check_applied(&booted.recovered, applier.applied()) else {
         return Ok((booted, applier));
     };
-    if !restorable {
+    if applier.applied() < start && counts && is_restorable {
+        warn!(error = missing.to_string(), "the applied state is lost, and the log is sound");
+        return Ok((booted, applier.bare()));
+    }
+    if !can_forget {
         return Err(BootError::Damage(missing).into());
     }
     warn!(error = missing.to_string(), "entries or their applied state are lost; recovering from the other members");

@@ -210,3 +210,124 @@ async fn a_joined_member_asks_who_decides_and_not_who_should() {
     })
     .await;
 }
+
+/// Members whose logs do not go back to the beginning, and whose applied state is on disk.
+async fn compacted(folder: &tempfile::TempDir, size: usize) -> Vec<Node> {
+    let mut nodes = cluster(folder.path(), size);
+    for node in &mut nodes {
+        node.flag("--snapshot-count", "1");
+        node.flag("--snapshot-catchup-entries", "3");
+        node.start();
+    }
+    nodes.iter_mut().for_each(|node| node.wait_ready(1));
+    for n in 0..20 {
+        put(&nodes[0], &format!("k{n}"), "v").await;
+        tokio::time::sleep(Duration::from_millis(50)).await; // It is flushed, one flush at a time.
+    }
+    nodes
+}
+
+/// Its applied state was found damaged where it is stored, and its process has ended. (backend::fjall)
+fn loses_state(node: &mut Node) {
+    node.kill();
+    for generation in names(node, "kv") {
+        fs::write(node.data_dir().join("member/kv").join(generation).join("damaged"), "by a test").unwrap();
+    }
+}
+
+fn wipe(node: &mut Node) {
+    node.kill();
+    fs::remove_dir_all(node.data_dir()).unwrap();
+}
+
+async fn eventually_put(node: &Node, key: &str) {
+    wait_for("nothing is written", node, async || {
+        let request = pb::PutRequest { key: key.to_owned().into(), ..Default::default() };
+        node.kv().await.put(request).await.is_ok()
+    })
+    .await;
+}
+
+const WAITS: &str = "this member has its log, but no applied state";
+const ENDED: &str = "this member begins a new life with nothing";
+
+fn count(node: &Node, text: &str) -> usize {
+    node.log().matches(text).count()
+}
+
+/// It forgot its log at once, while another one that had lost everything needed it to be readmitted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sound_log_without_a_state_counts_until_the_others_can_do_without() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut nodes = compacted(&folder, 3).await;
+    wipe(&mut nodes[2]);
+    eventually_put(&nodes[0], "two are left").await;
+    tokio::time::sleep(Duration::from_secs(1)).await; // Who was heard a moment ago counts as there.
+    loses_state(&mut nodes[1]);
+    let former = names(&nodes[1], "kv");
+    nodes[1].start();
+    wait_for("it does not wait", &nodes[1], async || count(&nodes[1], WAITS) > 0).await;
+    assert!(nodes[1].log().contains("was found damaged: by a test"), "{}", nodes[1].log());
+    eventually_put(&nodes[0], "it votes and stores").await;
+    let request = pb::RangeRequest { key: "k1".into(), serializable: true, ..Default::default() };
+    assert_eq!(nodes[1].kv().await.range(request).await.unwrap_err().message(), "etcdserver: server stopped");
+    // Neither a restart nor time changes anything.
+    nodes[1].kill();
+    nodes[1].start();
+    wait_for("it does not wait", &nodes[1], async || count(&nodes[1], WAITS) > 1).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(count(&nodes[1], ENDED), 0, "{}", nodes[1].log());
+    nodes[2].start();
+    nodes[2].wait_ready(2);
+    wait_for("its life goes on", &nodes[1], async || count(&nodes[1], ENDED) == 1).await;
+    assert!(nodes[1].log().contains("the others have ended this life of the member"), "{}", nodes[1].log());
+    nodes[1].wait_ready(2);
+    let trusted = async || count(&nodes[1], r#""standing":"Trusted""#) >= 4;
+    wait_for("it is not readmitted", &nodes[1], trusted).await;
+    assert_eq!(names(&nodes[1], "kv.damaged-1"), former);
+    nodes[0].kill();
+    eventually_put(&nodes[1], "x").await;
+    assert_eq!(get(&nodes[2], "k1").await.as_deref(), Some("v"));
+    assert_eq!(get(&nodes[1], "it votes and stores").await.as_deref(), Some(""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_life_whose_place_another_one_has_taken_ends_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut nodes = compacted(&folder, 3).await;
+    nodes[1].kill();
+    let kept = folder.path().join("kept");
+    fs::rename(nodes[1].data_dir(), &kept).unwrap();
+    nodes[1].start();
+    nodes[1].wait_ready(2);
+    let trusted = async || count(&nodes[1], r#""standing":"Trusted""#) >= 2;
+    wait_for("it is not readmitted", &nodes[1], trusted).await;
+    // Its former disk is put back, without the applied state; the leader may take its word for it, but needs it no more.
+    wipe(&mut nodes[1]);
+    fs::rename(kept, nodes[1].data_dir()).unwrap();
+    fs::remove_dir_all(nodes[1].data_dir().join("member/kv")).unwrap();
+    nodes[1].start();
+    wait_for("its life goes on", &nodes[1], async || count(&nodes[1], ENDED) == 1).await;
+    nodes[1].wait_ready(3);
+    nodes[0].kill();
+    eventually_put(&nodes[1], "x").await;
+    assert_eq!(get(&nodes[1], "k1").await.as_deref(), Some("v"));
+}
+
+/// Nobody could ever restore it, so it is for people to decide.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_nobody_can_restore_is_left_alone_and_so_is_the_log() {
+    for size in [1, 2] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut nodes = compacted(&folder, size).await;
+        let last = size - 1;
+        loses_state(&mut nodes[last]);
+        let before = (names(&nodes[last], "wal"), names(&nodes[last], "kv"), names(&nodes[last], ""));
+        nodes[last].start();
+        assert_eq!(nodes[last].wait_end(Duration::from_secs(20)), Some(1), "{}", nodes[last].log());
+        assert!(nodes[last].log().contains("nobody can restore it"), "{}", nodes[last].log());
+        assert_eq!((names(&nodes[last], "kv"), names(&nodes[last], "")), (before.1, before.2));
+        let lost: Vec<&String> = before.0.iter().filter(|name| !names(&nodes[last], "wal").contains(name)).collect();
+        assert!(lost.is_empty(), "{lost:?}");
+    }
+}

@@ -70,7 +70,7 @@ async fn ask_all(
 ) -> Result<Joined, String> {
     let mut mismatch = None;
     for url in initial.iter().filter(|member| member.name != name).flat_map(|member| &member.peer_urls) {
-        match ask(url, connector).await {
+        match ask(url, None, connector).await {
             Ok(cluster) => match judge(&cluster) {
                 Ok(joined) => return Ok(joined),
                 Err(error) => mismatch = Some(error), // It may lag: another one may know more.
@@ -93,9 +93,21 @@ fn in_force(cluster: &pb::MembersResponse) -> Option<Vec<Vec<NodeId>>> {
     (!cluster.in_force.is_empty()).then(|| sets.collect())
 }
 
-async fn ask(url: &Url, connector: &Connector) -> Result<pb::MembersResponse, String> {
+/// Asks whoever is at `url` whether `life` is over.
+///
+/// # Errors
+/// It does not answer, or not for that cluster.
+pub(super) async fn is_over(url: &Url, life: &pb::Life, connector: &Connector) -> Result<bool, String> {
+    let answer = ask(url, Some(*life), connector).await?;
+    if answer.cluster_id != life.cluster_id {
+        return Err(format!("a member of another cluster, {:x}", answer.cluster_id));
+    }
+    Ok(answer.is_over)
+}
+
+async fn ask(url: &Url, life: Option<pb::Life>, connector: &Connector) -> Result<pb::MembersResponse, String> {
     let channel = open_channel(url, connector).await.map_err(|error| chain(&error))?;
-    let answer = PeerClient::new(channel).members(pb::MembersRequest {}).await;
+    let answer = PeerClient::new(channel).members(pb::MembersRequest { life }).await;
     answer.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
 }
 
