@@ -356,6 +356,15 @@ impl Replica {
         self
     }
 
+    /// It has its log, and no state that the log goes on from; `applied` is where the log starts. It votes, acknowledges
+    /// and, if it is elected, gives leadership away; it serves nobody, and says that this life is to be ended. Whoever drives
+    /// it answers no [`Output::Apply`] and no [`Output::ReadSnapshot`] before an [`Output::Restore`].
+    #[must_use]
+    pub fn without_state(mut self) -> Self {
+        self.fence.state_lost();
+        self
+    }
+
     /// Takes one input at time `now` and appends what must be done about it to `out`.
     ///
     /// Every output may be carried out at once; one that depends on a write comes only after it is persisted.

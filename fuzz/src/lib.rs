@@ -11,7 +11,7 @@ use quorate_core::entry::{
     Configuration, Entry, FEATURE_LEVEL, HardState, Identity, Payload, Record, Recovered, Standing,
 };
 use quorate_core::format::codec;
-use quorate_core::format::wal::{Checkpoint, Damage, Found, Recovery, Segment};
+use quorate_core::format::wal::{Checkpoint, Damage, Found, Recovery, Remains, Segment};
 use quorate_core::replica::{self, Input, Output, PeerMessage, Replica};
 use quorate_core::{ClusterId, Generation, Incarnation, Instant, LogIndex, NodeId, Term, raft};
 
@@ -25,6 +25,7 @@ pub fn wal(bytes: &[u8]) {
             assert!(found.proven <= found.end && found.end as usize <= bytes.len());
         }
     }
+    let _ = Remains::of([(1, bytes.to_vec())]);
 }
 
 /// `bytes` are an encoded list of records, then how to damage the segment they are written to. Without damage the log

@@ -188,6 +188,8 @@ pub struct Applier<B: Backends> {
     compacting: bool,
     pictures: BTreeMap<SnapshotId, Picture<Snap<B>>>,
     filling: Option<(SnapshotId, B::Filling)>,
+    /// The state is not what the log goes on from.
+    is_bare: bool,
 }
 
 /// A snapshot being read for a follower.
@@ -264,7 +266,22 @@ impl<B: Backends> Applier<B> {
             compacting: true,
             pictures: BTreeMap::new(),
             filling: None,
+            is_bare: false,
         })
+    }
+
+    /// The state ends before the log begins: nothing is applied to it and no snapshot read from it, until another one takes
+    /// its place. See [`replica::Replica::without_state`].
+    #[must_use]
+    pub fn bare(mut self) -> Self {
+        self.is_bare = true;
+        self
+    }
+
+    /// Whether nothing can be applied.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        self.is_bare
     }
 
     /// The state as last published.
@@ -321,6 +338,7 @@ impl<B: Backends> Applier<B> {
     ) -> Result<(), OpenError> {
         while let Some(input) = inbox.pop_front() {
             match input {
+                Input::Apply(_) | Input::ReadSnapshot { .. } if self.is_bare => {}
                 Input::Apply(mut entries) => {
                     while let Some(Input::Apply(more)) = inbox.front_mut() {
                         if entries.len() + more.len() > self.config.slices.batch_entries {
@@ -418,7 +436,7 @@ impl<B: Backends> Applier<B> {
         effects: &mut Effects<Snap<B>>,
     ) -> Result<(), OpenError> {
         self.pictures.clear();
-        self.filling = None;
+        (self.filling, self.is_bare) = (None, false);
         let backend = self.backends.open(generation, &store::applied_index)?;
         self.backend = backend;
         self.generation = generation;

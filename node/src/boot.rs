@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use quorate_core::entry::{Configuration, HardState, Identity, Payload, RESTORED, Record, Recovered, Standing};
-use quorate_core::format::wal::Damage;
+use quorate_core::format::wal::{Damage, Remains};
 use quorate_core::{ClusterId, Generation, Incarnation, LogIndex, NodeId, Term};
 
 use crate::disk::Disk;
@@ -23,12 +23,21 @@ pub struct Told {
     pub incarnation: Incarnation,
     /// Without a log it joins a cluster that runs already: it has no part in how that began.
     pub joins: bool,
+    /// The sets of voters each of which may be needed now, as one of the others says; `None` if nobody was asked.
+    pub in_force: Option<Vec<Vec<NodeId>>>,
 }
 
 impl Told {
-    /// Whether the voters it was told of can give it back what it has lost.
-    fn is_restorable(&self) -> bool {
-        can_restore(self.voters.iter(), self.member)
+    /// The same to the member that a log names.
+    #[must_use]
+    pub fn named(&self, identity: &Identity) -> Self {
+        Self { cluster: identity.cluster, member: identity.member, ..self.clone() }
+    }
+
+    /// Whether one of the others says that they can give `member` back what it has lost; `None` if nobody was asked.
+    fn is_restorable(&self, member: NodeId) -> Option<bool> {
+        let sets = self.in_force.as_ref()?;
+        Some(!sets.is_empty() && sets.iter().all(|voters| can_restore(voters.iter(), member)))
     }
 }
 
@@ -83,15 +92,34 @@ fn can_restore<'a>(voters: impl Iterator<Item = &'a NodeId>, member: NodeId) -> 
     others.len() >= if own.is_empty() { 1 } else { 2 }
 }
 
-/// Whether the others can give a member back what its log needs. The voters that it was told of at its command line may
-/// have gone long ago; those that a running cluster tells are those of now. Otherwise every configuration counts that may
-/// be in force: what readmits the member has to be committed by the committed one, whatever its own log has got to.
+fn restores(config: &Configuration, member: NodeId) -> bool {
+    let restores = |voters: &BTreeMap<NodeId, Incarnation>| can_restore(voters.keys(), member);
+    restores(&config.voters) && (config.outgoing.is_empty() || restores(&config.outgoing))
+}
+
+/// Whether the others can give a member back what its log holds, by what that says. Every configuration counts that may be
+/// in force: what readmits the member has to be committed by the committed one, whatever its own log has got to.
+#[must_use]
+pub fn is_restorable(recovered: &Recovered) -> bool {
+    since_commit(recovered).all(|config| restores(config, recovered.identity.member))
+}
+
+/// Whether a member may give up its log: if that says that the others can restore it, and so does whoever was asked. The
+/// log of one that has joined may end before it was a voter, so for that somebody has to be asked.
 #[must_use]
 pub fn can_forget(told: &Told, recovered: &Recovered) -> bool {
-    let restores = |voters: &BTreeMap<NodeId, Incarnation>| can_restore(voters.keys(), told.member);
-    let in_force =
-        |config: &Configuration| restores(&config.voters) && (config.outgoing.is_empty() || restores(&config.outgoing));
-    if told.joins { told.is_restorable() } else { since_commit(recovered).all(in_force) }
+    is_restorable(recovered) && told.is_restorable(recovered.identity.member).unwrap_or(!told.joins)
+}
+
+/// The same of a damaged log. What cannot be read of it may say anything: unless that is little, somebody has to be asked.
+fn can_give_up(told: &Told, remains: Option<&Remains>) -> bool {
+    let member = remains.map_or(told.member, |remains| remains.identity.member);
+    match remains.and_then(Remains::in_force) {
+        Some(mut configs) => {
+            configs.all(|config| restores(config, member)) && told.is_restorable(member).unwrap_or(!told.joins)
+        }
+        None => told.is_restorable(member).unwrap_or(false),
+    }
 }
 
 /// The configuration at the commit index that the log hints at, and those after it.
@@ -112,6 +140,12 @@ fn configurations(recovered: &Recovered) -> impl Iterator<Item = (LogIndex, &Con
     configs.chain([(recovered.start_index, &recovered.config)])
 }
 
+/// Where the last configuration of the log stands.
+#[must_use]
+pub fn config_index(recovered: &Recovered) -> LogIndex {
+    configurations(recovered).next().expect("the last one is always there").0
+}
+
 /// Whether the log says, beyond doubt, that its member was removed. `applied` is the applied index. A member that was
 /// removed by an entry which is not known to be committed may still be needed to commit it.
 #[must_use]
@@ -122,11 +156,12 @@ pub fn is_removed(recovered: &Recovered, applied: LogIndex) -> bool {
         && config.members().all(|(member, _)| member != recovered.identity.member)
 }
 
-/// Opens the log on the disk that `open` gives, or begins one. Who a member is, its log says; what it is told otherwise
-/// does not matter then. (etcd)
+/// Opens the log on the disk that `open` gives, or begins one. Who a member is, its log says, even a damaged one; what it
+/// is told otherwise does not matter then. (etcd)
 ///
 /// A damaged log of a member whose cluster can restore it is moved aside, never deleted, and the member begins as an
-/// amnesiac. Whether it can, the part of the log says that can be read (see [`can_forget`]), or else whoever tells.
+/// amnesiac. Whether it can, that part of the log says that can be read, and whoever was asked; the command line may be of
+/// long ago.
 ///
 /// # Errors
 /// See [`BootError`]; nothing was changed then.
@@ -150,11 +185,12 @@ pub fn boot<D: Disk>(
         Err(WalError::Damage(newer @ Damage::Newer { .. })) => Err(BootError::Damage(newer)),
         Err(WalError::Damage(damage)) => {
             let mut disk = open()?;
-            let prefix = wal::prefix(&mut disk)?;
-            match prefix.map_or_else(|| told.is_restorable(), |prefix| can_forget(told, &prefix)) {
-                true => forget(disk, options, told, damage),
-                false => Err(BootError::Damage(damage)),
+            let remains = wal::remains(&mut disk)?;
+            if !can_give_up(told, remains.as_ref()) {
+                return Err(BootError::Damage(damage));
             }
+            let told = remains.map_or_else(|| told.clone(), |remains| told.named(&remains.identity));
+            forget(disk, options, &told, damage)
         }
     }
 }
@@ -259,11 +295,14 @@ mod tests {
             voters: (1..=voters).map(quorate_core::NodeId).collect(),
             incarnation: Incarnation(incarnation),
             joins: false,
+            in_force: None,
         }
     }
 
+    const OPTIONS: wal::Options = wal::Options { segment_bytes: 64 << 10 };
+
     fn start(folder: &Path, voters: u64, incarnation: u64) -> Result<Booted<FileDisk>, BootError> {
-        boot(|| FileDisk::new(folder), wal::Options::default(), &told(voters, incarnation))
+        boot(|| FileDisk::new(folder), OPTIONS, &told(voters, incarnation))
     }
 
     fn names(folder: &Path) -> Vec<String> {
@@ -272,6 +311,41 @@ mod tests {
         names
     }
 
+    /// Synced entries, each committed by the next one, behind what the log holds.
+    fn write(wal: &mut Wal<FileDisk>, payloads: impl IntoIterator<Item = Payload>) {
+        for payload in payloads {
+            let commit = wal.last_index();
+            wal.append(&[
+                Record::HardState(HardState { commit, ..HardState::default() }),
+                Record::Entry(Entry { term: Term(1), index: commit.next(), payload }),
+            ])
+            .unwrap();
+            wal.sync().unwrap();
+        }
+    }
+
+    fn command() -> Payload {
+        Payload::Command("a command of some length".into())
+    }
+
+    fn voters(ids: std::ops::RangeInclusive<u64>) -> Configuration {
+        let voters = ids.map(|id| (NodeId(id), Incarnation(6))).collect();
+        Configuration { voters, ..Configuration::default() }
+    }
+
+    /// Flips a bit of the first `text` in a segment.
+    fn damage(folder: &Path, segment: &str, text: &[u8]) {
+        let file = folder.join(segment);
+        let mut bytes = std::fs::read(&file).unwrap();
+        let at = bytes.windows(text.len()).position(|window| window == text).unwrap();
+        bytes[at] ^= 1;
+        std::fs::write(file, bytes).unwrap();
+    }
+
+    const FIRST: &str = "0000000000000001.wal";
+    /// The first bytes of a segment.
+    const MAGIC: &[u8] = b"QuorWAL";
+
     /// A log with synced entries, the first of whose commands is then damaged.
     fn damaged_log(folder: &Path, voters: u64) {
         damaged_log_of(folder, voters, Payload::Empty);
@@ -279,23 +353,19 @@ mod tests {
 
     /// With `first` before all that, committed.
     fn damaged_log_of(folder: &Path, voters: u64, first: Payload) {
-        let mut wal = start(folder, voters, 6).unwrap().wal;
-        let command = || Payload::Command("a command of some length".into());
-        for (index, payload) in (1..).map(LogIndex).zip([first, command(), command()]) {
-            let commit = LogIndex(index.0 - 1);
-            wal.append(&[
-                Record::HardState(HardState { commit, ..HardState::default() }),
-                Record::Entry(Entry { term: Term(1), index, payload }),
-            ])
-            .unwrap();
-            wal.sync().unwrap();
+        write(&mut start(folder, voters, 6).unwrap().wal, [first, command(), command()]);
+        damage(folder, FIRST, b"a command");
+    }
+
+    /// What `told` makes of the log: whose it is then, and since when; `None` if it is refused, and left alone.
+    fn given_up(folder: &Path, told: &Told) -> Option<Identity> {
+        let before = names(folder);
+        let booted = boot(|| FileDisk::new(folder), OPTIONS, told);
+        if booted.is_err() {
+            assert!(matches!(booted, Err(BootError::Damage(_))));
+            assert_eq!(names(folder), before);
         }
-        drop(wal);
-        let file = folder.join("0000000000000001.wal");
-        let mut bytes = std::fs::read(&file).unwrap();
-        let at = bytes.windows(9).position(|window| window == b"a command").unwrap();
-        bytes[at] ^= 1;
-        std::fs::write(file, bytes).unwrap();
+        booted.ok().map(|booted| booted.recovered.identity)
     }
 
     #[test]
@@ -325,12 +395,95 @@ mod tests {
         assert_eq!(start(folder.path(), 3, 9).unwrap().recovered, expected, "the new life lasts");
     }
 
+    /// It has moved: its command line makes it another member, of another cluster.
+    #[test]
+    fn whose_a_damaged_log_is_it_says_itself() {
+        for (size, is_restorable) in [(1, false), (2, false), (3, true)] {
+            let folder = tempfile::tempdir().unwrap();
+            damaged_log(folder.path(), size);
+            let moved = Told { cluster: ClusterId(7), member: NodeId(9), ..told(size, 8) };
+            let moved = Told { voters: vec![NodeId(9), NodeId(2), NodeId(3)], ..moved };
+            let standing = Standing::Amnesiac;
+            let own = Identity { cluster: ClusterId(1), member: NodeId(1), incarnation: Incarnation(8), standing };
+            assert_eq!(given_up(folder.path(), &moved), is_restorable.then_some(own), "{size} voters");
+        }
+    }
+
+    #[test]
+    fn whom_nothing_tells_who_decides_gives_up_no_log_on_its_own() {
+        let asked = |voters: &[&[u64]]| {
+            let sets = voters.iter().map(|ids| ids.iter().copied().map(NodeId).collect()).collect();
+            Told { cluster: ClusterId(7), member: NodeId(9), in_force: Some(sets), ..told(3, 8) }
+        };
+        for segments in [1, 3] {
+            let folder = tempfile::tempdir().unwrap();
+            let folder = folder.path();
+            // Three founders, of whom one is left; and a bit of what said so has rotted.
+            let mut wal = start(folder, 3, 6).unwrap().wal;
+            write(&mut wal, [Payload::Config(voters(1..=1)), command()]);
+            for _ in 1..segments {
+                drop(wal);
+                wal = start(folder, 3, 7).unwrap().wal;
+                write(&mut wal, [command()]);
+            }
+            damage(folder, FIRST, MAGIC);
+            assert_eq!(given_up(folder, &told(3, 8)), None);
+            assert_eq!(given_up(folder, &asked(&[])), None);
+            assert_eq!(given_up(folder, &asked(&[&[1, 2, 3, 4], &[1, 9]])), None);
+            let member = if segments == 1 { NodeId(9) } else { NodeId(1) };
+            let given_up = given_up(folder, &asked(&[&[1, 2, 3, 9]])).map(|identity| identity.member);
+            assert_eq!(given_up, Some(member), "any header says whose it is");
+        }
+    }
+
+    #[test]
+    fn what_a_damaged_log_says_behind_the_damage_counts() {
+        for (last, is_restorable) in [(voters(1..=1), false), (voters(1..=3), true)] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut wal = start(folder.path(), 3, 6).unwrap().wal;
+            write(&mut wal, [command(), Payload::Config(last), Payload::Empty]);
+            damage(folder.path(), FIRST, b"a command");
+            assert_eq!(given_up(folder.path(), &told(3, 8)).is_some(), is_restorable);
+        }
+    }
+
+    #[test]
+    fn what_was_in_a_segment_that_cannot_be_read_does_not_matter_behind_a_compaction() {
+        for (size, is_restorable) in [(1, false), (3, true)] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut wal = start(folder.path(), 5, 6).unwrap().wal;
+            write(&mut wal, [command(), command()]);
+            drop(wal);
+            let mut wal = start(folder.path(), 5, 7).unwrap().wal;
+            write(&mut wal, [command()]);
+            let config = voters(1..=size);
+            wal.append(&[Record::Compact { index: LogIndex(3), term: Term(1), config }]).unwrap();
+            write(&mut wal, [command()]);
+            damage(folder.path(), FIRST, MAGIC);
+            assert_eq!(given_up(folder.path(), &told(5, 8)).is_some(), is_restorable, "{size}");
+        }
+    }
+
+    /// An added voter is a learner inside until it has caught up.
+    #[test]
+    fn a_member_that_joined_gives_up_a_log_only_if_whoever_decides_can_restore_it() {
+        let folder = tempfile::tempdir().unwrap();
+        damaged_log(folder.path(), 3);
+        let joined = |in_force| Told { joins: true, in_force, ..told(0, 8) };
+        let sets = |voters: &[&[u64]]| Some(voters.iter().map(|it| it.iter().copied().map(NodeId).collect()).collect());
+        assert_eq!(given_up(folder.path(), &joined(None)), None);
+        assert_eq!(given_up(folder.path(), &joined(sets(&[&[1, 2]]))), None);
+        assert!(given_up(folder.path(), &joined(sets(&[&[1, 2, 3]]))).is_some());
+        let folder = tempfile::tempdir().unwrap();
+        damaged_log(folder.path(), 2);
+        assert_eq!(given_up(folder.path(), &joined(sets(&[&[1, 2, 3]]))), None, "its log knows better");
+    }
+
     #[test]
     fn a_learner_is_restored_by_a_single_voter_and_a_voter_by_two() {
         let of = |member: u64, voters: &[u64]| {
-            let (member, voters) = (NodeId(member), voters.iter().copied().map(NodeId).collect());
-            let incarnation = Incarnation(1);
-            Told { cluster: ClusterId(1), member, voters, incarnation, joins: true }.is_restorable()
+            let voters: Vec<NodeId> = voters.iter().copied().map(NodeId).collect();
+            can_restore(voters.iter(), NodeId(member))
         };
         assert!(of(9, &[1]) && of(1, &[1, 2, 3]));
         assert!(!of(1, &[1, 2]) && !of(1, &[1]) && !of(9, &[]));
@@ -371,8 +524,15 @@ mod tests {
         }
         recovered.hard_state.commit = LogIndex(2);
         assert!(!can_forget(&told, &recovered), "a cluster of one may be what is in force");
-        let asked = Told { joins: true, ..told };
-        assert!(can_forget(&asked, &recovered), "the running cluster knows better");
+        recovered.hard_state.commit = LogIndex(4);
+        assert!(can_forget(&told, &recovered));
+        let asked = |voters: &[u64]| {
+            let voters = voters.iter().copied().map(NodeId).collect();
+            Told { in_force: Some(vec![voters]), ..told.clone() }
+        };
+        assert!(can_forget(&asked(&[1, 2, 3]), &recovered));
+        assert!(!can_forget(&asked(&[1, 2]), &recovered), "whoever was asked knows of two");
+        assert!(!can_forget(&Told { joins: true, ..told.clone() }, &recovered), "somebody has to be asked");
     }
 
     #[test]

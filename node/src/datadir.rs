@@ -4,6 +4,7 @@
 //! <data-dir>/member/format           text: "quorate data directory, format 1" and a line "features:" with their names
 //! <data-dir>/member/wal/             the write-ahead log, see quorate_core::format::wal
 //! <data-dir>/member/kv/<generation>/ applied state, see backend::fjall
+//! <data-dir>/member/kv.damaged-<n>/  applied state that is not used any more; for people to look at and remove
 //! <data-dir>/member/removed          only there if the member was removed from its cluster: nothing starts from here again
 //! ```
 //!
@@ -14,11 +15,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use quorate_core::format::wal::sequence;
+use quorate_core::Generation;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::disk::file::{FileDisk, sync_dir};
+use crate::wal;
 
 /// The format this build writes. A build that must change the layout raises it and reads both.
 pub const FORMAT: u32 = 1;
@@ -137,6 +139,39 @@ impl DataDir {
     pub fn kv(&self) -> PathBuf {
         self.member.join("kv")
     }
+
+    /// Moves all applied state aside, and says where it is now; `None` if there is none.
+    ///
+    /// # Errors
+    /// It cannot be renamed.
+    pub fn set_kv_aside(&self) -> io::Result<Option<PathBuf>> {
+        if !self.kv().exists() {
+            return Ok(None);
+        }
+        let name = |n: u64| self.member.join(format!("kv.damaged-{n}"));
+        let free = (1..).map(name).find(|path| !path.exists()).expect("some number is free");
+        fs::rename(self.kv(), &free)?;
+        sync_dir(&self.member)?;
+        Ok(Some(free))
+    }
+
+    /// Likewise, if there is some, but not `generation`, which the log names: another life has left it, and perhaps nobody
+    /// else has it. Where `generation` is, whatever is beside it was replaced by it.
+    ///
+    /// # Errors
+    /// It cannot be read or renamed.
+    pub fn set_former_kv_aside(&self, generation: Generation) -> io::Result<Option<PathBuf>> {
+        if self.kv().join(generation.to_string()).exists() || !self.kv().exists() {
+            return Ok(None);
+        }
+        for entry in fs::read_dir(self.kv())? {
+            // What was never filled is worth nothing.
+            if Path::new(&entry?.file_name()).extension().is_none() {
+                return self.set_kv_aside();
+            }
+        }
+        Ok(None)
+    }
 }
 
 fn check_format(text: &str, member: &Path) -> Result<(), DataDirError> {
@@ -181,7 +216,7 @@ fn write_format(member: &Path) -> io::Result<()> {
 #[must_use]
 pub fn has_log(path: &Path) -> bool {
     let names = fs::read_dir(path.join("member/wal")).into_iter().flatten().flatten();
-    names.filter_map(|entry| entry.file_name().into_string().ok()).any(|name| sequence(&name).is_some())
+    names.filter_map(|entry| entry.file_name().into_string().ok()).any(|name| wal::begins_log(&name))
 }
 
 #[cfg(test)]
@@ -198,6 +233,39 @@ mod tests {
         first.mark_removed().unwrap();
         drop(first);
         assert!(DataDir::open(&path).unwrap().is_removed());
+    }
+
+    #[test]
+    fn a_log_that_is_taking_anothers_place_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("member/wal");
+        fs::create_dir_all(&log).unwrap();
+        for (name, is_log) in [("reserve", false), ("0000000000000001.wal.damaged-1", false), ("next", true)] {
+            fs::write(log.join(name), "").unwrap();
+            assert_eq!(has_log(folder.path()), is_log, "{name}");
+        }
+        fs::rename(log.join("next"), log.join("0000000000000001.wal")).unwrap();
+        assert!(has_log(folder.path()));
+    }
+
+    #[test]
+    fn what_a_former_life_has_applied_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let data_dir = DataDir::open(folder.path()).unwrap();
+        let aside = |n: u64| folder.path().join(format!("member/kv.damaged-{n}"));
+        let (own, former) = (Generation(5), Generation(3));
+        assert_eq!(data_dir.set_former_kv_aside(own).unwrap(), None, "there is none");
+        fs::create_dir_all(data_dir.kv().join("5.filling")).unwrap();
+        assert_eq!(data_dir.set_former_kv_aside(own).unwrap(), None, "nothing was ever there");
+        for n in 1..=2 {
+            fs::create_dir_all(data_dir.kv().join(former.to_string())).unwrap();
+            assert_eq!(data_dir.set_former_kv_aside(own).unwrap(), Some(aside(n)));
+            assert!(aside(n).join(former.to_string()).exists() && !data_dir.kv().exists());
+        }
+        for generation in [former, own] {
+            fs::create_dir_all(data_dir.kv().join(generation.to_string())).unwrap();
+        }
+        assert_eq!(data_dir.set_former_kv_aside(own).unwrap(), None, "a snapshot has replaced it");
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::io::{self, Read as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_core::entry::{FEATURE_LEVEL, Identity};
+use quorate_api::quorate::peer::v1 as pb;
+use quorate_core::entry::{FEATURE_LEVEL, Identity, Recovered, Standing};
 use quorate_core::format::wal::Damage;
 use quorate_core::replica::{self, Replica, Request};
 use quorate_core::request::Member as MemberInfo;
@@ -30,8 +31,8 @@ use crate::grpc::{self, Server};
 use crate::http::{self, Security, Tuning};
 use crate::member::{Member, Observer, Parts};
 use crate::metrics::{Metrics, observe};
-use crate::peer::join::join;
-use crate::peer::{self, Directory};
+use crate::peer::join::{self, Joined};
+use crate::peer::{self, Directory, over};
 use crate::service::{Settings, WallClock};
 use crate::url::Url;
 use crate::wal;
@@ -61,7 +62,7 @@ pub enum LaunchError {
     #[error(transparent)]
     Boot(#[from] BootError),
     /// The applied state is not to be used, and nobody can restore it.
-    #[error("the applied state cannot be used: {0}")]
+    #[error("the applied state cannot be used, and as far as the log says nobody can restore it: {0}")]
     State(String),
     /// The cluster was upgraded beyond this build; nothing was changed.
     #[error(transparent)]
@@ -109,7 +110,7 @@ const READY_PAUSE: Duration = Duration::from_millis(10);
 pub struct Running {
     member: Member<Rows>,
     servers: JoinSet<()>,
-    scrub: tokio::task::AbortHandle,
+    helpers: Vec<tokio::task::AbortHandle>,
     directory: Arc<Directory>,
     /// Also keeps the data directory locked.
     data_dir: DataDir,
@@ -135,10 +136,18 @@ pub async fn launch(config: &Config, fenced: bool) -> Result<Running, LaunchErro
     let epoch = std::time::Instant::now();
     let mut instructions = instruct(config, &data_dir, &connector).await?;
     let recovered = match recover(config, &data_dir, &instructions.told, fenced) {
-        Err(error) if instructions.told.voters.is_empty() && !matches!(error, LaunchError::TooNew(_)) => {
-            warn!(error = error.to_string(), "the log does not say who this member is; asking the others");
-            instructions = ask(config, &connector).await?;
-            recover(config, &data_dir, &instructions.told, fenced)
+        Err(reason) if instructions.told.in_force.is_none() && may_be_restored(&reason) => {
+            warn!(error = reason.to_string(), "the log alone does not say that it can be restored; asking the others");
+            match consult(config, &data_dir, &connector).await {
+                Ok(consulted) => {
+                    instructions = consulted;
+                    recover(config, &data_dir, &instructions.told, fenced)
+                }
+                Err(error) => {
+                    warn!(error = error.to_string(), "the others do not say, either");
+                    Err(reason)
+                }
+            }
         }
         recovered => recovered,
     };
@@ -156,17 +165,32 @@ pub async fn launch(config: &Config, fenced: bool) -> Result<Running, LaunchErro
     directory.update(&applier.members());
     let (leases, members) = (applier.leases(), applier.members());
     let replica_config = replica_config(config, random()?, random()?);
-    let replica =
-        Replica::new(replica_config, booted.recovered, applier.applied(), &leases, members, Instant::default());
+    let life = pb::Life {
+        cluster_id: cluster.0,
+        member_id: member.0,
+        incarnation: booted.recovered.identity.incarnation.0,
+        config_index: boot::config_index(&booted.recovered).0,
+    };
+    let applied = if applier.is_bare() { booted.recovered.start_index } else { applier.applied() };
+    let replica = Replica::new(replica_config, booted.recovered, applied, &leases, members, Instant::default());
     let view = &applier.published().view;
-    let replica = replica.with_state(view.revision(), view.alarms().collect(), view.feature_level());
+    let mut replica = replica.with_state(view.revision(), view.alarms().collect(), view.feature_level());
+    let is_bare = applier.is_bare();
+    if is_bare {
+        replica = replica.without_state();
+    }
     let observer = Arc::new(Watcher::new(config.member, Arc::clone(&metrics), Arc::clone(&directory)));
     let parts = Parts { replica, wal: booted.wal, applier, peers: directory.network(), observer, epoch };
     let member = Member::start(parts);
 
     let server = Arc::new(Server { member: member.clone(), settings: settings(config), metrics, authenticator });
     let mut servers = JoinSet::new();
-    let scrub = tokio::spawn(scrub(Arc::clone(&server), config.scrub_interval)).abort_handle();
+    let mut helpers = vec![tokio::spawn(scrub(Arc::clone(&server), config.scrub_interval)).abort_handle()];
+    if is_bare {
+        let others = config.initial_cluster.iter().filter(|other| other.name != config.name);
+        let urls = others.flat_map(|other| other.peer_urls.clone()).collect();
+        helpers.push(tokio::spawn(over::wait(member.clone(), Arc::clone(&directory), urls, life)).abort_handle());
+    }
     for (listener, security) in peer_listeners {
         info!(address = address(&listener), "serving peer traffic");
         servers.spawn(http::serve(listener, security, Tuning::default(), peer::router(&server, &directory)));
@@ -191,7 +215,7 @@ pub async fn launch(config: &Config, fenced: bool) -> Result<Running, LaunchErro
         info!(address = address(&listener), "serving metrics");
         servers.spawn(http::serve(listener, security, Tuning::default(), http::metrics_router(&server)));
     }
-    Ok(Running { member, servers, scrub, directory, data_dir })
+    Ok(Running { member, servers, helpers, directory, data_dir })
 }
 
 impl Running {
@@ -236,7 +260,7 @@ impl Running {
 
     /// Hands leadership over, syncs what was written, and ends all streams. Takes little longer than `patience`.
     pub async fn stop(mut self, patience: Duration) {
-        self.scrub.abort();
+        self.helpers.iter().for_each(tokio::task::AbortHandle::abort);
         self.member.stop(patience).await;
         self.directory.close();
         self.servers.shutdown().await;
@@ -288,7 +312,6 @@ async fn scrub(server: Arc<Server<Rows>>, interval: Duration) {
 
 /// What a member knows of its cluster without its log.
 struct Instructions {
-    /// Without voters, only a sound log will do.
     told: Told,
     /// Where the others are reached.
     others: Vec<(NodeId, Vec<Url>)>,
@@ -309,21 +332,39 @@ async fn instruct(config: &Config, data_dir: &DataDir, connector: &Connector) ->
         voters: founders.iter().map(|member| member.id).collect(),
         incarnation: Incarnation(random()?),
         joins,
+        in_force: None,
     };
     Ok(Instructions { told, others })
 }
 
 /// What the running cluster says.
 async fn ask(config: &Config, connector: &Connector) -> Result<Instructions, LaunchError> {
-    let joined = join(&config.initial_cluster, &config.name, connector).await.map_err(LaunchError::Join)?;
-    let told = Told {
-        cluster: joined.cluster,
-        member: joined.member,
-        voters: joined.voters,
-        incarnation: Incarnation(random()?),
-        joins: true,
-    };
-    Ok(Instructions { told, others: joined.others })
+    let joined = join::join(&config.initial_cluster, &config.name, connector).await.map_err(LaunchError::Join)?;
+    instructed_by(joined)
+}
+
+fn instructed_by(joined: Joined) -> Result<Instructions, LaunchError> {
+    let Joined { cluster, member, others, voters, in_force } = joined;
+    let told = Told { cluster, member, voters, incarnation: Incarnation(random()?), joins: true, in_force };
+    Ok(Instructions { told, others })
+}
+
+/// Whether a member that cannot start might, if the others could restore it.
+fn may_be_restored(reason: &LaunchError) -> bool {
+    match reason {
+        LaunchError::Boot(BootError::Damage(damage)) => !matches!(damage, Damage::Newer { .. }),
+        LaunchError::State(_) => true,
+        _ => false,
+    }
+}
+
+/// What the running cluster says to a member whose log is damaged, or whose applied state is. Who it is that log says, if
+/// any of it can be read.
+async fn consult(config: &Config, data_dir: &DataDir, connector: &Connector) -> Result<Instructions, LaunchError> {
+    let Some(remains) = wal::remains(&mut data_dir.wal()?)? else { return ask(config, connector).await };
+    let own = (remains.identity.cluster, remains.identity.member);
+    let joined = join::consult(&config.initial_cluster, &config.name, own, connector).await;
+    instructed_by(joined.map_err(LaunchError::Join)?)
 }
 
 fn identity<D>(booted: &Booted<D>) -> peer::Identity {
@@ -331,7 +372,9 @@ fn identity<D>(booted: &Booted<D>) -> peer::Identity {
     peer::Identity { cluster, member, incarnation }
 }
 
-/// Opens the log and the applied state. State that cannot be used is moved aside if the others can restore it.
+/// Opens the log and the applied state. State that cannot be used is moved aside, if the log goes back to its beginning or
+/// the others can restore it. A log is given up only if it is damaged itself: as long as it is sound, somebody may need what
+/// it promised, and the member starts without a state, see [`over`].
 fn recover(
     config: &Config,
     data_dir: &DataDir,
@@ -341,8 +384,7 @@ fn recover(
     let options = wal::Options::default();
     let booted = boot::boot(|| data_dir.wal(), options, told)?;
     // Whatever it was told: who it is, its log says.
-    let peer::Identity { cluster, member, .. } = identity(&booted);
-    let told = &Told { cluster, member, ..told.clone() };
+    let told = &told.named(&booted.recovered.identity);
     if fenced {
         warn!("this member begins a new life with nothing; recovering from the other members");
         drop(booted);
@@ -366,12 +408,16 @@ fn recover(
             );
         }
     }
-    let restorable = boot::can_forget(told, &booted.recovered);
-    let start = booted.recovered.start_index;
+    let Recovered { start_index: start, identity: Identity { standing, .. }, .. } = booted.recovered;
+    let is_restorable = boot::is_restorable(&booted.recovered);
+    let can_forget = boot::can_forget(told, &booted.recovered);
+    // Where its promises count, the others say when they can do without.
+    let counts = standing == Standing::Trusted;
+    let may_lose_state = start == LogIndex(0) || if counts { is_restorable } else { can_forget };
     let applier = match open_state(config, data_dir, &booted) {
-        Err(LaunchError::State(reason)) if restorable || start == LogIndex(0) => {
-            warn!(error = reason, "the applied state cannot be used and was moved aside");
-            set_aside(&data_dir.kv())?;
+        Err(LaunchError::State(reason)) if may_lose_state => {
+            let aside = data_dir.set_kv_aside()?.map(|path| path.display().to_string());
+            warn!(error = reason, aside, "the applied state cannot be used and was moved aside");
             open_state(config, data_dir, &booted)?
         }
         applier => applier?,
@@ -379,7 +425,11 @@ fn recover(
     let Err(missing) = boot::check_applied(&booted.recovered, applier.applied()) else {
         return Ok((booted, applier));
     };
-    if !restorable {
+    if applier.applied() < start && counts && is_restorable {
+        warn!(error = missing.to_string(), "the applied state is lost, and the log is sound");
+        return Ok((booted, applier.bare()));
+    }
+    if !can_forget {
         return Err(BootError::Damage(missing).into());
     }
     warn!(error = missing.to_string(), "entries or their applied state are lost; recovering from the other members");
@@ -395,6 +445,12 @@ fn open_state(
     booted: &Booted<FileDisk>,
 ) -> Result<Applier<FjallBackends>, LaunchError> {
     let member = identity(booted).member;
+    if let Some(aside) = data_dir.set_former_kv_aside(booted.recovered.generation)? {
+        warn!(
+            aside = aside.display().to_string(),
+            "the applied state of a former life was moved aside; it may be removed once this member is trusted again"
+        );
+    }
     let backends = FjallBackends::new(&data_dir.kv(), Options::of(member))?;
     let recovered = &booted.recovered;
     let last = recovered.entries.last().map_or(recovered.start_index, |entry| entry.index);
@@ -402,16 +458,6 @@ fn open_state(
     let current_rev = applier.published().view.revision().0;
     info!(current_rev, applied_index = applier.applied().0, "kvstore restored");
     Ok(applier)
-}
-
-/// Renames a folder to `<folder>.damaged-<n>` with the first free n.
-fn set_aside(folder: &std::path::Path) -> io::Result<()> {
-    if !folder.exists() {
-        return Ok(());
-    }
-    let name = |n: u64| folder.with_extension(format!("damaged-{n}"));
-    let free = (1..).map(name).find(|path| !path.exists()).expect("some number is free");
-    std::fs::rename(folder, free)
 }
 
 /// Eight bytes of the system's entropy.

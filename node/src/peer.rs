@@ -8,6 +8,7 @@ mod accept;
 mod dial;
 mod directory;
 pub mod join;
+pub mod over;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

@@ -86,6 +86,7 @@ pub fn restore(options: &Restore) -> Result<Imported, RestoreError> {
         voters: options.founding.members.iter().map(|member| member.id).collect(),
         incarnation: Incarnation(random()?),
         joins: false,
+        in_force: None,
     };
     let file = open(options)?;
     let mut part = target.as_os_str().to_owned();

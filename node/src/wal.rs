@@ -4,7 +4,7 @@ use std::io;
 
 use quorate_core::LogIndex;
 use quorate_core::entry::{Configuration, HardState, Identity, Record, Recovered};
-use quorate_core::format::wal::{Checkpoint, Damage, Layout, Recovery, Segment, file_name, sequence};
+use quorate_core::format::wal::{Checkpoint, Damage, Layout, Recovery, Remains, Segment, file_name, sequence};
 use quorate_core::mutant::{self, Mutant};
 
 use crate::disk::Disk;
@@ -72,7 +72,13 @@ fn sequences(names: &[String]) -> Vec<u64> {
 /// # Errors
 /// The file system failed.
 pub fn exists<D: Disk>(disk: &mut D) -> io::Result<bool> {
-    Ok(disk.list()?.iter().any(|name| name == NEXT || sequence(name).is_some()))
+    Ok(disk.list()?.iter().any(|name| begins_log(name)))
+}
+
+/// Whether there is a log where there is a file of this name.
+#[must_use]
+pub fn begins_log(name: &str) -> bool {
+    name == NEXT || sequence(name).is_some()
 }
 
 /// Ends a [`Wal::replace`] that a crash cut short, and gives the number under which the rest of the former log lies beside;
@@ -90,21 +96,19 @@ pub fn finish_replacing<D: Disk>(disk: &mut D) -> io::Result<Option<u64>> {
     Ok(Some(aside))
 }
 
-/// What a damaged log says up to the damage, if its beginning can be read at all. Entries may be missing.
+/// What can still be read of a damaged log; `None` if no segment says anything.
 ///
 /// # Errors
 /// The file system failed.
-pub fn prefix<D: Disk>(disk: &mut D) -> io::Result<Option<Recovered>> {
+pub fn remains<D: Disk>(disk: &mut D) -> io::Result<Option<Remains>> {
     let sequences = sequences(&disk.list()?);
-    let chain = &sequences[chain_start(&sequences)..];
-    let mut recovery = Recovery::new();
-    for sequence in chain {
-        let bytes = disk.read(&file_name(*sequence))?;
-        if recovery.segment(*sequence, &bytes, chain.last() == Some(sequence)).is_err() {
-            break;
-        }
-    }
-    Ok(recovery.prefix())
+    let mut failed = None;
+    let segments = sequences[chain_start(&sequences)..].iter().map_while(|sequence| {
+        let bytes = disk.read(&file_name(*sequence)).map_err(|error| failed = Some(error)).ok()?;
+        Some((*sequence, bytes))
+    });
+    let remains = Remains::of(segments);
+    failed.map_or(Ok(remains), Err)
 }
 
 /// Where in `sequences` the newest ones without a gap begin: segments are removed oldest first, but a power cut may bring

@@ -224,7 +224,11 @@ impl Process {
     pub fn start(start: &Start<'_>, disk: &SimDisk, backends: &SimBackends, rng: &mut Rng) -> Result<Self, StartError> {
         let Start { member, joins, knobs, regime, now, .. } = *start;
         let voters = start.voters.clone();
-        let told = Told { cluster: CLUSTER, member, voters, incarnation: Incarnation(rng.next_u64()), joins };
+        // Where nobody comes or goes, anyone who was asked would name the founders.
+        let is_asked = if joins { !voters.is_empty() } else { start.churn.is_none() };
+        let in_force = is_asked.then(|| vec![voters.clone()]);
+        let incarnation = Incarnation(rng.next_u64());
+        let told = Told { cluster: CLUSTER, member, voters, incarnation, joins, in_force };
         let options = Options { segment_bytes: u32::try_from(knobs.segment_bytes).expect("small segments") };
         let mut booted = boot::boot(|| Ok(disk.clone()), options, &told).map_err(StartError::Boot)?;
         if start.fenced {

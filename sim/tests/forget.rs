@@ -20,6 +20,7 @@ fn founder(life: u64) -> Told {
         voters: vec![NodeId(1)],
         incarnation: Incarnation(life),
         joins: false,
+        in_force: None,
     }
 }
 

@@ -39,7 +39,7 @@
 mod recovery;
 mod segment;
 
-pub use recovery::{Damage, Found, Recovery};
+pub use recovery::{Damage, Found, Recovery, Remains};
 pub use segment::{Layout, Segment};
 
 use alloc::format;

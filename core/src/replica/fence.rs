@@ -20,6 +20,9 @@
 //!
 //! A suspect whose hash the leader never heard may fall behind the log and get a snapshot: then it is none any more.
 //!
+//! A member that has started with its log and without its state ([`Replica::without_state`]) is both, suspect and damaged. It
+//! applies nothing, so others have to tell whoever runs it that its life is over.
+//!
 //! Without a majority nobody knows who is right: the leader raises CORRUPT for no member in particular, and nothing is
 //! changed any more.
 
@@ -94,6 +97,11 @@ impl Fence {
 
     pub(super) fn is_suspect(&self) -> bool {
         self.is_suspect
+    }
+
+    /// This member has its log, and not its state.
+    pub(super) fn state_lost(&mut self) {
+        (self.is_suspect, self.is_damaged) = (true, true);
     }
 }
 
@@ -269,7 +277,7 @@ impl Replica {
                     Duty::EndLife(alarm) => self.end_life(alarm, out),
                     Duty::Propose(command) if self.leads() => _ = self.propose_here(command, out),
                     Duty::Propose(command) => self.proposals.offer(command),
-                    Duty::StepDown | Duty::Stop => self.consensus(raft::Input::Transfer { to: None }, out),
+                    Duty::StepDown | Duty::Stop => self.consensus(raft::Input::Transfer { to: self.heir() }, out),
                 }
             }
             _ => {}
@@ -325,6 +333,16 @@ impl Replica {
             return Some(Duty::EndLife(alarm));
         }
         (self.fence.is_damaged && self.may_end(Alarm::ending(self.member, life))).then_some(Duty::StepDown)
+    }
+
+    /// Who is to lead instead; `None`: whoever has most. Two members that are damaged would give way to each other for ever,
+    /// so the others have their turn, a second each.
+    fn heir(&self) -> Option<NodeId> {
+        let Fence { damaged, .. } = &self.fence;
+        let voters = self.status.config.voters.keys().copied().filter(|id| *id != self.member);
+        let (damaged, whole): (Vec<NodeId>, Vec<NodeId>) = voters.partition(|id| damaged.contains_key(id));
+        let turn = usize::try_from(self.now.0 / 1_000_000_000).unwrap_or(0);
+        if damaged.is_empty() { None } else { whole.get(turn % whole.len().max(1)).copied() }
     }
 
     /// Whether the life that `alarm` names may be ended: no other one is, and a quorum lives without it.

@@ -34,6 +34,8 @@ pub(crate) struct Member {
     /// When it found its own state to be wrong, and when its life was over.
     pub(crate) suspected: Option<Instant>,
     pub(crate) fenced: Option<Instant>,
+    /// It has lost its state, and applies nothing.
+    pub(crate) is_bare: bool,
 }
 
 /// A state at some entry.
@@ -133,6 +135,7 @@ impl Member {
             restored: 0,
             suspected: None,
             fenced: None,
+            is_bare: false,
         }
     }
 }
@@ -166,6 +169,7 @@ impl Member {
         self.store = Store::load(at, &self.rows).expect("rows of a store");
         assert_eq!(self.store.applied().0, index, "what the snapshot holds");
         self.restored += 1;
+        self.is_bare = false;
         let (store, view) = (&self.store, self.store.view());
         let (hash, members) = (store.hash(), store.members());
         let (leases, revision, alarms) = (store.leases(), view.revision(), view.alarms().collect());
@@ -216,6 +220,7 @@ impl Cluster {
                     member.writes.push_back(write);
                     self.write(at);
                 }
+                Output::Apply { .. } | Output::ReadSnapshot { .. } if member.is_bare => {}
                 Output::Apply { entries } => {
                     let batch = member.store.apply(&entries, &member.rows);
                     member.rows.write(&batch.writes);

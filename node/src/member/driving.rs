@@ -154,9 +154,14 @@ impl DriverWorker {
             ));
         }
         if std::mem::take(&mut effects.fenced) {
-            self.standing.over.send_replace(true);
+            self.end();
         }
         due
+    }
+
+    /// This life of the member is over.
+    pub(super) fn end(&self) {
+        self.standing.over.send_replace(true);
     }
 
     /// Nothing is taken up any more; what was handed out is still done.

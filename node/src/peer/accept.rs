@@ -9,8 +9,10 @@ use axum::routing::get;
 use bytes::Bytes;
 use quorate_api::quorate::peer::v1 as pb;
 use quorate_api::quorate::peer::v1::peer_server::{Peer, PeerServer};
+use quorate_core::entry::{Configuration, Standing};
 use quorate_core::request::Member;
 use quorate_core::rows::Rows;
+use quorate_core::{Incarnation, NodeId};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -81,7 +83,7 @@ impl<S: Rows + Send + Sync + 'static> Peer for Streams<S> {
         self.accept(request).await
     }
 
-    async fn members(&self, _: Request<pb::MembersRequest>) -> Result<Response<pb::MembersResponse>, Status> {
+    async fn members(&self, request: Request<pb::MembersRequest>) -> Result<Response<pb::MembersResponse>, Status> {
         let picture = self.server.picture();
         let members = picture.local(&self.server.settings).view.members();
         let member = |member: &Member| pb::Member {
@@ -95,11 +97,42 @@ impl<S: Rows + Send + Sync + 'static> Peer for Streams<S> {
         if members.is_empty() {
             return Err(Status::unavailable("this member does not know the others yet"));
         }
-        Ok(Response::new(pb::MembersResponse { cluster_id: self.directory.identity().cluster.0, members }))
+        let cluster_id = self.directory.identity().cluster.0;
+        let is_over =
+            request.into_inner().life.is_some_and(|life| life.cluster_id == cluster_id && self.is_over(&life));
+        Ok(Response::new(pb::MembersResponse { cluster_id, members, in_force: self.in_force(), is_over }))
     }
 }
 
 impl<S: Rows + Send + Sync + 'static> Streams<S> {
+    /// The sets of voters that may be needed now. What a member knows that has forgotten once may be of long ago.
+    fn in_force(&self) -> Vec<pb::Voters> {
+        let member = &self.server.member;
+        if member.status().raft.standing != Standing::Trusted {
+            return Vec::new();
+        }
+        let (_, configs) = member.configurations();
+        let sets =
+            configs.into_iter().flat_map(|config| [config.voters, config.outgoing]).filter(|set| !set.is_empty());
+        sets.map(|set| pb::Voters { ids: set.keys().map(|id| id.0).collect() }).collect()
+    }
+
+    /// Whether the others can do without this life for good. As long as no alarm says so, whoever leads may need it; and a
+    /// configuration that does not name it may only be an old one.
+    fn is_over(&self, life: &pb::Life) -> bool {
+        let member = &self.server.member;
+        let (status, asked) = (member.status(), (NodeId(life.member_id), Incarnation(life.incarnation)));
+        if status.suspect {
+            return false;
+        }
+        let (commit, configs) = member.configurations();
+        let is_replaced = || {
+            let is_named = configs.iter().flat_map(Configuration::members).any(|named| named == asked);
+            status.raft.standing == Standing::Trusted && commit.0 >= life.config_index && !is_named
+        };
+        member.published().view.alarms().any(|alarm| alarm.ended() == Some(asked)) || is_replaced()
+    }
+
     async fn accept(&self, request: Request<Streaming<pb::Message>>) -> Answer {
         let address = request.extensions().get::<http::Origin>().map(|it| it.address.to_string());
         let mut incoming = request.into_inner();

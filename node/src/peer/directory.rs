@@ -111,6 +111,11 @@ impl Directory {
         state.peers.insert(id, peer);
     }
 
+    /// Where the others are reached.
+    pub(super) fn others(&self) -> Vec<Url> {
+        self.state().peers.values().flat_map(|peer| peer.urls.clone()).collect()
+    }
+
     /// Ends all streams to others, for good.
     pub fn close(&self) {
         let mut state = self.state();

@@ -18,8 +18,10 @@ pub struct Joined {
     pub member: NodeId,
     /// The others: their IDs and peer URLs.
     pub others: Vec<(NodeId, Vec<Url>)>,
-    /// Those that vote, itself among them unless it is a learner.
+    /// Those that are to vote, itself among them unless it is a learner.
     pub voters: Vec<NodeId>,
+    /// The sets of voters that may be needed now, unless whoever was asked does not know.
+    pub in_force: Option<Vec<Vec<NodeId>>>,
 }
 
 /// Asks the other members of `--initial-cluster`, one after the other, until one knows of all of them.
@@ -27,10 +29,49 @@ pub struct Joined {
 /// # Errors
 /// etcd's text: nobody could be asked, or what they say is not what `initial` says.
 pub async fn join(initial: &[InitialMember], name: &str, connector: &Connector) -> Result<Joined, String> {
+    ask_all(initial, name, connector, |cluster| match_up(cluster, initial, name)).await
+}
+
+/// Asks them for a member that knows who it is, but not who decides, until one knows that.
+///
+/// # Errors
+/// Nobody could be asked, or nobody knows.
+pub async fn consult(
+    initial: &[InitialMember],
+    name: &str,
+    (cluster, member): (ClusterId, NodeId),
+    connector: &Connector,
+) -> Result<Joined, String> {
+    ask_all(initial, name, connector, |theirs| {
+        if theirs.cluster_id != cluster.0 {
+            return Err(format!(
+                "asked a member of another cluster, {:x} instead of {:x}",
+                theirs.cluster_id, cluster.0
+            ));
+        }
+        if theirs.in_force.is_empty() {
+            return Err("whoever can be asked does not know who decides, or is too old to say".to_owned());
+        }
+        let others = theirs.members.iter().filter(|other| other.id != member.0);
+        let others = others.map(|other| {
+            let urls = other.peer_urls.iter().filter_map(|url| url.parse().ok()).collect();
+            (NodeId(other.id), urls)
+        });
+        Ok(Joined { cluster, member, others: others.collect(), voters: voters(theirs), in_force: in_force(theirs) })
+    })
+    .await
+}
+
+async fn ask_all(
+    initial: &[InitialMember],
+    name: &str,
+    connector: &Connector,
+    judge: impl Fn(&pb::MembersResponse) -> Result<Joined, String>,
+) -> Result<Joined, String> {
     let mut mismatch = None;
     for url in initial.iter().filter(|member| member.name != name).flat_map(|member| &member.peer_urls) {
-        match ask(url, connector).await {
-            Ok(cluster) => match match_up(&cluster, initial, name) {
+        match ask(url, None, connector).await {
+            Ok(cluster) => match judge(&cluster) {
                 Ok(joined) => return Ok(joined),
                 Err(error) => mismatch = Some(error), // It may lag: another one may know more.
             },
@@ -43,9 +84,30 @@ pub async fn join(initial: &[InitialMember], name: &str, connector: &Connector) 
     }))
 }
 
-async fn ask(url: &Url, connector: &Connector) -> Result<pb::MembersResponse, String> {
+fn voters(cluster: &pb::MembersResponse) -> Vec<NodeId> {
+    cluster.members.iter().filter(|theirs| !theirs.is_learner).map(|theirs| NodeId(theirs.id)).collect()
+}
+
+fn in_force(cluster: &pb::MembersResponse) -> Option<Vec<Vec<NodeId>>> {
+    let sets = cluster.in_force.iter().map(|set| set.ids.iter().copied().map(NodeId).collect());
+    (!cluster.in_force.is_empty()).then(|| sets.collect())
+}
+
+/// Asks whoever is at `url` whether `life` is over.
+///
+/// # Errors
+/// It does not answer, or not for that cluster.
+pub(super) async fn is_over(url: &Url, life: &pb::Life, connector: &Connector) -> Result<bool, String> {
+    let answer = ask(url, Some(*life), connector).await?;
+    if answer.cluster_id != life.cluster_id {
+        return Err(format!("a member of another cluster, {:x}", answer.cluster_id));
+    }
+    Ok(answer.is_over)
+}
+
+async fn ask(url: &Url, life: Option<pb::Life>, connector: &Connector) -> Result<pb::MembersResponse, String> {
     let channel = open_channel(url, connector).await.map_err(|error| chain(&error))?;
-    let answer = PeerClient::new(channel).members(pb::MembersRequest {}).await;
+    let answer = PeerClient::new(channel).members(pb::MembersRequest { life }).await;
     answer.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
 }
 
@@ -70,8 +132,8 @@ fn match_up(cluster: &pb::MembersResponse, initial: &[InitialMember], name: &str
         }
     }
     let member = member.ok_or_else(|| refused("this member is not among them"))?;
-    let voters = cluster.members.iter().filter(|theirs| !theirs.is_learner).map(|theirs| NodeId(theirs.id)).collect();
-    Ok(Joined { cluster: ClusterId(cluster.cluster_id), member, others, voters })
+    let (voters, in_force) = (voters(cluster), in_force(cluster));
+    Ok(Joined { cluster: ClusterId(cluster.cluster_id), member, others, voters, in_force })
 }
 
 fn sorted(mut urls: Vec<Url>) -> Vec<Url> {
@@ -113,7 +175,8 @@ mod tests {
             peer_urls: vec![format!("http://{name}:2380")],
             ..pb::Member::default()
         };
-        pb::MembersResponse { cluster_id: 0xc1, members: names.iter().enumerate().map(member).collect() }
+        let members = names.iter().enumerate().map(member).collect();
+        pb::MembersResponse { cluster_id: 0xc1, members, ..pb::MembersResponse::default() }
     }
 
     #[test]
@@ -121,6 +184,10 @@ mod tests {
         let mut theirs = cluster(&["a", "b"]);
         theirs.members[1].is_learner = true;
         let joined = match_up(&theirs, &initial(&["b", "a"]), "b").unwrap();
+        assert_eq!(joined.in_force, None, "an older build does not say");
+        theirs.in_force = vec![pb::Voters { ids: vec![7] }];
+        let joined = match_up(&theirs, &initial(&["b", "a"]), "b").unwrap();
+        assert_eq!(joined.in_force, Some(vec![vec![NodeId(7)]]));
         assert_eq!((joined.cluster, joined.member, joined.voters), (ClusterId(0xc1), NodeId(8), vec![NodeId(7)]));
         assert_eq!(joined.others, [(NodeId(7), vec!["http://a:2380".parse().unwrap()])]);
     }

@@ -1,12 +1,13 @@
 //! Reading a log back: the fold of its records, or what is wrong with it.
 
+use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use super::segment::{Frame, header_crc};
 use super::{CRC, Checkpoint, FRAME_BYTES, HEADER_BYTES, INDEX_END, Layout, MAGIC, VERSION, offset, u32_at, u64_at};
 use crate::LogIndex;
-use crate::entry::{Entry, Record, Recovered};
+use crate::entry::{Configuration, Entry, Identity, Payload, Record, Recovered};
 use crate::format::codec;
 use crate::mutant::{self, Mutant};
 
@@ -179,11 +180,101 @@ impl Recovery {
         let recovered = recovered(&checkpoint, entries);
         Ok(Found { recovered, checkpoint, layout, sequence, end, proven })
     }
+}
 
-    /// What has been folded of a log that is damaged; `None` if that is nothing. The first entries may be missing.
+const ZEROS: [u8; 4096] = [0; 4096];
+
+/// What a damaged log still says of whose it is and of who decides. Every intact record counts, before the damage and
+/// behind it; where whole segments cannot be read, their neighbours' headers tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remains {
+    /// Whose log it is, as last said.
+    pub identity: Identity,
+    /// The highest commit index spoken of.
+    commit: LogIndex,
+    /// Configurations, by where they stand; the first may be that at the log's start.
+    configs: BTreeMap<LogIndex, Configuration>,
+    /// Entries up to here may have been in segments that cannot be read, configurations among them.
+    unknown: LogIndex,
+}
+
+impl Remains {
+    /// Reads segments, oldest first: their numbers and what their files contain. `None` if no header can be read.
     #[must_use]
-    pub fn prefix(self) -> Option<Recovered> {
-        self.state.map(|State { checkpoint, entries, .. }| recovered(&checkpoint, entries))
+    pub fn of(segments: impl IntoIterator<Item = (u64, Vec<u8>)>) -> Option<Self> {
+        let (mut found, mut is_cut) = (None, true);
+        for (sequence, bytes) in segments {
+            let Ok(header) = Header::read(sequence, &bytes) else {
+                is_cut = true;
+                continue;
+            };
+            let remains = found.get_or_insert_with(|| Self::new(&header.checkpoint));
+            remains.begin(&header.checkpoint);
+            if core::mem::take(&mut is_cut) {
+                remains.unknown = remains.unknown.max(header.checkpoint.last_index);
+            }
+            let frames = Frames { bytes: &bytes, sequence, header_crc: header.crc };
+            let mut at = header.end;
+            // Most of a segment is zeros: it is made before it is filled.
+            let end = bytes.chunks(ZEROS.len()).rposition(|chunk| chunk != &ZEROS[..chunk.len()]);
+            let end = end.map_or(0, |chunk| (chunk + 1) * ZEROS.len());
+            while at < end {
+                let payload = frames.payload(at).map(|(payload, _)| payload);
+                if let Some(Ok(record)) = payload.filter(|it| !it.is_empty()).map(codec::decode_copying) {
+                    remains.note(record);
+                }
+                at += payload.map_or(8, |payload| FRAME_BYTES + payload.len().next_multiple_of(8));
+            }
+        }
+        if is_cut && let Some(remains) = &mut found {
+            remains.unknown = INDEX_END;
+        }
+        found
+    }
+
+    /// The configurations that may be in force, as far as is known: the last one that is surely committed, and those after
+    /// it. `None` if some of them may be missing.
+    #[must_use]
+    pub fn in_force(&self) -> Option<impl Iterator<Item = &Configuration>> {
+        let (since, _) = self.configs.range(..=self.commit).next_back()?;
+        (*since >= self.unknown).then(|| self.configs.range(since..).map(|(_, config)| config))
+    }
+
+    fn new(checkpoint: &Checkpoint) -> Self {
+        let (commit, unknown) = (LogIndex(0), LogIndex(0));
+        Self { identity: checkpoint.identity.clone(), commit, configs: BTreeMap::new(), unknown }
+    }
+
+    /// A segment begins, when the log says this.
+    fn begin(&mut self, checkpoint: &Checkpoint) {
+        self.identity = checkpoint.identity.clone();
+        self.commit = self.commit.max(checkpoint.hard_state.commit);
+        self.configs.retain(|at, _| *at <= checkpoint.last_index);
+        self.start(checkpoint.start_index, checkpoint.config.clone());
+    }
+
+    fn start(&mut self, index: LogIndex, config: Configuration) {
+        self.configs.retain(|at, _| *at > index);
+        self.configs.insert(index, config);
+        self.commit = self.commit.max(index);
+    }
+
+    fn note(&mut self, record: Record) {
+        match record {
+            Record::Identity(identity) => self.identity = identity,
+            Record::HardState(hard_state) => self.commit = self.commit.max(hard_state.commit),
+            Record::Entry(Entry { index, payload, .. }) => {
+                self.configs.retain(|at, _| *at < index);
+                if let Payload::Config(config) = payload {
+                    self.configs.insert(index, config);
+                }
+            }
+            Record::Compact { index, config, .. } => self.start(index, config),
+            Record::Snapshot { index, config, .. } => {
+                self.configs.clear();
+                self.start(index, config);
+            }
+        }
     }
 }
 
