@@ -326,6 +326,10 @@ impl Setup {
             // A read for watchers takes an applier's turn: told of one revision by each, they would fall behind for good.
             setup.knobs.history_bytes_max = setup.knobs.history_bytes_max.max(2_000);
         }
+        if setup.latencies.apply >= 10 * MILLI {
+            // So does all that watchers say: one by one, they alone would keep it busy.
+            setup.knobs.apply_inputs_max = setup.knobs.apply_inputs_max.max(20);
+        }
         setup.handicaps = draw_handicaps(&setup);
         let wall_clock = |n| stream(seed, Stream::Clock, 1_000 + n).below(2 * 3_600).cast_signed() - 3_600;
         setup.wall_clocks = (0..setup.machines()).map(wall_clock).collect();

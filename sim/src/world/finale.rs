@@ -128,14 +128,14 @@ impl World {
         RECOVERY + 20 * self.setup.knobs.election + 3 * self.catching_up()
     }
 
-    /// How long it takes to send a member the whole log, where it goes entry by entry. (Two may need it, one after the other.)
+    /// How long it takes to send a member the whole log, or to apply it, where that goes entry by entry. (Two may need it, one
+    /// after the other.)
     fn catching_up(&self) -> Nanos {
         let (knobs, latencies) = (&self.setup.knobs, &self.setup.latencies);
-        if knobs.append_bytes_max >= 1_000 {
-            return 0;
-        }
-        let entry = 2 * latencies.sync + 4 * latencies.turn + 2 * MILLI;
-        self.consensus.last_committed().0 * entry / knobs.inflight_messages_max.min(16)
+        let few_sent = if knobs.append_bytes_max < 1_000 { knobs.inflight_messages_max.min(16) } else { 1_000 };
+        let sending = (2 * latencies.sync + 4 * latencies.turn + 2 * MILLI) / few_sent;
+        let applying = 2 * latencies.apply / (knobs.slices.batch_entries as u64).min(1_000);
+        self.consensus.last_committed().0 * (sending + applying)
     }
 
     pub(super) fn advance_finale(&mut self, now: Nanos) -> Verdict {
