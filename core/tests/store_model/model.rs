@@ -7,7 +7,7 @@ use quorate_core::command::{Command, Outcome};
 use quorate_core::error::Error;
 use quorate_core::request::*;
 use quorate_core::store::{Event, RevisionEvents};
-use quorate_core::{Blob, Incarnation, LeaseId, Revision, Ttl};
+use quorate_core::{Blob, LeaseId, Revision, Ttl};
 
 type Map = BTreeMap<Blob, KeyValue>;
 
