@@ -20,7 +20,7 @@
 //! | `history` | what clients were told is strictly serializable; members make every revision once, and alike | `world/actions.rs`, `world/settle.rs` |
 //! | `audit` | answers and refusals are what users, roles, quota and alarms say; hashes agree | `check/audit.rs` |
 //! | `space` | nobody says that there is no space where there is | `check/space.rs` |
-//! | `lease` | a lease lives for its time, ends when nobody renews it, and stays revoked | `check/lease.rs`, `check/reference.rs` |
+//! | `lease` | a lease lives for its time, as told, ends when nobody renews it, and stays revoked | `check/lease.rs`, `check/lease/left.rs`, `check/reference.rs` |
 //! | `watch` | watchers are told what happened: see [`watch`] for the nine promises | `check/watch.rs`, `world/clients.rs`, `world/contenders.rs`, `world/controllers.rs` |
 //! | `progress` | where nothing happens watchers that asked for it are told so | `world/controllers.rs`, `world/finale.rs` |
 //! | `lock` | whoever holds a lock or leads an election does so alone, and everyone gets a turn | `check/lock.rs`, `world/contenders.rs` |

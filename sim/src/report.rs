@@ -68,6 +68,7 @@ totals! {
         compactions "compactions",
         renewals "lease renewals",
         leases_expired "leases expired",
+        leases_asked "leases asked after",
         watch_events "watch responses",
         frames "frames",
         undecided "histories undecided",

@@ -208,7 +208,7 @@ impl World {
             consensus: Consensus::default(),
             leadership: Leadership::new(setup.knobs.election, setup.knobs.heartbeat),
             wrong_states: BTreeSet::new(),
-            leases: Leases::default(),
+            leases: Leases::new(setup.knobs.election),
             locks: Locks::default(),
             reference: regime.compared.then(|| Reference::new(regime.auto_compaction, regime.auth)),
             audit: Audit::new(regime.compared, regime.quota_bytes, regime.session_ttl),

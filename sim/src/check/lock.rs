@@ -365,7 +365,7 @@ mod tests {
 
     #[test]
     fn two_who_rightly_believe_that_they_hold_are_noticed() {
-        let mut leases = Leases::default();
+        let mut leases = Leases::new(SECOND);
         leases.promised(ONE, Ttl(2), SECOND).unwrap();
         leases.promised(TWO, Ttl(10), SECOND).unwrap();
         let hold = |lease| (lease, Revision(2), Revision(3));
@@ -389,7 +389,7 @@ mod tests {
         let (one, two) = (write(&mut kv, key_of(ONE), "1"), write(&mut kv, key_of(TWO), "2"));
         let told = |place, at| {
             let mut locks = Locks::default();
-            locks.holds(1, (ONE, place, at), &Leases::default(), SECOND).unwrap();
+            locks.holds(1, (ONE, place, at), &Leases::new(SECOND), SECOND).unwrap();
             locks.judge(&kv, std::iter::empty())
         };
         assert_eq!(told(one, two), Ok(()));

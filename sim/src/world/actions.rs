@@ -14,9 +14,10 @@ use quorate_node::status::Status;
 use super::World;
 use super::event::{Event, link};
 use crate::call::CallError;
+use crate::check::lease::Asker;
 use crate::check::{Verdict, Violation};
 use crate::heap::{Nanos, tail};
-use crate::member::{CallId, Handed};
+use crate::member::{CallId, Handed, Process};
 use crate::trace::Kind;
 
 impl World {
@@ -107,6 +108,7 @@ impl World {
 
     /// A member answers a client; if its state is wrong, nobody hears it.
     pub(super) fn answer(&mut self, now: Nanos, member: usize, call: CallId, answer: Result<Bytes, Status>) -> Verdict {
+        self.leases.replied(now, member, &Asker::of(call));
         if self.is_wrong(member) {
             self.check_silence(now, member, answer.is_ok())?;
             self.reply(now, call, Err(CallError::Broken));
@@ -127,6 +129,9 @@ impl World {
         match input {
             replica::Input::Applied { applied, .. } => {
                 self.trace.event(now, Kind::Backend, member, applied.hash, &[], || format!("state {}", applied.index));
+                let status = self.machines[member].process.as_ref().map(Process::status);
+                let term = status.filter(|status| status.role == Role::Leader).map(|status| status.term);
+                self.leases.applied(member, term, &applied);
                 if self.is_harmed(member, &applied) {
                     return Ok(());
                 }

@@ -144,6 +144,9 @@ impl World {
         let text = if self.trace.logs() { format!("asks {member} {subject:?}") } else { String::new() };
         self.trace.event(now, Kind::Client, number, rpc as u64, &bytes, || text);
         let call = CallId { client: number, call: client.caller.asked(subject.clone(), now) };
+        if let Subject::TimeToLive(id) = subject {
+            self.leases.asks_what_is_left(call, id, now, self.newest);
+        }
         self.audit.sent(now, number, call.call, &subject, token.as_ref());
         let shows = Shows::of(token.as_ref(), self.badges.get(number));
         self.note_call(now, call, member, (rpc, &bytes), shows, patience);
@@ -216,7 +219,15 @@ impl World {
                     }
                 }
             }
-            Subject::TimeToLive(_) => {}
+            Subject::TimeToLive(_) => match answer {
+                Ok(bytes) => {
+                    let reply = wire::message(bytes);
+                    let revision = self.leases.told_what_is_left(call, now, &reply)?;
+                    self.newest = self.newest.max(revision);
+                    self.history.saw(now, Sighting::Revision(revision));
+                }
+                Err(_) => self.leases.not_told(call),
+            },
         }
         let members = self.members();
         let client = &mut self.clients[call.client];
@@ -236,8 +247,10 @@ impl World {
         }
         self.trace.event(now, Kind::Client, call.client, call.call, &[], || format!("{call:?} gives up"));
         self.tell(now, || Happened::Ended { client: call.client, call: call.call, text: "gives up".into() });
-        if let Subject::Op(id, op) = pending.subject {
-            self.record(now, id, &op, None)?;
+        match pending.subject {
+            Subject::Op(id, op) => drop(self.record(now, id, &op, None)?),
+            Subject::TimeToLive(_) => self.leases.not_told(call),
+            Subject::KeepAlive(_) | Subject::Chore(_) => {}
         }
         let client = &mut self.clients[call.client];
         client.move_on(&members);

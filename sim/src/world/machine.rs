@@ -220,6 +220,7 @@ impl World {
         self.totals.starts += 1;
         self.audit.started(member);
         self.leadership.started(member);
+        self.leases.started(now, member);
         if let Some(reference) = &self.reference {
             self.space.started(member, reference.last());
         }
@@ -292,6 +293,7 @@ impl World {
         let Some(process) = &mut machine.process else { return Ok(()) };
         let local = machine.clock.read(now);
         process.turn(local, &mut self.actions);
+        self.leases.turned(now, member);
         // What it has made durable it may have told already.
         self.membership.turned(process.replica().raft())?;
         self.trace.event(now, Kind::Output, member, local.0, &[], || format!("turn at {}", local.0));

@@ -116,6 +116,7 @@ impl World {
         for watcher in self.watchers.iter_mut().flat_map(|client| &mut client.watchers) {
             self.totals.watch_events += check::watch::judge(watcher, truth)?;
         }
+        self.totals.leases_asked += self.leases.judge_keys(truth.kv)?;
         self.judge_caches(truth)?;
         if self.setup.contest.is_some() { self.locks.follow(&witness.kv) } else { Ok(()) }
     }
@@ -129,7 +130,11 @@ impl World {
         let Horizon { index, floor, .. } = self.settled.horizon;
         let awaited = self.watchers.iter().flat_map(|client| &client.watchers).filter(|watcher| !watcher.finished);
         let cached = self.controllers.iter().filter_map(Controller::oldest);
-        let oldest = awaited.filter_map(|watcher| watcher.next).chain(cached).fold(floor, Revision::min);
+        let oldest = awaited
+            .filter_map(|watcher| watcher.next)
+            .chain(cached)
+            .chain(self.leases.awaited())
+            .fold(floor, Revision::min);
         let lost = self.decided_before(index).saturating_sub(GIVEN_UP);
         let is_over = |lease, before| self.leases.is_over(lease, before);
         let past = Past { oldest, lost, is_over: &is_over };

@@ -1,19 +1,22 @@
 //! What moves between members, and between clients and members: frames, requests, the second halves of calls.
 
 use bytes::Bytes;
-use quorate_core::NodeId;
+use quorate_api::etcdserverpb as pb;
 use quorate_core::format::codec;
-use quorate_core::replica::PeerMessage;
+use quorate_core::replica::{LeaderQuestion, PeerMessage};
+use quorate_core::{LeaseId, NodeId};
 
 use super::World;
 use super::event::{Event, link};
 use crate::call::{CallError, Rpc};
 use crate::check::Verdict;
+use crate::check::lease::Asker;
 use crate::chronicle::Happened;
 use crate::heap::Nanos;
 use crate::member::{CallId, Due};
 use crate::network::Lane;
 use crate::trace::Kind;
+use crate::wire;
 use crate::workload::Token;
 
 impl World {
@@ -35,6 +38,11 @@ impl World {
         let text = if logs { describe(&bytes) } else { String::new() };
         self.trace.event(now, Kind::Input, to, from as u64, &bytes, || format!("<- {from} {text}"));
         if let Some(process) = &mut self.machines[to].process {
+            if let Some((PeerMessage::Lease { ask: LeaderQuestion::KeepAlive(id), .. }, asker)) =
+                renewal(sender, &bytes)
+            {
+                self.leases.asked(to, asker, id);
+            }
             process.receive(sender, bytes);
             self.leadership.heard(now, to, sender);
             self.rouse(now, to);
@@ -43,6 +51,9 @@ impl World {
 
     /// Sends a frame to the machine on which `receiver` runs. To one that runs nowhere nothing is sent.
     pub(super) fn send(&mut self, now: Nanos, from: usize, receiver: NodeId, bytes: Bytes, bulk: bool) {
+        if let Some((PeerMessage::LeaseReply { .. }, asker)) = renewal(receiver, &bytes) {
+            self.leases.replied(now, from, &asker);
+        }
         let (Some(sender), Some(to)) = (self.machines[from].id, self.machine_of(receiver)) else { return };
         let lane = if bulk { Lane::Snapshot } else { Lane::Frames };
         let sent = self.network.send(now, from, to, lane, bytes.len());
@@ -99,6 +110,10 @@ impl World {
         match &mut self.machines[member].process {
             None => self.reply(now, call, Err(CallError::Refused)),
             Some(process) => {
+                if rpc == Rpc::LeaseKeepAlive {
+                    let request: pb::LeaseKeepAliveRequest = wire::message(bytes.clone());
+                    self.leases.asked(member, Asker::of(call), LeaseId(request.id));
+                }
                 process.set_wall_clock(wall);
                 process.call(local, call, rpc, token, bytes, &mut self.actions);
                 self.carry_out(now, member)?;
@@ -108,6 +123,21 @@ impl World {
         Ok(())
     }
 }
+
+/// The message of a frame that is about a lease, and who asks: the other member.
+fn renewal(other: NodeId, bytes: &Bytes) -> Option<(PeerMessage, Asker)> {
+    // Few are: most frames are told by their first byte.
+    let message = bytes.get(1).filter(|kind| LEASES.contains(kind)).and_then(|_| codec::decode(bytes.clone()).ok())?;
+    match message {
+        PeerMessage::Lease { question, session, .. } | PeerMessage::LeaseReply { question, session, .. } => {
+            Some((message, Asker::Member { id: other, session, question }))
+        }
+        _ => None,
+    }
+}
+
+/// How [`PeerMessage::Lease`] and [`PeerMessage::LeaseReply`] begin, behind the version.
+const LEASES: [u8; 2] = [4, 5];
 
 /// A frame in words, for logs.
 fn describe(bytes: &Bytes) -> String {
@@ -128,5 +158,28 @@ fn describe(bytes: &Bytes) -> String {
             text
         }
         Err(error) => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_core::Incarnation;
+
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_a_lease_is_recognised() {
+        let (question, session) = (7, Incarnation(8));
+        let asker = Asker::Member { id: NodeId(1), session, question };
+        let ask = LeaderQuestion::KeepAlive(LeaseId(9));
+        let other = PeerMessage::ReadIndex { read: 4, session };
+        let (asks, replies) = (
+            PeerMessage::Lease { question, session, ask },
+            PeerMessage::LeaseReply { question, session, answer: None },
+        );
+        let seen = |message| renewal(NodeId(1), &codec::encode(message).0);
+        assert_eq!(seen(&asks), Some((asks.clone(), asker)));
+        assert_eq!(seen(&replies), Some((replies.clone(), asker)));
+        assert_eq!(seen(&other), None);
     }
 }
