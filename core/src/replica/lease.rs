@@ -157,6 +157,7 @@ impl Replica {
         match answer {
             LeaderAnswer::KeptAlive(ttl) => self.respond(id, Ok(Response::KeptAlive(ttl)), out),
             LeaderAnswer::TimeToLive { left, index } => {
+                let index = if mutant::is_on(Mutant::K14) { LogIndex(0) } else { index };
                 self.leases.late.entry(index).or_default().push((id, Response::TimeToLive(left)));
                 self.answer_late(out);
             }

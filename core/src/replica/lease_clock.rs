@@ -183,13 +183,18 @@ impl LeaseClock {
     /// The TTL as granted; `None` if there is no such lease.
     #[must_use]
     pub fn granted(&self, id: LeaseId) -> Option<Ttl> {
-        self.leases.get(&id).map(|held| held.ttl)
+        self.leases
+            .get(&id)
+            .map(|held| if mutant::is_on(Mutant::K15) { held.remaining.unwrap_or(held.ttl) } else { held.ttl })
     }
 
     /// Whole seconds left, rounded down; 0 once expired. `None` if there is no such lease or this member does not lead.
     #[must_use]
     pub fn remaining(&self, now: Instant, id: LeaseId) -> Option<Ttl> {
         let held = self.leases.get(&id).filter(|_| self.leading)?;
+        if mutant::is_on(Mutant::K13) && held.expiry > now {
+            return Some(held.remaining.unwrap_or(held.ttl));
+        }
         Some(Ttl(i64::try_from(held.expiry.since(now).as_secs()).unwrap_or(i64::MAX)))
     }
 
