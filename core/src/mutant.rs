@@ -74,6 +74,7 @@ mutants! {
     R32 "a read round asked again keeps its name",
     R33 "reads that wait for a round are answered when the leader steps down",
     R34 "a leader answers reads without a round",
+    R35 "a read is answered as soon as it is confirmed, whatever is applied by then",
     R36 "a leader answers reads without a round while it heard a quorum lately",
     R37 "whoever was removed is heard as before, and not told",
     R39 "what a log no longer has, or does not have yet, has term 0 and agrees with itself",

@@ -204,7 +204,7 @@ impl Replica {
     /// Serves every confirmed read whose index is applied.
     pub(super) fn readable(&mut self, out: &mut Vec<Output>) {
         while let Some(first) = self.reads.confirmed.first_entry() {
-            if *first.key() > self.applied {
+            if *first.key() > self.applied && !mutant::is_on(Mutant::R35) {
                 reach!(ReadWaitsForApply);
                 return;
             }
