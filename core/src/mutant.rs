@@ -3,9 +3,9 @@
 //! Without the cargo feature `mutants` none of this exists: [`is_on`] is a constant `false`. With it, one mutant at a
 //! time is chosen by name while the program runs (`plant`). A server does not compile with it: see `node/src/lib.rs`.
 //! Each is a mechanism that once shipped somewhere (its rows: Raft R, log P, apply A, watch W, lease K, users U; L: what
-//! locks are made of; Q: quotas, alarms and what compacts by itself; F: feature levels; H: state hashes; J: checkers),
-//! planted as the smallest change of ours that has it.
-//! Workloads, faults and oracles know nothing of them.
+//! locks are made of; Q: quotas, alarms and what compacts by itself; F: feature levels; H: state hashes), planted as the
+//! smallest change of ours that has it. Workloads, faults and oracles know nothing of them. Others are a blindness of those
+//! who check (J: quorate-jepsen; O: the simulator's oracles), planted beside one of these (`blind`).
 //!
 //! A new one is a line in the list below, and `mutant::is_on(Mutant::X)` where it does its harm.
 
@@ -31,11 +31,19 @@ macro_rules! mutants {
                 match self { $(Self::$name => stringify!($name),)* }
             }
 
-            /// Whether it is a mistake in a checker: the checkers' own tests have to notice it, which
-            /// `cargo test -p quorate-jepsen --features mutants --test mutants` looks at.
+            /// Whether it is a mistake in a checker: see [`Mutant::looked_at`].
             #[must_use]
             pub fn is_in_checker(self) -> bool {
-                self.name().starts_with('J')
+                self.name().starts_with(['J', 'O'])
+            }
+
+            /// The tests that show that a mistake in a checker is noticed.
+            #[must_use]
+            pub fn looked_at(self) -> &'static str {
+                match self.name().starts_with('J') {
+                    true => "cargo test -p quorate-jepsen --features mutants --test mutants",
+                    false => "cargo test --release -p quorate-sim --features mutants --lib --test blindness",
+                }
             }
 
             /// What it does wrong.
@@ -161,6 +169,37 @@ mutants! {
     J14 "an answer that fits nowhere is taken for one that changes nothing",
     J15 "a state that was reached once is not reached again by other calls",
     J16 "a put in a txn may attach its key to a lease that is gone, in the model",
+    O01 "a term may have two leaders",
+    O02 "what is committed may be committed once more, and otherwise",
+    O03 "a leader's log may lack what was committed before",
+    O04 "a leader may take a follower for having more than is durable there",
+    O05 "members may differ in the state after an entry",
+    O06 "a member may leave entries out",
+    O07 "a leader may commit what too few have",
+    O08 "members may record the membership as they like",
+    O09 "a learner may stand for election",
+    O10 "the voters may change without a joint configuration",
+    O11 "a leader may go on that hears no quorum",
+    O12 "the level may be raised beyond what members understand",
+    O13 "a lease may end early",
+    O14 "as much may be left of a lease as anybody says",
+    O15 "a lease may be said to have any keys",
+    O16 "a lease may live for ever",
+    O17 "a write may be done behind anybody's fence",
+    O18 "whoever holds need not have been the first in the queue",
+    O19 "what watchers were told is not compared",
+    O20 "a watcher need not be told the end",
+    O21 "a cache may miss what a revision did",
+    O22 "a list, and what a cache has, may be anything",
+    O23 "a member may say at any time that there is no space",
+    O24 "whoever is answered may be",
+    O25 "whoever is refused had to be",
+    O26 "members may hash the same history to different numbers",
+    O27 "commands may be answered as members like",
+    O28 "compaction by itself may leave as little as it likes",
+    O29 "members may show other alarms, users and revisions than the log says",
+    O30 "of what is numbered, the oldest is taken for the newest",
+    O31 "a frame that cannot be decoded is passed over",
     Q01 "a put in a nested txn is no put to the alarm",
     Q02 "a put beyond the quota is refused and done all the same",
     Q03 "alarms are forgotten by a restart",
@@ -179,11 +218,20 @@ pub fn plant(mutant: Option<Mutant>) {
     PLANTED.store(mutant.map_or(u16::MAX, |mutant| mutant as u16), core::sync::atomic::Ordering::SeqCst);
 }
 
+/// Makes a checker of this whole process blind, or lets it see again: whatever is planted beside that.
+#[cfg(feature = "mutants")]
+pub fn blind(mutant: Option<Mutant>) {
+    BLINDED.store(mutant.map_or(u16::MAX, |mutant| mutant as u16), core::sync::atomic::Ordering::SeqCst);
+}
+
+#[cfg(feature = "mutants")]
+static BLINDED: core::sync::atomic::AtomicU16 = core::sync::atomic::AtomicU16::new(u16::MAX);
+
 /// Whether `mutant` is planted.
 #[cfg(feature = "mutants")]
 #[must_use]
 pub fn is_on(mutant: Mutant) -> bool {
-    PLANTED.load(core::sync::atomic::Ordering::Relaxed) == mutant as u16
+    [&PLANTED, &BLINDED].iter().any(|it| it.load(core::sync::atomic::Ordering::Relaxed) == mutant as u16)
 }
 
 /// Whether `mutant` is planted: never in this build.

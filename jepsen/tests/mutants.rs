@@ -46,7 +46,7 @@ fn every_mistake_in_a_checker_is_noticed() {
         return;
     }
     let mut unnoticed = Vec::new();
-    for mistake in Mutant::ALL.iter().filter(|mutant| mutant.is_in_checker()) {
+    for mistake in Mutant::ALL.iter().filter(|mutant| mutant.name().starts_with('J')) {
         let home = HOMES.iter().find(|(_, mistakes)| mistakes.contains(mistake)).expect("every mistake has a home").0;
         let run = Command::new(env::current_exe().expect("this program"))
             .args(["--test-threads=1", "a_mistake", home])

@@ -36,6 +36,8 @@
 use std::fmt;
 
 pub mod audit;
+#[cfg(all(test, feature = "mutants"))]
+mod blindness;
 pub mod cache;
 pub mod consensus;
 pub mod leadership;

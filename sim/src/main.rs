@@ -194,9 +194,9 @@ fn run_command(command: &Command, out: &mut impl Write) -> anyhow::Result<bool> 
     let mut chosen = names.iter().map(|name| find(name)).collect::<anyhow::Result<Vec<Mutant>>>()?;
     if let Some(mutant) = chosen.iter().find(|mutant| mutant.is_in_checker()) {
         anyhow::bail!(
-            "{} is a mistake in a checker, which no seed can show: `cargo test -p quorate-jepsen --features mutants --test \
-             mutants` names the tests that notice",
-            mutant.name()
+            "{} is a mistake in a checker, which no seed can show: `{}` names what notices",
+            mutant.name(),
+            mutant.looked_at()
         );
     }
     if chosen.is_empty() {

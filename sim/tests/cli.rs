@@ -173,6 +173,10 @@ fn a_mistake_in_a_checker_is_no_seeds_business() {
         &["mutants", "W12", "j01"],
         "J01 is a mistake in a checker, which no seed can show: `cargo test -p quorate-jepsen",
     );
+    refused(
+        &["mutants", "O01"],
+        "O01 is a mistake in a checker, which no seed can show: `cargo test --release -p quorate-sim",
+    );
 }
 
 #[test]

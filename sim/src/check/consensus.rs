@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 
 use quorate_core::entry::Entry;
+use quorate_core::mutant::{self, Mutant};
 use quorate_core::raft::{Matched, Raft, Role, Status};
 use quorate_core::store::Applied;
 use quorate_core::{LogIndex, NodeId, Term};
@@ -81,7 +82,7 @@ impl Consensus {
             return Ok(());
         }
         let (first, whom) = *self.leaders.entry(status.term).or_insert((member, id));
-        if whom == id {
+        if whom == id || mutant::is_on(Mutant::O01) {
             return Ok(());
         }
         Err(Violation::new("leader", format!("members {first} and {member} both lead term {}", status.term)))
@@ -119,14 +120,14 @@ impl Consensus {
     pub fn committed(&mut self, member: usize, by: Term, entries: &[Entry]) -> Verdict {
         for entry in entries {
             let expected = self.next.entry(member).or_insert(LogIndex(1));
-            if entry.index != *expected {
+            if entry.index != *expected && !mutant::is_on(Mutant::O06) {
                 let text = format!("member {member} applies index {} where {expected} was due", entry.index);
                 return Err(Violation::new("apply", text));
             }
             *expected = entry.index.next();
             let digest = digest(entry);
             match self.committed.get(entry.index.0) {
-                Some(known) if (known.term, known.digest) != (entry.term, digest) => {
+                Some(known) if (known.term, known.digest) != (entry.term, digest) && !mutant::is_on(Mutant::O02) => {
                     let text = format!(
                         "index {}: member {} committed an entry of term {}, member {member} another of term {}",
                         entry.index, known.member, known.term, entry.term
@@ -163,7 +164,7 @@ impl Consensus {
             if let Some((last, known)) = self.committed.rfind(|committed| committed.by < term) {
                 let index = LogIndex(last);
                 let held = raft.entry(index).map(|entry| entry.term);
-                if index > raft.start() && held != Some(known.term) {
+                if index > raft.start() && held != Some(known.term) && !mutant::is_on(Mutant::O03) {
                     let text = format!(
                         "member {member} leads term {term} with {held:?} at index {index}, where an entry of term {} was \
                          committed by member {} in term {}",
@@ -183,6 +184,7 @@ impl Consensus {
             }
             let Some(other) = all.iter().flatten().find(|raft| raft.identity().member == follower) else { continue };
             let comparable = other.identity().incarnation == life && other.status().term == term;
+            let comparable = comparable && !mutant::is_on(Mutant::O04);
             // What lies before a snapshot that is not durable yet still is on disk.
             if comparable && other.durable() >= other.start() && other.durable() < index {
                 let text = format!(
@@ -234,7 +236,7 @@ impl Consensus {
             return Err(Violation::new("committed", text));
         }
         let (other, first) = *self.states.entry(index).or_insert((hash, member));
-        if other == hash {
+        if other == hash || mutant::is_on(Mutant::O05) {
             return Ok(());
         }
         let text =

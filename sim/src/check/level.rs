@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use quorate_core::command::{Command, Envelope};
 use quorate_core::entry::{Entry, Payload};
 use quorate_core::format::codec;
+use quorate_core::mutant::{self, Mutant};
 use quorate_core::{FeatureLevel, LogIndex, NodeId};
 
 use super::{Verdict, Violation};
@@ -81,7 +82,7 @@ impl Level {
         }
         for id in &self.members {
             let understood = self.understood.get(id).copied();
-            if understood.is_none_or(|understood| understood < level) {
+            if understood.is_none_or(|understood| understood < level) && !mutant::is_on(Mutant::O12) {
                 return wrong(format!("{id} understands {understood:?}"));
             }
         }

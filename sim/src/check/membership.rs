@@ -11,6 +11,7 @@ use quorate_api::etcdserverpb as pb;
 use quorate_core::command::{Command, Envelope, Origin};
 use quorate_core::entry::{Configuration, Entry, Payload};
 use quorate_core::format::codec;
+use quorate_core::mutant::{self, Mutant};
 use quorate_core::raft::{Raft, Role, Status};
 use quorate_core::request::{Member, MemberChange};
 use quorate_core::store::Members;
@@ -273,7 +274,7 @@ impl Membership {
         let config = &status.config;
         for voters in [&config.voters, &config.outgoing].into_iter().filter(|voters| !voters.is_empty()) {
             let holds = voters.iter().filter(|(id, life)| self.durable_at(**id, **life) >= status.commit).count();
-            if holds <= voters.len() / 2 {
+            if holds <= voters.len() / 2 && !mutant::is_on(Mutant::O07) {
                 let text = format!("{id} committed {} with {holds} copies, in term {} of {config}", now.1, now.0);
                 return Err(Violation::new("quorum", text));
             }
@@ -301,7 +302,7 @@ impl Membership {
         }
         let config = &status.config;
         let is_voter = config.voters.contains_key(&id) || config.outgoing.contains_key(&id);
-        if config.learners.contains_key(&id) && !is_voter {
+        if config.learners.contains_key(&id) && !is_voter && !mutant::is_on(Mutant::O09) {
             let text = format!("{id} is {:?} in term {}, and is a learner in {config}", status.role, status.term);
             return Err(Violation::new("membership", text));
         }
@@ -351,7 +352,7 @@ impl Membership {
     pub fn published(&self, machine: usize, applied: LogIndex, members: &Members) -> Verdict {
         let (index, expected) =
             self.versions.iter().rev().find(|(index, _)| *index <= applied).expect("version 0 is at index 0");
-        if self.is_guarded || members.iter().eq(expected.values()) {
+        if self.is_guarded || members.iter().eq(expected.values()) || mutant::is_on(Mutant::O08) {
             return Ok(());
         }
         let published: Vec<_> = members.iter().collect();
@@ -415,7 +416,7 @@ fn misstep(last: &Configuration, next: &Configuration) -> Option<&'static str> {
         after.iter().filter(|(id, life)| before.get(id).is_some_and(|old| old != *life)).count()
     };
     if next.outgoing.is_empty() {
-        if !next.voters.keys().eq(last.voters.keys()) {
+        if !next.voters.keys().eq(last.voters.keys()) && !mutant::is_on(Mutant::O10) {
             return Some("voters change by a joint configuration");
         }
         let lives = renamed(&last.voters, &next.voters);
@@ -433,6 +434,8 @@ fn misstep(last: &Configuration, next: &Configuration) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use quorate_core::entry::Standing;
+
     use super::*;
 
     fn lives(ids: &[u64]) -> BTreeMap<NodeId, Incarnation> {
@@ -485,6 +488,34 @@ mod tests {
         committed(config(&[1, 2], &[1, 2, 3], &[])).unwrap();
         assert_eq!(committed(config(&[1, 3], &[1, 2, 3], &[])).unwrap_err().oracle, "membership");
         assert!(committed(config(&[1, 2, 3, 4, 5], &[1, 2], &[])).is_err());
+    }
+
+    #[test]
+    fn a_member_records_what_the_log_says() {
+        let mut membership = Membership::new(None);
+        membership.published(0, LogIndex(9), &Members::default()).unwrap();
+        let (id, name, peer_urls) = (NodeId(1), String::new(), vec![]);
+        let member = Member { id, name, peer_urls, client_urls: vec![], is_learner: false };
+        membership.versions.push((LogIndex(2), [(id, member)].into()));
+        membership.published(0, LogIndex(1), &Members::default()).unwrap();
+        assert!(membership.published(0, LogIndex(2), &Members::default()).is_err());
+    }
+
+    #[test]
+    fn whoever_learns_does_not_stand_for_election() {
+        let status = |id, role| Status {
+            term: Term(2),
+            role,
+            leader: None,
+            standing: Standing::Trusted,
+            commit: LogIndex(9),
+            last: LogIndex(9),
+            config: config(&[1, 2, 3], &[], &[id]),
+        };
+        let mut membership = Membership::new(None);
+        membership.campaigned(0, NodeId(4), &status(4, Role::Follower)).unwrap();
+        membership.campaigned(0, NodeId(3), &status(4, Role::Candidate)).unwrap();
+        assert!(membership.campaigned(0, NodeId(4), &status(4, Role::Candidate)).is_err());
     }
 
     #[test]

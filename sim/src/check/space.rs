@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use quorate_core::error::Error;
+use quorate_core::mutant::{self, Mutant};
 use quorate_core::request::{Alarm, AlarmKind};
 use quorate_core::{LogIndex, NodeId};
 use quorate_node::status::Status;
@@ -95,7 +96,7 @@ impl Space {
     /// # Errors
     /// There was.
     pub fn raised(&mut self, reference: &Reference, member: usize, id: NodeId, at: LogIndex) -> Verdict {
-        let Some(quota) = self.quota else { return Ok(()) };
+        let Some(quota) = self.quota.filter(|_| !mutant::is_on(Mutant::O23)) else { return Ok(()) };
         let alarm = Alarm { kind: AlarmKind::NoSpace, member: id };
         let is_reason = |request: &Request| {
             let through = request.until.min(LogIndex(at.0 - 1));

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use quorate_core::mutant::{self, Mutant};
+
 /// Values by numbers that rise by one.
 #[derive(Clone, Debug)]
 pub struct Track<T> {
@@ -60,7 +62,10 @@ impl<T> Track<T> {
     /// The newest value for which `test` holds, and its number.
     #[must_use]
     pub fn rfind(&self, test: impl Fn(&T) -> bool) -> Option<(u64, &T)> {
-        let at = self.values.iter().rposition(test)?;
+        let at = match mutant::is_on(Mutant::O30) {
+            true => self.values.iter().position(test)?,
+            false => self.values.iter().rposition(test)?,
+        };
         Some((self.first + at as u64, &self.values[at]))
     }
 

@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 
 use quorate_api::mvccpb;
 use quorate_core::Revision;
+use quorate_core::mutant::{self, Mutant};
 use quorate_jepsen::watch::{self, Truth};
 
 use super::{Verdict, Violation};
@@ -51,6 +52,9 @@ pub fn judge(watcher: &mut Watcher, truth: Truth<'_>) -> Result<u64, Violation> 
             recent.pop_front();
         }
         recent.push_back(brief(told));
+        if mutant::is_on(Mutant::O19) {
+            continue;
+        }
         verdict.map_err(|violation| {
             let recent: Vec<&str> = recent.iter().map(String::as_str).collect();
             Violation::new("watch", format!("{}\n  before: {}", violation.text, recent.join("; ")))
@@ -64,7 +68,7 @@ pub fn judge(watcher: &mut Watcher, truth: Truth<'_>) -> Result<u64, Violation> 
 /// # Errors
 /// What is missing.
 pub fn must_have(watcher: &Watcher, truth: Truth<'_>, last: Revision) -> Verdict {
-    let checker = watcher.judged.watcher.as_ref().filter(|_| !watcher.finished);
+    let checker = watcher.judged.watcher.as_ref().filter(|_| !watcher.finished && !mutant::is_on(Mutant::O20));
     let verdict = checker.map_or(Ok(()), |checker| checker.must_have(truth, last));
     verdict.map_err(|violation| Violation::new("watch", violation.text))
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use quorate_core::Revision;
 use quorate_core::entry::Standing;
+use quorate_core::mutant::{self, Mutant};
 use quorate_core::raft::Role;
 use quorate_core::replica;
 use quorate_core::request::KeyValue;
@@ -40,7 +41,7 @@ impl World {
             }
         }
         self.see_fence(now, member, &mut actions)?;
-        if std::mem::take(&mut actions.malformed) > 0 {
+        if std::mem::take(&mut actions.malformed) > 0 && !mutant::is_on(Mutant::O31) {
             return Err(Violation::new("codec", format!("member {member} got a frame it cannot decode")));
         }
         for handed in actions.handed.drain(..) {
@@ -210,4 +211,21 @@ impl World {
 /// What a revision changed, without what compaction may have taken from what was before.
 fn essence(change: &RevisionEvents) -> (Revision, Vec<(&KeyValue, bool, u32)>) {
     (change.revision, change.events.iter().map(|event| (&event.kv, event.deleted, event.sub)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::report::Keep;
+    use crate::swarm::Setup;
+
+    #[test]
+    fn a_frame_that_cannot_be_decoded_is_noticed() {
+        let mut world = World::new(Arc::new(Setup::draw(1)), Keep::default());
+        assert_eq!(world.carry_out(0, 0), Ok(()));
+        world.actions.malformed = 1;
+        assert_eq!(world.carry_out(0, 0).unwrap_err().oracle, "codec");
+    }
 }
