@@ -137,6 +137,7 @@ mutants! {
     K13 "what is left of a lease is what was left when its clock began",
     K14 "a member tells of a lease before it has applied what the leader has",
     K15 "a lease that was taken over in part was granted for that part",
+    K16 "the last key of a lease is not told",
     L01 "a deleted key still has the revision at which it was created, to compares",
     L02 "bounds on when keys were created look at when they were written",
     L03 "a lease that runs out leaves its keys behind",

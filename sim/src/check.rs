@@ -1,7 +1,7 @@
 //! Oracles: what must hold whatever happens, one file per promise of the whole cluster.
 //!
-//! A file here judges what it is shown; what only the world sees happen, or fail to, is judged there. All that a
-//! [`Violation`] can name:
+//! A file here judges what it is shown; what only the world sees happen, or fail to, is judged there. Blindness is
+//! planted in each and has to be noticed: `check/blindness.rs`, `tests/blindness.rs`. All that a [`Violation`] can name:
 //!
 //! | oracle | what it promises | noticed in |
 //! |---|---|---|

@@ -10,7 +10,7 @@ use quorate_sim::swarm::Setup;
 const SEEDS_MAX: u64 = 400;
 
 /// A blindness, a mistake that the oracle notices, and a seed of so many seconds in which no other one does.
-const SHOWN: [(Mutant, Mutant, u64, u64); 17] = [
+const SHOWN: [(Mutant, Mutant, u64, u64); 18] = [
     (Mutant::O01, Mutant::R25, 10, 0),
     (Mutant::O03, Mutant::R44, 10, 6),
     (Mutant::O04, Mutant::R43, 10, 8),
@@ -18,6 +18,7 @@ const SHOWN: [(Mutant, Mutant, u64, u64); 17] = [
     (Mutant::O11, Mutant::R26, 10, 0),
     (Mutant::O13, Mutant::K12, 10, 11),
     (Mutant::O14, Mutant::K13, 10, 0),
+    (Mutant::O15, Mutant::K16, 10, 0),
     (Mutant::O16, Mutant::K03, 10, 7),
     (Mutant::O19, Mutant::W11, 10, 0),
     (Mutant::O23, Mutant::Q06, 20, 36),

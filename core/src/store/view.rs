@@ -8,6 +8,7 @@ use super::txn::{Done, execute};
 use super::values::Values;
 use super::{LeaseRecord, Members, View};
 use crate::error::Error;
+use crate::mutant::{self, Mutant};
 use crate::request::{RangeRequest, RangeResult, RequestOp, ResponseOp, TxnRequest, TxnResult};
 use crate::rows::Rows;
 use crate::{FeatureLevel, LeaseId, Revision};
@@ -69,7 +70,11 @@ impl View {
     #[must_use]
     pub fn lease(&self, id: LeaseId) -> Option<(LeaseRecord, Vec<crate::Blob>)> {
         let record = self.leases.get(id)?.clone();
-        Some((record, self.leases.keys(id)))
+        let mut keys = self.leases.keys(id);
+        if mutant::is_on(Mutant::K16) {
+            keys.pop();
+        }
+        Some((record, keys))
     }
 
     /// All leases' IDs, ascending. (etcd: LeaseLeases)
