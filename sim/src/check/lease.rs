@@ -30,7 +30,7 @@ struct Life {
     granted: BTreeSet<Ttl>,
     /// When the member knew that was first to know of that.
     since: Option<Nanos>,
-    /// It has run out then by any leader's clock, whatever that was told so far; unless it has taken over since.
+    /// By any leader's clock it has run out then, whatever leaders were asked so far; unless one takes over.
     latest: Nanos,
 }
 
