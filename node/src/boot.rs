@@ -213,6 +213,43 @@ pub fn check_applied(recovered: &Recovered, applied: LogIndex) -> Result<(), Dam
     Ok(())
 }
 
+/// Whether an applied state that cannot be used may be moved aside: the log goes back to its beginning, or the others can
+/// restore what is lost.
+#[must_use]
+pub fn may_lose_state(told: &Told, recovered: &Recovered) -> bool {
+    let can_do_without = || if counts(recovered) { is_restorable(recovered) } else { can_forget(told, recovered) };
+    recovered.start_index == LogIndex(0) || can_do_without()
+}
+
+/// Others may need what the log promises. They say themselves when they can do without.
+fn counts(recovered: &Recovered) -> bool {
+    recovered.identity.standing == Standing::Trusted
+}
+
+/// How a member goes on from its log and its applied state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Course {
+    /// With both.
+    Whole,
+    /// With its log alone: that is sound, and somebody may need what it promised. The state ends before the log begins.
+    Bare(Damage),
+    /// With neither: entries are lost, or nobody needs what there is. See [`forget`].
+    Anew(Damage),
+}
+
+/// How a member goes on whose applied state has got to index `applied`.
+///
+/// # Errors
+/// The two do not meet, and nobody can restore what is missing.
+pub fn course(told: &Told, recovered: &Recovered, applied: LogIndex) -> Result<Course, Damage> {
+    let Err(missing) = check_applied(recovered, applied) else { return Ok(Course::Whole) };
+    let is_log_sound = applied < recovered.start_index;
+    if is_log_sound && counts(recovered) && is_restorable(recovered) {
+        return Ok(Course::Bare(missing));
+    }
+    if can_forget(told, recovered) { Ok(Course::Anew(missing)) } else { Err(missing) }
+}
+
 /// Moves the log aside and begins as an amnesiac: for a log that is damaged, or whose applied state is lost. If a crash cuts
 /// it short, the next [`boot`] finds either the log as it was or an amnesiac's: never nothing, or a part.
 ///
