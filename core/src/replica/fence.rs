@@ -62,6 +62,8 @@ pub(super) struct Fence {
     is_corrupt_known: bool,
     /// Those who said so of theirs, and of which life.
     damaged: BTreeMap<NodeId, Incarnation>,
+    /// How often leadership was given away.
+    turn: usize,
     /// The last point that was named.
     compared: LogIndex,
     /// Everyone has told its hash there.
@@ -87,6 +89,7 @@ impl Fence {
             report: now,
             is_corrupt_known: false,
             damaged: BTreeMap::new(),
+            turn: 0,
             compared,
             is_complete,
             compare: now,
@@ -277,7 +280,10 @@ impl Replica {
                     Duty::EndLife(alarm) => self.end_life(alarm, out),
                     Duty::Propose(command) if self.leads() => _ = self.propose_here(command, out),
                     Duty::Propose(command) => self.proposals.offer(command),
-                    Duty::StepDown | Duty::Stop => self.consensus(raft::Input::Transfer { to: self.heir() }, out),
+                    Duty::StepDown | Duty::Stop => {
+                        self.fence.turn = self.fence.turn.wrapping_add(1);
+                        self.consensus(raft::Input::Transfer { to: self.heir() }, out);
+                    }
                 }
             }
             _ => {}
@@ -336,13 +342,12 @@ impl Replica {
     }
 
     /// Who is to lead instead; `None`: whoever has most. Two members that are damaged would give way to each other for ever,
-    /// so the others have their turn, a second each.
+    /// so the others have their turn, one after the other: some of them may not be able to lead.
     fn heir(&self) -> Option<NodeId> {
         let Fence { damaged, .. } = &self.fence;
         let voters = self.status.config.voters.keys().copied().filter(|id| *id != self.member);
         let (damaged, whole): (Vec<NodeId>, Vec<NodeId>) = voters.partition(|id| damaged.contains_key(id));
-        let turn = usize::try_from(self.now.0 / 1_000_000_000).unwrap_or(0);
-        if damaged.is_empty() { None } else { whole.get(turn % whole.len().max(1)).copied() }
+        if damaged.is_empty() { None } else { whole.get(self.fence.turn % whole.len().max(1)).copied() }
     }
 
     /// Whether the life that `alarm` names may be ended: no other one is, and a quorum lives without it.
