@@ -149,7 +149,7 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
         let observer: Arc<dyn Observer> = observer;
         let (to_log, to_applier, history) = (Mailbox::new(), Mailbox::new(), Mailbox::new());
         let front = Arc::new(Front::new(&applier));
-        let (suspected, suspect) = tokio::sync::watch::channel(applier.is_bare());
+        let (suspected, suspect) = tokio::sync::watch::channel(replica.is_suspect());
         let (fence, fenced) = tokio::sync::watch::channel(false);
         let driver = DriverWorker::new(
             Driver::new(replica),
