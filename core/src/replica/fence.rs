@@ -104,7 +104,7 @@ impl Fence {
 
     /// This member has its log, and not its state.
     pub(super) fn state_lost(&mut self) {
-        (self.is_suspect, self.is_damaged) = (true, true);
+        (self.is_suspect, self.is_damaged) = (!mutant::is_on(Mutant::H07), true);
     }
 }
 
@@ -282,7 +282,8 @@ impl Replica {
                     Duty::Propose(command) => self.proposals.offer(command),
                     Duty::StepDown | Duty::Stop => {
                         self.fence.turn = self.fence.turn.wrapping_add(1);
-                        self.consensus(raft::Input::Transfer { to: self.heir() }, out);
+                        let to = self.heir();
+                        self.consensus(raft::Input::Transfer { to }, out);
                     }
                 }
             }
@@ -303,7 +304,8 @@ impl Replica {
             return None;
         }
         if self.fence.is_suspect {
-            return self.leads().then_some(Duty::StepDown);
+            let gives_way = self.leads() && !(self.fence.is_damaged && mutant::is_on(Mutant::H08));
+            return gives_way.then_some(Duty::StepDown);
         }
         if let Some(&former) = own.next().filter(|_| !mutant::is_on(Mutant::H02)) {
             return Some(Duty::Propose(Command::ClearAlarm(former)));
