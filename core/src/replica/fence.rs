@@ -164,6 +164,7 @@ impl Replica {
     /// The applied state is another one now, with these alarms: what was said against the one before is settled.
     pub(super) fn state_replaced(&mut self, alarms: Vec<Alarm>, out: &mut Vec<Output>) {
         self.hashes.forget_ours();
+        reach!(StateReplaced if self.fence.is_suspect && self.fence.is_damaged);
         self.fence.is_damaged = false;
         self.alarms_changed(alarms);
         if core::mem::take(&mut self.fence.is_suspect) {
@@ -283,6 +284,8 @@ impl Replica {
                     Duty::StepDown | Duty::Stop => {
                         self.fence.turn = self.fence.turn.wrapping_add(1);
                         let to = self.heir();
+                        reach!(BareLeader if self.fence.is_suspect && self.fence.is_damaged);
+                        reach!(HeirNamed if to.is_some());
                         self.consensus(raft::Input::Transfer { to }, out);
                     }
                 }
