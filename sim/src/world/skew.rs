@@ -144,7 +144,8 @@ impl World {
         }
         let life = process.replica().raft().identity().incarnation;
         let is_named = process.published().view.alarms().any(|alarm| alarm.ended() == Some((id, life)));
-        if !is_named && !(process.is_bare() && self.is_left_behind(id, life)) {
+        let is_over = is_named || (process.is_bare() && self.is_left_behind(id, life));
+        if !is_over {
             return Err(Violation::new("fence", format!("member {member} ends its life, and no alarm names it")));
         }
         self.totals.fenced += 1;
