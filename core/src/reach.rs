@@ -118,6 +118,9 @@ marks! {
     LogDamaged "the log is damaged where it was synced",
     EntriesReplacedInLog "a recovered log has entries that were replaced",
     LevelRaised "a leader raises the feature level",
+    BareLeader "a leader without its state gives leadership away",
+    HeirNamed "a leader gives way to a member that has a state, since another one has none",
+    StateReplaced "a snapshot gives a state to a member that had lost it",
 }
 
 /// Marks that only long campaigns reach: they are shown, and not demanded of a night.

@@ -365,6 +365,12 @@ impl Replica {
         self
     }
 
+    /// Whether its state is known to be wrong, or lost: it serves nobody.
+    #[must_use]
+    pub fn is_suspect(&self) -> bool {
+        self.fence.is_suspect()
+    }
+
     /// Takes one input at time `now` and appends what must be done about it to `out`.
     ///
     /// Every output may be carried out at once; one that depends on a write comes only after it is persisted.

@@ -46,6 +46,11 @@ fn write(cluster: &mut Cluster, count: u32) {
 impl Cluster {
     /// The member starts again, with nothing but its log.
     fn lose_state(&mut self, at: NodeId) {
+        self.lose_state_as(at, config(at.0));
+    }
+
+    /// The same with other settings.
+    fn lose_state_as(&mut self, at: NodeId, config: Config) {
         let member = self.members.get_mut(&at).expect("a member");
         let raft = member.replica.raft();
         let (status, start) = (raft.status(), raft.start());
@@ -61,7 +66,7 @@ impl Cluster {
                 .collect(),
             generation: Generation(0),
         };
-        let config = Config { session: Incarnation(2000 + at.0), ..config(at.0) };
+        let config = Config { session: Incarnation(2000 + at.0), ..config };
         member.replica = Replica::new(config, recovered, start, &[], Arc::default(), self.now).without_state();
         member.rows = MemRows::default();
         member.store = Store::load(at, &member.rows).expect("no rows are an empty store");
@@ -182,5 +187,34 @@ fn the_only_member_with_a_state_leads_in_the_end() {
         assert!(bare.contains(&cluster.leader()));
         cluster.cut_off.clear();
         cluster.rebuild_all();
+    }
+}
+
+/// Turns were a second long, and leadership was given away every other second: to the same one, which could not lead.
+#[test]
+fn one_that_cannot_lead_does_not_keep_the_others_from_their_turn() {
+    let slow = |member| {
+        let mut config = config(member);
+        config.raft.election_timeout = 2000 * MILLI;
+        config
+    };
+    for delay in [0, 1000] {
+        for (blank, whole) in [(1, 2), (2, 1)] {
+            let [blank, whole] = [blank, whole].map(NodeId);
+            let mut cluster = Cluster::with(5, slow, &Arc::default());
+            cluster.may_differ = true;
+            let mut cluster = cluster.elected();
+            write(&mut cluster, 20);
+            cluster.run(delay * MILLI);
+            cluster.rebuild(blank, Incarnation(99));
+            cluster.members.get_mut(&blank).unwrap().slow_disk = true;
+            cluster.cut_off.insert(whole);
+            [3, 4, 5].map(NodeId).into_iter().for_each(|bare| cluster.lose_state_as(bare, slow(bare.0)));
+            cluster.run(20_000 * MILLI);
+            assert!(cluster.leader().0 > 2, "nobody else can lead");
+            cluster.cut_off.clear();
+            cluster.run(20_000 * MILLI);
+            assert_eq!(cluster.leader(), whole);
+        }
     }
 }

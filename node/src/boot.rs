@@ -5,6 +5,7 @@ use std::io;
 
 use quorate_core::entry::{Configuration, HardState, Identity, Payload, RESTORED, Record, Recovered, Standing};
 use quorate_core::format::wal::{Damage, Remains};
+use quorate_core::mutant::{self, Mutant};
 use quorate_core::{ClusterId, Generation, Incarnation, LogIndex, NodeId, Term};
 
 use crate::disk::Disk;
@@ -211,6 +212,43 @@ pub fn check_applied(recovered: &Recovered, applied: LogIndex) -> Result<(), Dam
         return Err(Damage::Missing { first: last.next(), last: applied });
     }
     Ok(())
+}
+
+/// Whether an applied state that cannot be used may be moved aside: the log goes back to its beginning, or the others can
+/// restore what is lost.
+#[must_use]
+pub fn may_lose_state(told: &Told, recovered: &Recovered) -> bool {
+    let can_do_without = || if counts(recovered) { is_restorable(recovered) } else { can_forget(told, recovered) };
+    recovered.start_index == LogIndex(0) || can_do_without()
+}
+
+/// Others may need what the log promises. They say themselves when they can do without.
+fn counts(recovered: &Recovered) -> bool {
+    recovered.identity.standing == Standing::Trusted
+}
+
+/// How a member goes on from its log and its applied state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Course {
+    /// With both.
+    Whole,
+    /// With its log alone: that is sound, and somebody may need what it promised. The state ends before the log begins.
+    Bare(Damage),
+    /// With neither: entries are lost, or nobody needs what there is. See [`forget`].
+    Anew(Damage),
+}
+
+/// How a member goes on whose applied state has got to index `applied`.
+///
+/// # Errors
+/// The two do not meet, and nobody can restore what is missing.
+pub fn course(told: &Told, recovered: &Recovered, applied: LogIndex) -> Result<Course, Damage> {
+    let Err(missing) = check_applied(recovered, applied) else { return Ok(Course::Whole) };
+    let is_log_sound = applied < recovered.start_index && !mutant::is_on(Mutant::H06);
+    if is_log_sound && counts(recovered) && is_restorable(recovered) {
+        return Ok(Course::Bare(missing));
+    }
+    if can_forget(told, recovered) { Ok(Course::Anew(missing)) } else { Err(missing) }
 }
 
 /// Moves the log aside and begins as an amnesiac: for a log that is damaged, or whose applied state is lost. If a crash cuts
@@ -563,6 +601,26 @@ mod tests {
             let booted = start(folder.path(), founders, 7);
             assert_eq!(booted.is_ok(), grown == 3, "{founders} founders, then {grown}: {booted:?}");
         }
+    }
+
+    #[test]
+    fn a_sound_log_is_kept_without_its_state_as_long_as_it_counts_and_somebody_can_restore_that() {
+        let course_of = |size: u64, standing: Standing, applied: u64| {
+            let folder = tempfile::tempdir().unwrap();
+            let mut recovered = start(folder.path(), size, 1).unwrap().recovered;
+            (recovered.identity.standing, recovered.start_index) = (standing, LogIndex(10));
+            recovered.config = voters(1..=size);
+            recovered.entries = vec![Entry { term: Term(1), index: LogIndex(11), payload: Payload::Empty }];
+            course(&told(size, 1), &recovered, LogIndex(applied))
+        };
+        let missing = |first, last| Damage::Missing { first: LogIndex(first), last: LogIndex(last) };
+        for applied in [10, 11] {
+            assert_eq!(course_of(1, Standing::Trusted, applied), Ok(Course::Whole));
+        }
+        assert_eq!(course_of(3, Standing::Trusted, 0), Ok(Course::Bare(missing(1, 10))));
+        assert_eq!(course_of(3, Standing::Amnesiac, 0), Ok(Course::Anew(missing(1, 10))), "nobody needs it");
+        assert_eq!(course_of(3, Standing::Trusted, 15), Ok(Course::Anew(missing(12, 15))), "it is not sound");
+        assert_eq!(course_of(2, Standing::Trusted, 0), Err(missing(1, 10)), "nobody can");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_api::quorate::peer::v1 as pb;
-use quorate_core::entry::{FEATURE_LEVEL, Identity, Recovered, Standing};
+use quorate_core::entry::{FEATURE_LEVEL, Identity};
 use quorate_core::format::wal::Damage;
 use quorate_core::replica::{self, Replica, Request};
 use quorate_core::request::Member as MemberInfo;
@@ -23,7 +23,7 @@ use crate::applier::{self, Applier, OpenError};
 use crate::auth::{Authenticator, Jwt, Tokens};
 use crate::backend::fjall::{FjallBackend, FjallBackends, Options};
 use crate::backend::{Backend, BackendError};
-use crate::boot::{self, BootError, Booted, Found, Told};
+use crate::boot::{self, BootError, Booted, Course, Found, Told};
 use crate::config::{AuthToken, ClusterState, Config, InitialMember, Tls};
 use crate::datadir::{DataDir, DataDirError};
 use crate::disk::file::FileDisk;
@@ -408,35 +408,29 @@ fn recover(
             );
         }
     }
-    let Recovered { start_index: start, identity: Identity { standing, .. }, .. } = booted.recovered;
-    let is_restorable = boot::is_restorable(&booted.recovered);
-    let can_forget = boot::can_forget(told, &booted.recovered);
-    // Where its promises count, the others say when they can do without.
-    let counts = standing == Standing::Trusted;
-    let may_lose_state = start == LogIndex(0) || if counts { is_restorable } else { can_forget };
     let applier = match open_state(config, data_dir, &booted) {
-        Err(LaunchError::State(reason)) if may_lose_state => {
+        Err(LaunchError::State(reason)) if boot::may_lose_state(told, &booted.recovered) => {
             let aside = data_dir.set_kv_aside()?.map(|path| path.display().to_string());
             warn!(error = reason, aside, "the applied state cannot be used and was moved aside");
             open_state(config, data_dir, &booted)?
         }
         applier => applier?,
     };
-    let Err(missing) = boot::check_applied(&booted.recovered, applier.applied()) else {
-        return Ok((booted, applier));
-    };
-    if applier.applied() < start && counts && is_restorable {
-        warn!(error = missing.to_string(), "the applied state is lost, and the log is sound");
-        return Ok((booted, applier.bare()));
+    match boot::course(told, &booted.recovered, applier.applied()).map_err(BootError::Damage)? {
+        Course::Whole => Ok((booted, applier)),
+        Course::Bare(missing) => {
+            warn!(error = missing.to_string(), "the applied state is lost, and the log is sound");
+            Ok((booted, applier.bare()))
+        }
+        Course::Anew(missing) => {
+            let error = missing.to_string();
+            warn!(error, "entries or their applied state are lost; recovering from the other members");
+            drop((booted, applier));
+            let booted = boot::forget(data_dir.wal()?, options, told, missing)?;
+            let applier = open_state(config, data_dir, &booted)?;
+            Ok((booted, applier))
+        }
     }
-    if !can_forget {
-        return Err(BootError::Damage(missing).into());
-    }
-    warn!(error = missing.to_string(), "entries or their applied state are lost; recovering from the other members");
-    drop((booted, applier));
-    let booted = boot::forget(data_dir.wal()?, options, told, missing)?;
-    let applier = open_state(config, data_dir, &booted)?;
-    Ok((booted, applier))
 }
 
 fn open_state(

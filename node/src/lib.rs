@@ -50,5 +50,6 @@ pub mod service;
 pub mod snapshot;
 pub mod status;
 pub mod url;
+pub mod vouch;
 pub mod wal;
 pub mod wire;

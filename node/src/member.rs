@@ -20,11 +20,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_core::entry::Configuration;
 use quorate_core::error::Error;
 use quorate_core::replica::{self, Replica, Request, Response};
 use quorate_core::store::Members;
-use quorate_core::{Instant, LogIndex, NodeId, Revision, StreamId, raft, watch};
+use quorate_core::{Instant, NodeId, Revision, StreamId, raft, watch};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::applier::{self, Applier, HistoryRead, Published};
@@ -32,6 +31,7 @@ use crate::backend::{Backend, BackendError, Backends};
 use crate::disk::Disk;
 use crate::driver::{Driver, Event, Frame};
 use crate::service::MemberStatus;
+use crate::vouch::Voucher;
 use crate::wal::Wal;
 
 mod applying;
@@ -149,7 +149,7 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
         let observer: Arc<dyn Observer> = observer;
         let (to_log, to_applier, history) = (Mailbox::new(), Mailbox::new(), Mailbox::new());
         let front = Arc::new(Front::new(&applier));
-        let (suspected, suspect) = tokio::sync::watch::channel(applier.is_bare());
+        let (suspected, suspect) = tokio::sync::watch::channel(replica.is_suspect());
         let (fence, fenced) = tokio::sync::watch::channel(false);
         let driver = DriverWorker::new(
             Driver::new(replica),
@@ -241,16 +241,10 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
         }
     }
 
-    /// The configurations that may be in force, as far as the member's log says: the committed one, and a later one; and
-    /// the commit index.
+    /// What the member says to those who ask it and have lost something.
     #[must_use]
-    pub fn configurations(&self) -> (LogIndex, Vec<Configuration>) {
-        self.shared.driver.with(|worker| {
-            let raft = worker.driver.replica().raft();
-            let commit = raft.status().commit;
-            let later = (raft.config_index() > commit).then(|| raft.status().config.clone());
-            (commit, raft.config_at(commit).into_iter().chain(later).collect())
-        })
+    pub fn voucher(&self) -> Voucher {
+        self.shared.driver.with(|worker| Voucher::of(worker.driver.replica().raft()))
     }
 
     /// The others have ended this life of the member, see [`Member::fenced`]. It did not see that itself: it has no state.

@@ -31,6 +31,8 @@ struct Rowset {
     flushing: bool,
     /// It was completely filled; unfinished ones are worthless.
     complete: bool,
+    /// Some of it cannot be read any more.
+    rotten: bool,
     rng: Rng,
     flush_batches: u64,
 }
@@ -141,6 +143,7 @@ impl SimBackends {
             pictures: BTreeMap::new(),
             flushing: false,
             complete,
+            rotten: false,
             rng: Rng::new(store.rng.next_u64()),
             flush_batches: store.flush_batches,
         }))
@@ -159,11 +162,18 @@ impl SimBackends {
         lock(&self.0).generations.clear();
     }
 
+    /// Nothing that is stored can be used any more.
+    pub fn rot(&self) {
+        for generation in lock(&self.0).generations.values() {
+            lock(generation).rotten = true;
+        }
+    }
+
     /// No process can find a state that is older than this; `None` if it will find none.
     #[must_use]
     pub fn durable(&self) -> Option<LogIndex> {
         let store = lock(&self.0);
-        let complete = store.generations.values().map(|rows| lock(rows)).filter(|rows| rows.complete);
+        let complete = store.generations.values().map(|rows| lock(rows)).filter(|rows| rows.complete && !rows.rotten);
         complete.filter_map(|rows| rows.batches.values().next().copied()).min()
     }
 
@@ -194,6 +204,9 @@ impl Backends for SimBackends {
         };
         if !lock(&rows).complete {
             return Err(BackendError::Damaged(format!("generation {generation} was never completed")));
+        }
+        if lock(&rows).rotten {
+            return Err(BackendError::Damaged(format!("generation {generation} has rotted")));
         }
         let backend = SimBackend { rows, store: self.0.clone() };
         let index = applied(&backend.snapshot());
@@ -418,6 +431,20 @@ mod tests {
             assert_eq!(rows.get(b"odd").is_some(), found.0 > 0 && found.0.is_multiple_of(2), "{found}");
         }
         assert!(lost > 100, "crashes lose something: {lost}");
+    }
+
+    #[test]
+    fn what_has_rotted_does_not_open_until_it_is_put_aside() {
+        let mut backends = SimBackends::new(Rng::new(1), 1);
+        backends.open(Generation(1), &applied).unwrap();
+        assert!(backends.durable().is_some());
+        backends.rot();
+        backends.crash();
+        assert!(backends.open(Generation(1), &applied).is_err());
+        assert_eq!(backends.durable(), None);
+        assert!(backends.open(Generation(2), &applied).is_ok(), "another one is sound");
+        backends.wipe();
+        assert!(backends.open(Generation(1), &applied).is_ok());
     }
 
     #[test]

@@ -25,8 +25,8 @@
 //! | `progress` | where nothing happens watchers that asked for it are told so | `world/controllers.rs`, `world/finale.rs` |
 //! | `lock` | whoever holds a lock or leads an election does so alone, and everyone gets a turn | `check/lock.rs`, `world/contenders.rs` |
 //! | `cache` | a controller's cache is the store, and goes on being it | `check/cache.rs`, `world/controllers.rs` |
-//! | `fence` | a member whose state is wrong finds out in time, falls silent and is named | `world/skew.rs` |
-//! | `recovery` | a member starts again, and tells a damaged log from a sound one | `world/machine.rs` |
+//! | `fence` | a member whose state is wrong finds out in time, falls silent and is named; one without a state is silent, and leads only if nobody else can; lives are ended by an alarm, one at a time | `world/bare.rs`, `world/skew.rs` |
+//! | `recovery` | a member starts again, tells a damaged log from a sound one, and keeps that as long as it counts | `world/bare.rs`, `world/machine.rs` |
 //! | `backend` | a member can keep the state that it has come to | `world/machine.rs` |
 //! | `codec` | a member can decode what another one sends | `world/actions.rs` |
 //! | `liveness` | a healed majority makes progress, whatever is wrong with the others; then all are healed and all works; within bounds | `world/finale.rs` |

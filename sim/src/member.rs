@@ -19,11 +19,13 @@ use quorate_core::{
     ClusterId, FeatureLevel, Incarnation, Instant, LogIndex, NodeId, RequestId, StreamId, Term, WriteId, raft, watch,
 };
 use quorate_node::applier::{self, Applier, HistoryRead, OpenError};
-use quorate_node::boot::{self, BootError, Booted, Told};
+use quorate_node::backend::BackendError;
+use quorate_node::boot::{self, BootError, Booted, Course, Told};
 use quorate_node::driver::{self, Driver};
 use quorate_node::service::watch::Encoder;
 use quorate_node::service::{Local, MemberStatus, Settings, WallClock};
 use quorate_node::status::Status;
+use quorate_node::vouch::Voucher;
 use quorate_node::wal::{Options, Wal};
 use quorate_node::wire::{Limits, Responder};
 
@@ -174,6 +176,8 @@ pub struct Process {
     tampers: bool,
     /// Members that are gone: their streams are refused.
     parted: BTreeSet<NodeId>,
+    /// Where the last configuration stood in its log when it started.
+    config_index: LogIndex,
     /// How a member without a readable log came up.
     pub found: boot::Found,
 }
@@ -189,6 +193,22 @@ pub enum StartError {
     Removed,
 }
 
+impl StartError {
+    /// Whether it might start, if the others could restore it. (The server: `launch::may_be_restored`)
+    #[must_use]
+    pub fn may_be_restored(&self) -> bool {
+        match self {
+            Self::Boot(BootError::Damage(damage)) => !matches!(damage, Damage::Newer { .. }),
+            Self::Open(error) => is_damage(error),
+            Self::Boot(BootError::Io(_)) | Self::Removed => false,
+        }
+    }
+}
+
+fn is_damage(error: &OpenError) -> bool {
+    matches!(error, OpenError::Backend(BackendError::Damaged(_)) | OpenError::Load(_))
+}
+
 /// What tells one start from another.
 #[derive(Clone, Debug)]
 pub struct Start<'a> {
@@ -200,6 +220,8 @@ pub struct Start<'a> {
     pub voters: Vec<NodeId>,
     /// It is to join a cluster that runs already.
     pub joins: bool,
+    /// The sets of voters that decide, as one of the others says, if any was asked.
+    pub in_force: Option<Vec<Vec<NodeId>>>,
     /// How many founders there were.
     pub founders: usize,
     /// How the membership changes.
@@ -224,9 +246,7 @@ impl Process {
     pub fn start(start: &Start<'_>, disk: &SimDisk, backends: &SimBackends, rng: &mut Rng) -> Result<Self, StartError> {
         let Start { member, joins, knobs, regime, now, .. } = *start;
         let voters = start.voters.clone();
-        // Where nobody comes or goes, anyone who was asked would name the founders.
-        let is_asked = if joins { !voters.is_empty() } else { start.churn.is_none() };
-        let in_force = is_asked.then(|| vec![voters.clone()]);
+        let in_force = start.in_force.clone();
         let incarnation = Incarnation(rng.next_u64());
         let told = Told { cluster: CLUSTER, member, voters, incarnation, joins, in_force };
         let options = Options { segment_bytes: u32::try_from(knobs.segment_bytes).expect("small segments") };
@@ -253,13 +273,21 @@ impl Process {
             };
             Applier::open(config, backends.clone(), recovered.generation).map_err(StartError::Open)
         };
-        let mut applier = open(&booted.recovered)?;
-        if let Err(missing) = boot::check_applied(&booted.recovered, applier.applied()) {
-            if !boot::can_forget(&told, &booted.recovered) {
-                return Err(StartError::Boot(BootError::Damage(missing)));
+        let mut applier = match open(&booted.recovered) {
+            Err(StartError::Open(reason)) if is_damage(&reason) && boot::may_lose_state(&told, &booted.recovered) => {
+                backends.wipe();
+                open(&booted.recovered)?
             }
-            booted = boot::forget(disk.clone(), options, &told, missing).map_err(StartError::Boot)?;
-            applier = open(&booted.recovered)?;
+            applier => applier?,
+        };
+        let course = boot::course(&told, &booted.recovered, applier.applied());
+        match course.map_err(|missing| StartError::Boot(BootError::Damage(missing)))? {
+            Course::Whole => {}
+            Course::Bare(_) => applier = applier.bare(),
+            Course::Anew(missing) => {
+                booted = boot::forget(disk.clone(), options, &told, missing).map_err(StartError::Boot)?;
+                applier = open(&booted.recovered)?;
+            }
         }
         let Booted { wal, recovered, found } = booted;
         if applier.members().is_removed(member) && boot::is_removed(&recovered, applier.applied()) {
@@ -267,8 +295,13 @@ impl Process {
         }
         let config = replica_config(start, rng);
         let view = &applier.published().view;
-        let replica = Replica::new(config, recovered, applier.applied(), &applier.leases(), applier.members(), now)
+        let applied = if applier.is_bare() { recovered.start_index } else { applier.applied() };
+        let config_index = boot::config_index(&recovered);
+        let mut replica = Replica::new(config, recovered, applied, &applier.leases(), applier.members(), now)
             .with_state(view.revision(), view.alarms().collect(), view.feature_level());
+        if applier.is_bare() {
+            replica = replica.without_state();
+        }
         let responder = Responder { cluster: CLUSTER, member: told.member };
         let limits = Limits::default();
         let settings = Settings {
@@ -281,8 +314,12 @@ impl Process {
             election_timeout: Duration::from_nanos(knobs.election),
             wall_clock: WallClock::default(),
         };
-        let status =
-            MemberStatus { raft: replica.status().clone(), applied: applier.applied(), disk_bytes: 0, suspect: false };
+        let status = MemberStatus {
+            raft: replica.status().clone(),
+            applied: applier.applied(),
+            disk_bytes: 0,
+            suspect: replica.is_suspect(),
+        };
         Ok(Self {
             driver: Driver::new(replica),
             inbox: Vec::new(),
@@ -308,6 +345,7 @@ impl Process {
             secrets: rng.split(0x5EC2),
             tampers: false,
             parted: BTreeSet::new(),
+            config_index,
             found,
         })
     }
@@ -401,6 +439,27 @@ impl Process {
     /// A scrub has found that its applied state is damaged where it is stored.
     pub fn decay(&mut self) {
         self.inbox.push(driver::Event::Input(replica::Input::Damaged));
+    }
+
+    /// Whether it has its log, and no state that the log goes on from.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        self.applier.is_bare()
+    }
+
+    /// What it says to those who ask it and have lost something.
+    #[must_use]
+    pub fn voucher(&self) -> Voucher {
+        Voucher::of(self.replica().raft())
+    }
+
+    /// Whether it says that the present life of `other` is over. (The server: `peer::accept`)
+    #[must_use]
+    pub fn ends(&self, other: &Self) -> bool {
+        let asked = other.replica().raft().identity();
+        let (view, life) = (&self.published.view, (asked.member, asked.incarnation));
+        let knows = !self.status.suspect && view.members().iter().next().is_some();
+        knows && self.voucher().is_over(view, life, other.config_index)
     }
 
     /// Whether it refuses streams of `id`, which is no member any more.

@@ -74,6 +74,14 @@ pub enum Fault {
         /// Which member.
         member: usize,
     },
+    /// The process dies, and nothing of its applied state can be used when it is started again after `down`; its log is
+    /// sound. Skipped if nobody could restore that state.
+    LoseState {
+        /// Which member.
+        member: usize,
+        /// How long it is away.
+        down: Nanos,
+    },
     /// All members lose power at once.
     Blackout {
         /// How long they are away; each a little longer than the one before.
@@ -224,6 +232,7 @@ impl Fault {
             | Self::Power { down, .. }
             | Self::Wipe { down, .. }
             | Self::Rot { down, .. }
+            | Self::LoseState { down, .. }
             | Self::Trip { down, .. }
             | Self::Blackout { down } => round(down),
             Self::Pause { span, .. }
@@ -262,6 +271,7 @@ impl Fault {
             | Self::Power { down, .. }
             | Self::Wipe { down, .. }
             | Self::Rot { down, .. }
+            | Self::LoseState { down, .. }
             | Self::Blackout { down } => down,
             Self::Pause { span, .. }
             | Self::Partition { span, .. }
@@ -293,6 +303,7 @@ impl Fault {
             | Self::Power { member, .. }
             | Self::Wipe { member, .. }
             | Self::Rot { member, .. }
+            | Self::LoseState { member, .. }
             | Self::Pause { member, .. }
             | Self::SlowDisk { member, .. }
             | Self::Stall { member, .. }

@@ -86,6 +86,7 @@ pub struct Classes {
     pub upgrade: bool,
     pub skew: bool,
     pub decay: bool,
+    pub lose_state: bool,
     pub outcast: bool,
 }
 
@@ -277,6 +278,9 @@ impl Setup {
             && churn.is_none()
             && !regime.has_operator()
             && stream(seed, Stream::Churn, 1_001).chance(1, 3);
+        classes.lose_state = !regime.has_operator()
+            && (churn.is_some() || members >= 3)
+            && stream(seed, Stream::Churn, 1_002).chance(1, 3);
         classes.upgrade = stream(seed, Stream::Upgrade, 1_000).chance(1, 4);
         // A probe has no password, and nobody is there to make room.
         classes.outcast = members >= 3
@@ -390,6 +394,7 @@ impl Setup {
                 | Fault::Power { member, .. }
                 | Fault::Wipe { member, .. }
                 | Fault::Rot { member, .. }
+                | Fault::LoseState { member, .. }
                 | Fault::Pause { member, .. }
                 | Fault::SlowDisk { member, .. }
                 | Fault::Stall { member, .. }
@@ -666,6 +671,7 @@ fn draw_classes(rng: &mut Rng, members: usize) -> Classes {
         upgrade: false,
         skew: false,
         decay: false,
+        lose_state: false,
         outcast: false,
     }
 }

@@ -42,6 +42,7 @@ use crate::workload::operator::Operator;
 use crate::workload::watcher::WatchClient;
 
 mod actions;
+mod bare;
 mod churn;
 mod clients;
 mod contenders;
@@ -127,6 +128,8 @@ pub struct World {
     seen: Revision,
     settled: settle::Settled,
     calm: bool,
+    /// Since when whoever leads has no state, although nothing keeps another one from leading.
+    bare_led: Option<Nanos>,
     /// Who is to be left out when the others are healed, and what is wrong with it.
     outcasts: Vec<(usize, Plight)>,
     /// What comes is no longer what the seed says.
@@ -233,6 +236,7 @@ impl World {
             seen: Revision(1),
             settled: settle::Settled::default(),
             calm: false,
+            bare_led: None,
             outcasts: Vec::new(),
             is_redrawn: false,
             outside: None,
@@ -361,6 +365,7 @@ impl World {
             Event::Blow(fault) => self.bring_about(now, fault),
             Event::Start { member, epoch } => self.start(now, member, epoch)?,
             Event::Retire { member, id } => self.retire(now, member, id),
+            Event::Inquire { member, epoch } => self.inquire(now, member, epoch)?,
             Event::Dial => self.dial(now)?,
             Event::Noticed { member, epoch, since } => self.noticed(now, member, epoch, since)?,
             Event::Administer { admin } => self.administer(now, admin),

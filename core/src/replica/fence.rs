@@ -62,6 +62,8 @@ pub(super) struct Fence {
     is_corrupt_known: bool,
     /// Those who said so of theirs, and of which life.
     damaged: BTreeMap<NodeId, Incarnation>,
+    /// How often leadership was given away.
+    turn: usize,
     /// The last point that was named.
     compared: LogIndex,
     /// Everyone has told its hash there.
@@ -87,6 +89,7 @@ impl Fence {
             report: now,
             is_corrupt_known: false,
             damaged: BTreeMap::new(),
+            turn: 0,
             compared,
             is_complete,
             compare: now,
@@ -101,7 +104,7 @@ impl Fence {
 
     /// This member has its log, and not its state.
     pub(super) fn state_lost(&mut self) {
-        (self.is_suspect, self.is_damaged) = (true, true);
+        (self.is_suspect, self.is_damaged) = (!mutant::is_on(Mutant::H07), true);
     }
 }
 
@@ -161,6 +164,7 @@ impl Replica {
     /// The applied state is another one now, with these alarms: what was said against the one before is settled.
     pub(super) fn state_replaced(&mut self, alarms: Vec<Alarm>, out: &mut Vec<Output>) {
         self.hashes.forget_ours();
+        reach!(StateReplaced if self.fence.is_suspect && self.fence.is_damaged);
         self.fence.is_damaged = false;
         self.alarms_changed(alarms);
         if core::mem::take(&mut self.fence.is_suspect) {
@@ -277,7 +281,13 @@ impl Replica {
                     Duty::EndLife(alarm) => self.end_life(alarm, out),
                     Duty::Propose(command) if self.leads() => _ = self.propose_here(command, out),
                     Duty::Propose(command) => self.proposals.offer(command),
-                    Duty::StepDown | Duty::Stop => self.consensus(raft::Input::Transfer { to: self.heir() }, out),
+                    Duty::StepDown | Duty::Stop => {
+                        self.fence.turn = self.fence.turn.wrapping_add(1);
+                        let to = self.heir();
+                        reach!(BareLeader if self.fence.is_suspect && self.fence.is_damaged);
+                        reach!(HeirNamed if to.is_some());
+                        self.consensus(raft::Input::Transfer { to }, out);
+                    }
                 }
             }
             _ => {}
@@ -297,7 +307,8 @@ impl Replica {
             return None;
         }
         if self.fence.is_suspect {
-            return self.leads().then_some(Duty::StepDown);
+            let gives_way = self.leads() && !(self.fence.is_damaged && mutant::is_on(Mutant::H08));
+            return gives_way.then_some(Duty::StepDown);
         }
         if let Some(&former) = own.next().filter(|_| !mutant::is_on(Mutant::H02)) {
             return Some(Duty::Propose(Command::ClearAlarm(former)));
@@ -336,13 +347,12 @@ impl Replica {
     }
 
     /// Who is to lead instead; `None`: whoever has most. Two members that are damaged would give way to each other for ever,
-    /// so the others have their turn, a second each.
+    /// so the others have their turn, one after the other: some of them may not be able to lead.
     fn heir(&self) -> Option<NodeId> {
         let Fence { damaged, .. } = &self.fence;
         let voters = self.status.config.voters.keys().copied().filter(|id| *id != self.member);
         let (damaged, whole): (Vec<NodeId>, Vec<NodeId>) = voters.partition(|id| damaged.contains_key(id));
-        let turn = usize::try_from(self.now.0 / 1_000_000_000).unwrap_or(0);
-        if damaged.is_empty() { None } else { whole.get(turn % whole.len().max(1)).copied() }
+        if damaged.is_empty() { None } else { whole.get(self.fence.turn % whole.len().max(1)).copied() }
     }
 
     /// Whether the life that `alarm` names may be ended: no other one is, and a quorum lives without it.

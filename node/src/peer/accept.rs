@@ -9,10 +9,9 @@ use axum::routing::get;
 use bytes::Bytes;
 use quorate_api::quorate::peer::v1 as pb;
 use quorate_api::quorate::peer::v1::peer_server::{Peer, PeerServer};
-use quorate_core::entry::{Configuration, Standing};
 use quorate_core::request::Member;
 use quorate_core::rows::Rows;
-use quorate_core::{Incarnation, NodeId};
+use quorate_core::{Incarnation, LogIndex, NodeId};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -98,41 +97,19 @@ impl<S: Rows + Send + Sync + 'static> Peer for Streams<S> {
             return Err(Status::unavailable("this member does not know the others yet"));
         }
         let cluster_id = self.directory.identity().cluster.0;
-        let is_over =
-            request.into_inner().life.is_some_and(|life| life.cluster_id == cluster_id && self.is_over(&life));
-        Ok(Response::new(pb::MembersResponse { cluster_id, members, in_force: self.in_force(), is_over }))
+        let voucher = self.server.member.voucher();
+        let life = request.into_inner().life.filter(|life| life.cluster_id == cluster_id);
+        let is_over = life.is_some_and(|life| {
+            let (named, member) = ((NodeId(life.member_id), Incarnation(life.incarnation)), &self.server.member);
+            !member.status().suspect && voucher.is_over(&member.published().view, named, LogIndex(life.config_index))
+        });
+        let set = |set: Vec<NodeId>| pb::Voters { ids: set.into_iter().map(|id| id.0).collect() };
+        let in_force = voucher.in_force().into_iter().map(set).collect();
+        Ok(Response::new(pb::MembersResponse { cluster_id, members, in_force, is_over }))
     }
 }
 
 impl<S: Rows + Send + Sync + 'static> Streams<S> {
-    /// The sets of voters that may be needed now. What a member knows that has forgotten once may be of long ago.
-    fn in_force(&self) -> Vec<pb::Voters> {
-        let member = &self.server.member;
-        if member.status().raft.standing != Standing::Trusted {
-            return Vec::new();
-        }
-        let (_, configs) = member.configurations();
-        let sets =
-            configs.into_iter().flat_map(|config| [config.voters, config.outgoing]).filter(|set| !set.is_empty());
-        sets.map(|set| pb::Voters { ids: set.keys().map(|id| id.0).collect() }).collect()
-    }
-
-    /// Whether the others can do without this life for good. As long as no alarm says so, whoever leads may need it; and a
-    /// configuration that does not name it may only be an old one.
-    fn is_over(&self, life: &pb::Life) -> bool {
-        let member = &self.server.member;
-        let (status, asked) = (member.status(), (NodeId(life.member_id), Incarnation(life.incarnation)));
-        if status.suspect {
-            return false;
-        }
-        let (commit, configs) = member.configurations();
-        let is_replaced = || {
-            let is_named = configs.iter().flat_map(Configuration::members).any(|named| named == asked);
-            status.raft.standing == Standing::Trusted && commit.0 >= life.config_index && !is_named
-        };
-        member.published().view.alarms().any(|alarm| alarm.ended() == Some(asked)) || is_replaced()
-    }
-
     async fn accept(&self, request: Request<Streaming<pb::Message>>) -> Answer {
         let address = request.extensions().get::<http::Origin>().map(|it| it.address.to_string());
         let mut incoming = request.into_inner();

@@ -97,7 +97,7 @@ impl Consensus {
         self.state(member, applied, hash)
     }
 
-    /// A member starts with a state up to `applied` that is known to be wrong.
+    /// A member starts behind `applied`, with a state that is known to be wrong, or with none.
     pub fn started_wrong(&mut self, member: usize, applied: LogIndex) {
         self.next.insert(member, applied.next());
     }

@@ -198,6 +198,7 @@ impl fmt::Display for Fault {
             Self::Rot { member, down } => write!(f, "rot member={member} down={}", Span(down)),
             Self::Skew { member } => write!(f, "skew member={member}"),
             Self::Decay { member } => write!(f, "decay member={member}"),
+            Self::LoseState { member, down } => write!(f, "lose-state member={member} down={}", Span(down)),
             Self::Blackout { down } => write!(f, "blackout down={}", Span(down)),
             Self::Pause { member, span } => write!(f, "pause member={member} span={}", Span(span)),
             Self::Partition { side, span } => write!(f, "partition side={side} span={}", Span(span)),
@@ -313,6 +314,7 @@ impl FromStr for Strike {
             "rot" => Fault::Rot { member: fields.get("member")?, down: fields.span("down")? },
             "skew" => Fault::Skew { member: fields.get("member")? },
             "decay" => Fault::Decay { member: fields.get("member")? },
+            "lose-state" => Fault::LoseState { member: fields.get("member")?, down: fields.span("down")? },
             "blackout" => Fault::Blackout { down: fields.span("down")? },
             "pause" => Fault::Pause { member: fields.get("member")?, span: fields.span("span")? },
             "partition" => Fault::Partition { side: fields.get("side")?, span: fields.span("span")? },
@@ -385,7 +387,7 @@ mod tests {
                 assert_eq!(line.parse(), Ok(strike), "{line}");
             }
         }
-        assert_eq!(kinds.len(), 27, "the swarm draws every kind of fault: {kinds:?}");
+        assert_eq!(kinds.len(), 28, "the swarm draws every kind of fault: {kinds:?}");
     }
 
     #[test]

@@ -105,7 +105,7 @@ pub(super) fn draw_schedule(setup: &Setup) -> Vec<Strike> {
         let after = pick(relentless, &[(1, 1), (1, 10), (1, 100)]) * MILLI;
         schedule.push(Strike { at: begin, fault: Fault::Harass { after, span: end - begin } });
     }
-    for pattern in [swizzles, flaps, rolling_restarts, upgrades, decays, outcasts] {
+    for pattern in [swizzles, flaps, rolling_restarts, upgrades, decays, losses, outcasts] {
         schedule.append(&mut pattern(setup, begin, end));
     }
     schedule.sort_by_key(|strike| strike.at);
@@ -233,6 +233,30 @@ fn decays(setup: &Setup, begin: Nanos, end: Nanos) -> Vec<Strike> {
         }
         at += SECOND + micros(rng, 20 * SECOND);
     }
+    strikes
+}
+
+/// Members whose states are lost, one or more within a short time: what was wrong with one machine's disk may be with others'.
+/// Some are asked to lead before they have another one.
+fn losses(setup: &Setup, begin: Nanos, end: Nanos) -> Vec<Strike> {
+    let (rng, mut strikes) = (&mut stream(setup.seed, Stream::Schedule, 44), Vec::new());
+    let mut at = begin + SECOND + micros(rng, 10 * SECOND);
+    while setup.classes.lose_state && at < end {
+        let gap = pick(rng, &[(1, MILLI), (2, 100 * MILLI), (1, 2 * SECOND)]);
+        let lost = pick(rng, &[(2, 1), (2, 2), (1, 3)]);
+        for (n, member) in (0..).zip(shuffled(rng, setup.machines()).into_iter().take(lost)) {
+            let longest = pick(rng, &[(2, 50), (1, 5_000)]);
+            let down = MILLI * (1 + rng.below(longest));
+            let lost = at / MICRO * MICRO + n * gap;
+            strikes.push(Strike { at: lost, fault: Fault::LoseState { member, down } });
+            if rng.chance(1, 2) {
+                let asked = lost + down + micros(rng, 2 * SECOND);
+                strikes.push(Strike { at: asked, fault: Fault::Transfer { member } });
+            }
+        }
+        at += SECOND + micros(rng, 15 * SECOND);
+    }
+    strikes.retain(|strike| strike.at < end);
     strikes
 }
 

@@ -84,7 +84,8 @@ impl World {
             self.see_gated(member, &gated)?;
         }
         for (subscription, bytes, cost) in actions.watch.drain(..) {
-            if self.is_wrong(member) {
+            // Without a state nobody is served. (The server: `grpc::Server::watch`)
+            if self.is_wrong(member) || self.is_bare(member) {
                 self.break_stream(now, subscription);
                 continue;
             }
@@ -107,10 +108,10 @@ impl World {
         Ok(())
     }
 
-    /// A member answers a client; if its state is wrong, nobody hears it.
+    /// A member answers a client; if its state is wrong, or lost, nobody hears it.
     pub(super) fn answer(&mut self, now: Nanos, member: usize, call: CallId, answer: Result<Bytes, Status>) -> Verdict {
         self.leases.replied(now, member, &Asker::of(call));
-        if self.is_wrong(member) {
+        if self.is_wrong(member) || self.is_bare(member) {
             self.check_silence(now, member, answer.is_ok())?;
             self.reply(now, call, Err(CallError::Broken));
             return Ok(());

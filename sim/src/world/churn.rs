@@ -21,7 +21,7 @@ use crate::check::membership::Told;
 use crate::check::{Verdict, Violation};
 use crate::chronicle::Happened;
 use crate::heap::{MILLI, Nanos, SECOND};
-use crate::member::{Actions, CallId, founder_id, machine_of_url};
+use crate::member::{Actions, CallId, Process, founder_id, machine_of_url};
 use crate::swarm::{Setup, Stream};
 use crate::trace::Kind;
 use crate::wire;
@@ -32,6 +32,16 @@ use quorate_api::etcdserverpb as pb;
 const FAREWELL: Nanos = SECOND;
 /// A member that can ask nobody who the others are is started again after this.
 const ASK_AGAIN: Nanos = 200 * MILLI;
+
+/// What a member knows of its cluster without its log.
+pub(super) struct Instructions {
+    /// It joins a cluster that runs.
+    pub(super) joins: bool,
+    /// Who is said to be in it.
+    pub(super) voters: Vec<NodeId>,
+    /// The sets of voters that decide, if anybody was asked.
+    pub(super) in_force: Option<Vec<Vec<NodeId>>>,
+}
 
 pub(super) fn draw(setup: &Setup) -> Vec<Admin> {
     (0..setup.admins()).map(|n| Admin::new(setup.stream(Stream::Churn, n + 1), n % setup.members)).collect()
@@ -319,11 +329,13 @@ impl World {
         Ok(())
     }
 
-    /// How a member is started: whether it joins a cluster that runs, and who is said to be in it. `None`: not now.
-    pub(super) fn instruct(&mut self, now: Nanos, machine: usize, id: NodeId) -> Option<(bool, Vec<NodeId>)> {
-        let founders = || (0..self.setup.members).map(founder_id).collect();
+    /// How a member is started. `None`: not now.
+    pub(super) fn instruct(&mut self, now: Nanos, machine: usize, id: NodeId) -> Option<Instructions> {
+        let founders: Vec<NodeId> = (0..self.setup.members).map(founder_id).collect();
         if self.setup.churn.is_none() {
-            return Some((false, founders()));
+            // Whoever was asked would name them.
+            let in_force = Some(vec![founders.clone()]);
+            return Some(Instructions { joins: false, voters: founders, in_force });
         }
         if self.machines[machine].removed {
             self.retire(now, machine, id);
@@ -335,26 +347,42 @@ impl World {
         let Machine { joins, blank, .. } = self.machines[machine];
         let joins = joins || (!has_log && blank && self.membership.is_founded());
         match (joins, has_log) {
-            (false, _) => Some((false, founders())),
-            (true, true) => Some((true, Vec::new())),
+            (false, _) => Some(Instructions { joins: false, voters: founders, in_force: None }),
+            (true, true) => Some(Instructions { joins: true, voters: Vec::new(), in_force: None }),
             (true, false) => {
-                let told = self.ask_members(machine, id);
+                let told = self.ask_members(machine, id, false);
                 if told.is_none() {
                     self.start_later(now, machine);
                 }
-                told.map(|told| (true, told))
+                told
             }
         }
     }
 
-    /// Asks any other member who votes. (The server: `peer::join`)
-    pub(super) fn ask_members(&self, machine: usize, id: NodeId) -> Option<Vec<NodeId>> {
-        let others = (0..self.machines.len()).map(|n| (machine + n) % self.machines.len()).skip(1);
-        let reached = others.filter(|other| self.network.open(machine, *other) && self.network.open(*other, machine));
+    /// The other members that can be asked something.
+    pub(super) fn reached(&self, machine: usize) -> impl Iterator<Item = &Process> {
+        let others = (0..self.machines.len()).map(move |n| (machine + n) % self.machines.len()).skip(1);
+        let reached =
+            others.filter(move |other| self.network.open(machine, *other) && self.network.open(*other, machine));
         let awake = reached.map(|other| &self.machines[other]).filter(|other| !other.paused);
-        let lists = awake.filter_map(|other| other.process.as_ref()).map(|process| process.published().view.members());
-        let knows = lists.into_iter().find(|members| members.get(id).is_some());
-        knows.map(|members| members.iter().filter(|member| !member.is_learner).map(|member| member.id).collect())
+        awake.filter_map(|other| other.process.as_ref())
+    }
+
+    /// Asks the others who votes, and who decides, until one knows the member; and, if `decides`, until one knows that, too.
+    /// (The server: `peer::join`)
+    fn ask_members(&self, machine: usize, id: NodeId, decides: bool) -> Option<Instructions> {
+        self.reached(machine).find_map(|process| {
+            let members = process.published().view.members();
+            members.get(id)?;
+            let voters = members.iter().filter(|member| !member.is_learner).map(|member| member.id).collect();
+            let in_force = Some(process.voucher().in_force()).filter(|sets| !sets.is_empty());
+            (in_force.is_some() || !decides).then_some(Instructions { joins: true, voters, in_force })
+        })
+    }
+
+    /// What the others say to a member whose log or applied state cannot be used. (The server: `launch::consult`)
+    pub(super) fn consult(&self, machine: usize, id: NodeId) -> Option<Instructions> {
+        self.ask_members(machine, id, true)
     }
 
     pub(super) fn start_later(&mut self, now: Nanos, machine: usize) {

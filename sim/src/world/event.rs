@@ -122,6 +122,11 @@ pub(super) enum Event {
         epoch: u64,
         since: Nanos,
     },
+    /// A member that has no state asks the others whether its life is over.
+    Inquire {
+        member: usize,
+        epoch: u64,
+    },
     /// Members dial each other.
     Dial,
     /// An administrator does what comes next.

@@ -130,7 +130,7 @@ impl World {
 
     /// How long it takes to send a member the whole log, or to apply it, where that goes entry by entry. (Two may need it, one
     /// after the other.)
-    fn catching_up(&self) -> Nanos {
+    pub(super) fn catching_up(&self) -> Nanos {
         let (knobs, latencies) = (&self.setup.knobs, &self.setup.latencies);
         let few_sent = if knobs.append_bytes_max < 1_000 { knobs.inflight_messages_max.min(16) } else { 1_000 };
         let sending = (2 * latencies.sync + 4 * latencies.turn + 2 * MILLI) / few_sent;

@@ -11,6 +11,7 @@ use quorate_node::applier::OpenError;
 use quorate_node::boot::{BootError, Found};
 
 use super::World;
+use super::bare::one_at_a_time;
 use super::event::{Event, link};
 use super::nemesis::Death;
 use super::redraw::anew;
@@ -105,9 +106,9 @@ impl World {
         let Some(id) = machine.id.filter(|_| machine.epoch == epoch && machine.process.is_none()) else {
             return Ok(());
         };
-        let Some((joins, mut voters)) = self.instruct(now, member, id) else { return Ok(()) };
+        let Some(mut told) = self.instruct(now, member, id) else { return Ok(()) };
         let machine = &mut self.machines[member];
-        machine.joins = joins;
+        machine.joins = told.joins;
         machine.epoch += 1;
         machine.paused = false;
         (machine.next_turn, machine.next_apply, machine.next_sync) = (None, None, None);
@@ -120,8 +121,9 @@ impl World {
             let start = Start {
                 machine: member,
                 member: id,
-                voters: voters.clone(),
-                joins,
+                voters: told.voters.clone(),
+                joins: told.joins,
+                in_force: told.in_force.clone(),
                 founders: self.setup.members,
                 churn: self.setup.churn,
                 fenced: self.machines[member].wrong.fenced,
@@ -132,20 +134,19 @@ impl World {
             };
             let machine = &self.machines[member];
             match Process::start(&start, &machine.disk, &machine.backends, &mut rng.clone()) {
-                // Its log says no more who it is: as in any case of doubt it asks the others.
-                Err(StartError::Boot(BootError::Damage(_))) if voters.is_empty() => {
-                    match self.ask_members(member, id) {
-                        Some(told) => voters = told,
-                        None => {
-                            self.start_later(now, member);
-                            return Ok(());
-                        }
+                // Its log alone does not say that it can be restored.
+                Err(reason) if told.in_force.is_none() && reason.may_be_restored() => match self.consult(member, id) {
+                    Some(consulted) => told = consulted,
+                    None => {
+                        self.start_later(now, member);
+                        return Ok(());
                     }
-                }
+                },
                 result => break result,
             }
         };
         let machine = &mut self.machines[member];
+        let is_damaged = machine.rotten || machine.wrong.lost.is_some();
         let process = match process {
             Ok(process) => process,
             Err(StartError::Removed) => {
@@ -155,14 +156,14 @@ impl World {
             }
             Err(StartError::Boot(BootError::Io(error))) if error.kind() != io::ErrorKind::NotFound => {
                 // The next start knows of neither: it finds what this one has left.
-                machine.doubtful |= machine.rotten || machine.wrong.fenced;
+                machine.doubtful |= machine.rotten || machine.wrong.fenced || machine.wrong.lost.is_some();
                 machine.wrong.fenced = false;
                 self.disk_failed(now, member, &error);
                 return Ok(());
             }
-            // What can be read of its log knows too few who could restore it: it is given another disk.
-            Err(StartError::Boot(BootError::Damage(damage))) if machine.rotten && self.setup.churn.is_some() => {
-                self.trace.event(now, Kind::Disk, member, 0, &[], || format!("its log is not used: {damage}"));
+            // What can be read of its log, and who was asked, knows too few who could restore it: it is given another disk.
+            Err(reason) if reason.may_be_restored() && is_damaged && self.setup.churn.is_some() => {
+                self.trace.event(now, Kind::Disk, member, 0, &[], || format!("it does not start: {reason:?}"));
                 self.kill(now, member, 100 * MILLI, Death::Disk);
                 return Ok(());
             }
@@ -171,6 +172,8 @@ impl World {
             }
             Err(error) => return Err(Violation::new("recovery", format!("member {member} does not start: {error:?}"))),
         };
+        // A sound log may be what others need: only where it counts for nothing it is given up with the state.
+        let may_give_up = machine.wrong.lost.is_some() && !machine.trusted;
         let (rotten, doubtful) = (std::mem::take(&mut machine.rotten), std::mem::take(&mut machine.doubtful));
         match &process.found {
             // An earlier start noticed and died before it had begun the log of a new life, or while it moved this one aside.
@@ -180,8 +183,8 @@ impl World {
             }
             // An earlier start noticed and died, after it had begun the log of a new life.
             Found::Log if doubtful && process.status().standing != Standing::Trusted => {}
-            Found::Damaged { damage, .. } if !rotten && !machine.wrong.fenced => {
-                let text = format!("member {member} takes its log for damaged: {damage}");
+            Found::Damaged { damage, .. } if !rotten && !machine.wrong.fenced && !may_give_up => {
+                let text = format!("member {member} gives up its log: {damage}");
                 return Err(Violation::new("recovery", text));
             }
             Found::Nothing | Found::Log if rotten => {
@@ -195,12 +198,15 @@ impl World {
         machine.trusted = status.standing == Standing::Trusted;
         let is_new_life = process.found != Found::Log || (doubtful && status.standing == Standing::Amnesiac);
         self.judge_recovery(member, applied, hash, is_new_life);
+        self.judge_start(now, member, &process)?;
         self.trace.event(now, Kind::Member, member, hash, &[], || {
             format!("starts at {local:?} with {applied} applied, {status:?}")
         });
         self.membership.published(member, applied, process.published().view.members())?;
         let machine = &mut self.machines[member];
         self.level.started(id, machine.level);
+        let is_bare = process.is_bare();
+        let log_start = process.replica().raft().start();
         self.level.published(member, applied, process.published().view.feature_level())?;
         machine.process = Some(process);
         if machine.wrong.decayed {
@@ -210,7 +216,9 @@ impl World {
             let text = format!("starts with {applied} applied, {:?}, term {}", status.standing, status.term);
             Happened::Started { member, text }
         });
-        if self.is_wrong(member) {
+        if is_bare {
+            self.consensus.started_wrong(member, log_start);
+        } else if self.is_wrong(member) {
             self.consensus.started_wrong(member, applied);
         } else if applied > LogIndex(0) {
             self.consensus.started(member, applied, hash)?;
@@ -319,7 +327,7 @@ impl World {
         if deep {
             raft.check_deep();
         }
-        Ok(())
+        if raft.status().role == Role::Leader { self.judge_leader(now, member) } else { Ok(()) }
     }
 
     pub(super) fn synced(&mut self, now: Nanos, member: usize, epoch: u64, at: Nanos) {
@@ -367,6 +375,7 @@ impl World {
         self.trace.event(now, Kind::Backend, member, digest, &[], || format!("applied {applied}"));
         self.membership.published(member, applied, process.published().view.members())?;
         self.level.published(member, applied, process.published().view.feature_level())?;
+        one_at_a_time(member, process.published().view.alarms())?;
         self.carry_out(now, member)?;
         self.see_published(now, member)?;
         self.rouse(now, member);

@@ -125,6 +125,7 @@ impl World {
             Fault::Wipe { .. } | Fault::Rot { .. } => {}
             Fault::Skew { member } => self.skew(member),
             Fault::Decay { member } => self.decay(now, member),
+            Fault::LoseState { member, down } => self.lose_state(now, member, down),
             Fault::Blackout { down } => self.blackout(now, down),
             Fault::Pause { member, span } => self.pause(now, member, span),
             Fault::Partition { side, span } => {

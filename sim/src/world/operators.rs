@@ -309,7 +309,7 @@ impl World {
 
     /// A member shows another state.
     pub(super) fn see_published(&mut self, now: Nanos, member: usize) -> Verdict {
-        if self.is_wrong(member) {
+        if self.is_wrong(member) || self.is_bare(member) {
             return Ok(());
         }
         let (Some(reference), Some(process)) = (&mut self.reference, &self.machines[member].process) else {

@@ -41,6 +41,8 @@ pub(super) struct Wrong {
     pub(super) suspected: Option<Nanos>,
     /// Bits of it have rotted where it is stored: a scrub says so, and the next one again.
     pub(super) decayed: bool,
+    /// Its state cannot be used any more; where its log began then.
+    pub(super) lost: Option<LogIndex>,
     /// Its life was ended: the next start is that of a new one.
     pub(super) fenced: bool,
 }
@@ -54,7 +56,7 @@ impl Wrong {
 
 impl World {
     /// Whether any state may go wrong: an operator's audit knows nothing of the alarms that members raise and clear for it.
-    fn may_go_wrong(&self) -> bool {
+    pub(super) fn may_go_wrong(&self) -> bool {
         !self.setup.regime.has_operator()
     }
 
@@ -135,16 +137,20 @@ impl World {
 
     /// A member's life is over.
     pub(super) fn end_life(&mut self, now: Nanos, member: usize) -> Verdict {
-        let machine = &mut self.machines[member];
+        let machine = &self.machines[member];
         let (Some(id), Some(process)) = (machine.id, &machine.process) else { return Ok(()) };
         if !machine.wrong.accused {
             return Err(Violation::new("state", format!("member {member} was told that its state is wrong")));
         }
         let life = process.replica().raft().identity().incarnation;
-        if !process.published().view.alarms().any(|alarm| alarm.ended() == Some((id, life))) {
+        let is_named = process.published().view.alarms().any(|alarm| alarm.ended() == Some((id, life)));
+        let is_over = is_named || (process.is_bare() && self.is_left_behind(id, life));
+        if !is_over {
             return Err(Violation::new("fence", format!("member {member} ends its life, and no alarm names it")));
         }
         self.totals.fenced += 1;
+        self.totals.bare_ended += u64::from(process.is_bare());
+        let machine = &mut self.machines[member];
         // Often it is back before anyone misses it.
         let span = if machine.rng.chance(1, 2) { 50 * MILLI } else { 2 * self.setup.knobs.election };
         let down = MILLI + machine.rng.below(span);
@@ -203,7 +209,7 @@ impl World {
     }
 
     /// Whether every member hears every other at its usual pace.
-    fn is_quiet(&self, now: Nanos) -> bool {
+    pub(super) fn is_quiet(&self, now: Nanos) -> bool {
         let members = self.members();
         let is_well = |member: &usize| {
             let machine = &self.machines[*member];
@@ -246,6 +252,9 @@ impl World {
     /// A member that knows that it is wrong answers something that it read.
     pub(super) fn check_silence(&self, now: Nanos, member: usize, is_answer: bool) -> Verdict {
         let machine = &self.machines[member];
+        if is_answer && self.is_bare(member) {
+            return Err(Violation::new("fence", format!("member {member} has no state and answers")));
+        }
         // What was ready before is on its way for a moment, or for as long as the process was paused.
         let since = machine.wrong.suspected.map(|since| since.max(machine.resumed) + 100 * MILLI);
         if is_answer && machine.wrong.since.is_some() && since.is_some_and(|since| now > since) {
@@ -263,10 +272,11 @@ impl World {
         }
         if self.consensus.state_at(applied.index) == Some(applied.hash) {
             // Or else it has started on a snapshot that it had not been seen to take, and what it told before still counts.
-            let Wrong { is_origin, was_seen, accused, handed, decayed, .. } =
+            let Wrong { is_origin, was_seen, accused, handed, decayed, lost, .. } =
                 std::mem::take(&mut self.machines[member].wrong);
             let wrong = &mut self.machines[member].wrong;
-            (wrong.accused, wrong.handed, wrong.decayed) = (accused && (was_seen || decayed), handed, decayed);
+            (wrong.accused, wrong.handed) = (accused && (was_seen || decayed || lost.is_some()), handed);
+            (wrong.decayed, wrong.lost) = (decayed, lost);
             self.totals.skews -= u64::from(is_origin && !was_seen);
             return false;
         }
@@ -297,7 +307,7 @@ impl World {
     pub(super) fn judge_snapshot(&mut self, member: usize, index: LogIndex, hash: u64) -> Verdict {
         // It serves again, until it finds out that this state is wrong, too.
         let wrong = &mut self.machines[member].wrong;
-        (wrong.suspected, wrong.handed, wrong.decayed) = (None, false, false);
+        (wrong.suspected, wrong.handed, wrong.decayed, wrong.lost) = (None, false, false, None);
         if !self.is_known_wrong(index, hash) {
             // What it was handed after the snapshot, which it has just come to, may be wrong all the same.
             let since = self.machines[member].wrong.since;
@@ -322,6 +332,10 @@ impl World {
         }
         if let Some(member) = self.machines.iter().position(|machine| machine.wrong.decayed) {
             return Some(format!("what member {member} has stored is damaged"));
+        }
+        let is_lost = |member: &usize| self.machines[*member].wrong.lost.is_some() && is_member(member);
+        if let Some(member) = (0..self.machines.len()).find(is_lost) {
+            return Some(format!("member {member} has lost its state"));
         }
         let leader = self.machines[self.leader()?].process.as_ref()?;
         // A majority was always right.
