@@ -309,6 +309,10 @@ async fn a_life_whose_place_another_one_has_taken_ends_at_once() {
     nodes[1].start();
     wait_for("its life goes on", &nodes[1], async || count(&nodes[1], ENDED) == 1).await;
     nodes[1].wait_ready(3);
+    // An amnesiac serves, and counts for nothing.
+    let counts =
+        async || nodes[1].log().rsplit(ENDED).next().is_some_and(|log| log.contains(r#""standing":"Trusted""#));
+    wait_for("its new life does not count", &nodes[1], counts).await;
     nodes[0].kill();
     eventually_put(&nodes[1], "x").await;
     assert_eq!(get(&nodes[1], "k1").await.as_deref(), Some("v"));
