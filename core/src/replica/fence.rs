@@ -102,6 +102,11 @@ impl Fence {
         self.is_suspect
     }
 
+    /// Whether it has its log, and not its state.
+    fn is_bare(&self) -> bool {
+        self.is_suspect && self.is_damaged
+    }
+
     /// This member has its log, and not its state.
     pub(super) fn state_lost(&mut self) {
         (self.is_suspect, self.is_damaged) = (!mutant::is_on(Mutant::H07), true);
@@ -164,7 +169,7 @@ impl Replica {
     /// The applied state is another one now, with these alarms: what was said against the one before is settled.
     pub(super) fn state_replaced(&mut self, alarms: Vec<Alarm>, out: &mut Vec<Output>) {
         self.hashes.forget_ours();
-        reach!(StateReplaced if self.fence.is_suspect && self.fence.is_damaged);
+        reach!(StateReplaced if self.fence.is_bare());
         self.fence.is_damaged = false;
         self.alarms_changed(alarms);
         if core::mem::take(&mut self.fence.is_suspect) {
@@ -284,7 +289,7 @@ impl Replica {
                     Duty::StepDown | Duty::Stop => {
                         self.fence.turn = self.fence.turn.wrapping_add(1);
                         let to = self.heir();
-                        reach!(BareLeader if self.fence.is_suspect && self.fence.is_damaged);
+                        reach!(BareLeader if self.fence.is_bare());
                         reach!(HeirNamed if to.is_some());
                         self.consensus(raft::Input::Transfer { to }, out);
                     }
