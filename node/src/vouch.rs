@@ -47,6 +47,6 @@ impl Voucher {
             let is_named = self.configs.iter().flat_map(Configuration::members).any(|named| named == life);
             self.standing == Standing::Trusted && self.commit >= config_index && !is_named
         };
-        view.alarms().any(|alarm| alarm.ended() == Some(life)) || is_replaced() || mutant::is_on(Mutant::H09)
+        view.ends(life) || is_replaced() || mutant::is_on(Mutant::H09)
     }
 }

@@ -7,12 +7,12 @@ use alloc::vec::Vec;
 use super::apply::Builder;
 use super::hash::Effect;
 use super::{View, rows};
-use crate::NodeId;
 use crate::command::Command;
 use crate::error::Error;
 use crate::format::codec;
 use crate::mutant::{self, Mutant};
 use crate::request::{Alarm, AlarmKind, RequestOp, TxnRequest};
+use crate::{Incarnation, NodeId};
 
 impl View {
     /// The alarms that are on, by kind and member.
@@ -24,6 +24,12 @@ impl View {
     #[must_use]
     pub fn is_alarmed(&self, kind: AlarmKind) -> bool {
         self.alarms.iter().any(|alarm| alarm.kind == kind)
+    }
+
+    /// Whether the alarm is on that ends this life of a member.
+    #[must_use]
+    pub fn ends(&self, (member, life): (NodeId, Incarnation)) -> bool {
+        self.alarms.contains(&Alarm::ending(member, life))
     }
 
     /// Whether the alarms that are on let `command` through, on member `here` as on every other.

@@ -417,7 +417,7 @@ impl World {
     /// configuration may be entered on its behalf that needs this life.
     fn is_ended(&self, id: NodeId, life: Incarnation) -> bool {
         let mut processes = self.machines.iter().filter_map(|machine| machine.process.as_ref());
-        processes.any(|process| process.published().view.alarms().any(|alarm| alarm.ended() == Some((id, life))))
+        processes.any(|process| process.published().view.ends((id, life)))
     }
 
     /// Whether the voters of every configuration that may be in force have a quorum that remembers, if `lost` forgets now

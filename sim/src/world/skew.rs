@@ -143,7 +143,7 @@ impl World {
             return Err(Violation::new("state", format!("member {member} was told that its state is wrong")));
         }
         let life = process.replica().raft().identity().incarnation;
-        let is_named = process.published().view.alarms().any(|alarm| alarm.ended() == Some((id, life)));
+        let is_named = process.published().view.ends((id, life));
         let is_over = is_named || (process.is_bare() && self.is_left_behind(id, life));
         if !is_over {
             return Err(Violation::new("fence", format!("member {member} ends its life, and no alarm names it")));
