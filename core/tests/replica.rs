@@ -1,6 +1,7 @@
 //! Whole replicas with real stores, over a network and disks that the test controls: routing, waiting, giving up.
 
 #[path = "support/replicas.rs"]
+#[allow(dead_code, reason = "each test file uses what it needs")]
 mod support;
 
 use std::sync::Arc;

@@ -14,7 +14,7 @@ use quorate_core::request::Alarm;
 use quorate_core::rows::MemRows;
 use quorate_core::store::Store;
 use quorate_core::{Generation, Incarnation, LogIndex, NodeId};
-use support::{Cluster, MILLI, put, recovered};
+use support::{Cluster, MILLI, put};
 
 /// Of logs that keep few entries.
 fn config(member: u64) -> Config {
@@ -73,19 +73,6 @@ impl Cluster {
         member.is_bare = true;
     }
 
-    /// The member comes back as one whose disk was lost.
-    fn rebuild(&mut self, at: NodeId, life: Incarnation) {
-        let voters = self.members.keys().map(|id| (*id, Incarnation(0))).collect();
-        let recovered = recovered(at, life, voters, Standing::Amnesiac);
-        let config = Config { session: Incarnation(life.0 + 5000), ..config(at.0) };
-        let member = self.members.get_mut(&at).expect("a member");
-        member.replica = Replica::new(config, recovered, LogIndex(0), &[], Arc::default(), self.now);
-        member.rows = MemRows::default();
-        member.store = Store::load(at, &member.rows).expect("no rows are an empty store");
-        member.writes.clear();
-        member.is_bare = false;
-    }
-
     /// The lives that the members with a state know to be over.
     fn ended(&self) -> Vec<Alarm> {
         let whole = self.members.values().filter(|member| !member.is_bare);
@@ -103,7 +90,10 @@ impl Cluster {
             let ended: Vec<NodeId> = self.ended().iter().map(|alarm| alarm.member).collect();
             assert!(ended.len() <= 1, "{ended:?} at once");
             let over: Vec<NodeId> = ended.into_iter().filter(|id| self.members[id].is_bare).collect();
-            over.iter().for_each(|id| self.rebuild(*id, Incarnation(100 + 10 * round + id.0)));
+            for id in over {
+                assert_eq!(self.members[&id].suspected, None, "{id}");
+                self.rebuild(id, Incarnation(100 + 10 * round + id.0));
+            }
         }
         let bare: Vec<&NodeId> = self.members.iter().filter(|(_, member)| member.is_bare).map(|it| it.0).collect();
         assert!(bare.is_empty(), "{bare:?} are without a state");

@@ -9,12 +9,11 @@ use quorate_core::command::Command;
 use quorate_core::entry::Standing;
 use quorate_core::error::Error;
 use quorate_core::raft::Role;
-use quorate_core::replica::{Config, Input, Replica, Request};
+use quorate_core::replica::{Config, Input, Request};
 use quorate_core::request::{Member as MemberInfo, *};
-use quorate_core::rows::{MemRows, RowWrite};
-use quorate_core::store::Store;
-use quorate_core::{Blob, Incarnation, LogIndex, NodeId};
-use support::{Cluster, MILLI, Member, put, recovered};
+use quorate_core::rows::RowWrite;
+use quorate_core::{Blob, Incarnation, NodeId};
+use support::{Cluster, MILLI, Member, put};
 
 fn config(member: u64) -> Config {
     let founders = (1..=5).map(info).collect();
@@ -53,21 +52,6 @@ fn decide_on_a_flipped_bit(cluster: &mut Cluster, at: NodeId) {
 
 fn alarms(cluster: &Cluster, at: NodeId) -> Vec<Alarm> {
     cluster.members[&at].store.view().alarms().collect()
-}
-
-impl Cluster {
-    /// The member comes back as one whose disk was lost.
-    fn rebuild(&mut self, at: NodeId, life: Incarnation) {
-        let voters = self.members.keys().map(|id| (*id, Incarnation(0))).collect();
-        let recovered = recovered(at, life, voters, Standing::Amnesiac);
-        let config = Config { session: Incarnation(life.0 + 5000), ..config(at.0) };
-        let member = self.members.get_mut(&at).expect("a member");
-        member.replica = Replica::new(config, recovered, LogIndex(0), &[], Arc::default(), self.now);
-        member.rows = MemRows::default();
-        member.store = Store::load(at, &member.rows).expect("no rows are an empty store");
-        (member.suspected, member.fenced) = (None, None);
-        member.writes.clear();
-    }
 }
 
 #[test]

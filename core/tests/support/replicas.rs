@@ -19,6 +19,8 @@ pub(crate) const MILLI: Duration = Duration::from_millis(1);
 /// One member: its replica, its applied state, and what its disk has not finished.
 pub(crate) struct Member {
     pub(crate) replica: Replica,
+    /// What every life of it runs with.
+    pub(crate) config: Config,
     pub(crate) store: Store,
     pub(crate) rows: MemRows,
     /// Writes under way; persisted at once unless `slow_disk`.
@@ -119,12 +121,13 @@ impl Member {
         standing: Standing,
     ) -> Self {
         let recovered = recovered(id, Incarnation(id.0), voters.clone(), standing);
-        let replica = Replica::new(config, recovered, LogIndex(0), &[], members, Instant(0));
+        let replica = Replica::new(config.clone(), recovered, LogIndex(0), &[], members, Instant(0));
         let rows = MemRows::default();
         let store = Store::load(id, &rows).expect("no rows are an empty store");
         let (writes, responses) = (VecDeque::new(), BTreeMap::new());
         Self {
             replica,
+            config,
             store,
             rows,
             writes,
@@ -202,6 +205,19 @@ impl Cluster {
     pub(crate) fn elected(mut self) -> Self {
         self.run(5000 * MILLI);
         self
+    }
+
+    /// The member comes back as one whose disk was lost.
+    pub(crate) fn rebuild(&mut self, at: NodeId, life: Incarnation) {
+        let voters = self.members.keys().map(|id| (*id, Incarnation(0))).collect();
+        let recovered = recovered(at, life, voters, Standing::Amnesiac);
+        let member = self.members.get_mut(&at).expect("a member");
+        let config = Config { session: Incarnation(life.0 + 5000), ..member.config.clone() };
+        member.replica = Replica::new(config, recovered, LogIndex(0), &[], Arc::default(), self.now);
+        member.rows = MemRows::default();
+        member.store = Store::load(at, &member.rows).expect("no rows are an empty store");
+        (member.suspected, member.fenced, member.is_bare) = (None, None, false);
+        member.writes.clear();
     }
 
     pub(crate) fn step(&mut self, at: NodeId, input: Input) {
