@@ -75,6 +75,14 @@ pub enum BootError {
     Io(#[from] io::Error),
 }
 
+impl BootError {
+    /// Whether the member might start, if the others could restore it.
+    #[must_use]
+    pub fn may_be_restored(&self) -> bool {
+        matches!(self, Self::Damage(damage) if !matches!(damage, Damage::Newer { .. }))
+    }
+}
+
 /// A log, open for appending, and what it says.
 #[derive(Debug)]
 pub struct Booted<D> {

@@ -352,7 +352,7 @@ fn instructed_by(joined: Joined) -> Result<Instructions, LaunchError> {
 /// Whether a member that cannot start might, if the others could restore it.
 fn may_be_restored(reason: &LaunchError) -> bool {
     match reason {
-        LaunchError::Boot(BootError::Damage(damage)) => !matches!(damage, Damage::Newer { .. }),
+        LaunchError::Boot(error) => error.may_be_restored(),
         LaunchError::State(_) => true,
         _ => false,
     }

@@ -198,9 +198,9 @@ impl StartError {
     #[must_use]
     pub fn may_be_restored(&self) -> bool {
         match self {
-            Self::Boot(BootError::Damage(damage)) => !matches!(damage, Damage::Newer { .. }),
+            Self::Boot(error) => error.may_be_restored(),
             Self::Open(error) => is_damage(error),
-            Self::Boot(BootError::Io(_)) | Self::Removed => false,
+            Self::Removed => false,
         }
     }
 }
