@@ -587,7 +587,7 @@ impl Setup {
 }
 
 /// One of the choices, with the probability of its weight.
-fn pick<T: Copy>(rng: &mut Rng, choices: &[(u64, T)]) -> T {
+pub(crate) fn pick<T: Copy>(rng: &mut Rng, choices: &[(u64, T)]) -> T {
     let mut ticket = rng.below(choices.iter().map(|(weight, _)| weight).sum());
     for (weight, choice) in choices {
         if ticket < *weight {

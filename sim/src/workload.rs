@@ -8,7 +8,7 @@ use quorate_core::rng::Rng;
 use quorate_core::{Blob, LeaseId, Revision, Ttl};
 use quorate_jepsen::history::Op;
 
-use crate::swarm::Mix;
+use crate::swarm::{self, Mix};
 use crate::world::redraw::anew;
 
 pub mod badge;
@@ -76,8 +76,7 @@ impl Generator {
             return Op::Range(range);
         }
         let Mix { puts, ranges, deletes, txns, compactions, .. } = self.mix;
-        let kind = draw(&mut self.rng, [puts, ranges, deletes, txns, compactions]);
-        match kind {
+        match swarm::pick(&mut self.rng, &[(puts, 0), (ranges, 1), (deletes, 2), (txns, 3), (compactions, 4)]) {
             0 => Op::Put(self.put(known)),
             1 => Op::Range(self.range(known)),
             2 => Op::DeleteRange(self.delete()),
@@ -268,16 +267,6 @@ impl Generator {
     pub fn below(&mut self, bound: u64) -> u64 {
         self.rng.below(bound)
     }
-}
-
-/// Which of these, by weight.
-fn draw<const N: usize>(rng: &mut Rng, weights: [u64; N]) -> usize {
-    let ticket = rng.below(weights.iter().sum());
-    let sums = weights.iter().scan(0, |sum, weight| {
-        *sum += weight;
-        Some(*sum)
-    });
-    sums.filter(|sum| *sum <= ticket).count()
 }
 
 fn pick(rng: &mut Rng, len: usize) -> usize {

@@ -48,8 +48,7 @@ impl World {
     fn may_lose_state(&self, member: usize) -> Option<LogIndex> {
         let machine = &self.machines[member];
         let raft = machine.process.as_ref()?.replica().raft();
-        let is_well = machine.trusted && !machine.wrong.is_doubtful() && !machine.rotten && !machine.doubtful;
-        if !is_well || !self.may_go_wrong() {
+        if !machine.is_sound() || !self.may_go_wrong() {
             return None;
         }
         if self.setup.churn.is_some() {
@@ -60,8 +59,7 @@ impl World {
         let farthest = others().filter_map(|it| it.wrong.lost).chain([raft.start()]).max()?;
         let reaches = |it: &Machine| {
             let raft = it.process.as_ref().map(|process| process.replica().raft());
-            let is_sound = it.trusted && !it.wrong.is_doubtful() && !it.rotten && !it.doubtful;
-            is_sound && raft.is_some_and(|raft| raft.status().commit.min(raft.durable()) >= farthest)
+            it.is_sound() && raft.is_some_and(|raft| raft.status().commit.min(raft.durable()) >= farthest)
         };
         (self.machines.len() >= 3 && is_alone && others().any(reaches)).then_some(raft.start())
     }
@@ -109,7 +107,7 @@ impl World {
         Err(Violation::new("fence", text))
     }
 
-    /// An heir has to catch up, and each has its turn, a second long.
+    /// An heir has to catch up, and each has its turn.
     fn handover(&self) -> Nanos {
         15 * SECOND + 20 * self.setup.knobs.election + self.catching_up()
     }
@@ -132,7 +130,7 @@ impl World {
     /// that may be in force, by what whoever has come farthest knows.
     pub(super) fn is_left_behind(&self, id: NodeId, life: Incarnation) -> bool {
         let sound = self.machines.iter().filter_map(|machine| machine.process.as_ref()).filter(|it| !it.is_bare());
-        let is_ended = |it: &Process| it.published().view.alarms().any(|alarm| alarm.ended() == Some((id, life)));
+        let is_ended = |it: &Process| it.published().view.ends((id, life));
         if sound.clone().any(is_ended) {
             return true;
         }

@@ -145,14 +145,13 @@ impl World {
                 self.tell(now, || Happened::Fault { text: "ends all faults".into(), members: 0, until: now });
                 let outcasts = self.take_outcasts();
                 self.make_calm(now);
-                if outcasts.is_empty() {
-                    self.recover(now);
-                } else {
-                    let is_left = |member: &usize| outcasts.iter().all(|(outcast, _)| outcast != member);
-                    self.finale.targets = self.members().into_iter().filter(is_left).collect();
+                if let Some((outcasts, left)) = outcasts {
+                    self.finale.targets = left;
                     self.finale.deadline = now + self.recovery();
                     self.finale.phase = Phase::Besieged { step: 0 };
                     outcasts.into_iter().for_each(|(member, plight)| self.cast_out(now, member, plight));
+                } else {
+                    self.recover(now);
                 }
             }
             Phase::Besieged { step } => match self.finale.targets.get(step / 2).copied() {

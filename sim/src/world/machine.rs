@@ -84,6 +84,11 @@ pub(super) struct Machine {
 }
 
 impl Machine {
+    /// Its word counts, it has what it promised, and nothing is wrong with its state, as far as the nemesis knows.
+    pub(super) fn is_sound(&self) -> bool {
+        self.trusted && !self.rotten && !self.doubtful && !self.wrong.is_doubtful()
+    }
+
     /// Everything that was stored is lost.
     pub(super) fn replace_disk(&mut self) {
         self.disk.wipe();

@@ -58,6 +58,9 @@ impl Harassment {
     }
 }
 
+/// Members that are left out, and what is wrong with each.
+type Outcasts = Vec<(usize, Plight)>;
+
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Death {
@@ -299,16 +302,16 @@ impl World {
         }
     }
 
-    /// Who is to be left out when the others are healed, and what is wrong with it. Nobody, if the others are no majority
-    /// that remembers.
-    pub(super) fn take_outcasts(&mut self) -> Vec<(usize, Plight)> {
+    /// Who is to be left out when the others are healed, and what is wrong with it; and the others. Nobody, if they are no
+    /// majority that remembers.
+    pub(super) fn take_outcasts(&mut self) -> Option<(Outcasts, Vec<usize>)> {
         let outcasts = std::mem::take(&mut self.outcasts);
-        let is_sound = |machine: &Machine| machine.trusted && !machine.rotten && !machine.doubtful;
-        let left = self.members().into_iter().filter(|member| outcasts.iter().all(|(outcast, _)| outcast != member));
-        let sound = left.filter(|member| is_sound(&self.machines[*member])).count();
+        let is_left = |member: &usize| outcasts.iter().all(|(outcast, _)| outcast != member);
+        let left: Vec<usize> = self.members().into_iter().filter(is_left).collect();
         let is_odd = self.machines.iter().any(|machine| machine.wrong.is_doubtful());
-        let suffices = 2 * sound > self.setup.members && sound + outcasts.len() == self.setup.members;
-        if suffices && !is_odd && self.setup.churn.is_none() { outcasts } else { Vec::new() }
+        let suffices =
+            2 * left.len() > self.setup.members && left.iter().all(|member| self.machines[*member].is_sound());
+        (!outcasts.is_empty() && suffices && !is_odd && self.setup.churn.is_none()).then_some((outcasts, left))
     }
 
     /// Leaves a member out while the others are well.
