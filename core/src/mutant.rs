@@ -133,6 +133,7 @@ mutants! {
     H07 "a member without its state answers from none",
     H08 "a leader without its state goes on leading",
     H09 "whoever is asked says that a life is over, though no alarm does",
+    H10 "who was heard before a life was to be ended counts as there when it is",
     K02 "the renewal of a lease that is gone succeeds",
     K03 "a new leader gives every lease its whole time again, whatever was written down",
     K08 "leases that run out are revoked on nobody's behalf",

@@ -165,6 +165,22 @@ fn a_member_without_its_state_that_falls_behind_the_log_gets_another_one() {
     assert!(matches!(cluster.answer(bare, id), Some(Ok(_))), "it serves again");
 }
 
+/// Its life was ended because the other had been heard a moment ago, whose disk was lost by then.
+#[test]
+fn who_was_heard_before_a_life_is_to_be_ended_may_be_no_more() {
+    let mut cluster = three();
+    let leader = cluster.leader();
+    let mut others = cluster.members.keys().copied().filter(|id| *id != leader);
+    let (bare, blank) = (others.next().unwrap(), others.next().unwrap());
+    cluster.cut_off.insert(blank);
+    cluster.rebuild(blank, Incarnation(99));
+    cluster.lose_state(bare);
+    cluster.run(10_000 * MILLI);
+    assert_eq!(cluster.ended(), [], "two of three would remember nothing");
+    cluster.cut_off.clear();
+    cluster.rebuild_all();
+}
+
 /// Each of them would give leadership to the other one.
 #[test]
 fn the_only_member_with_a_state_leads_in_the_end() {

@@ -217,12 +217,21 @@ impl Raft {
         self.become_standing(Standing::Trusted, Some(config));
     }
 
-    /// Whether a quorum that does not contain `id` was heard lately. Only a leader knows.
+    /// The number of the heartbeat round that begins next; only a leader's has a meaning.
     #[must_use]
-    pub fn has_quorum_without(&self, id: NodeId) -> bool {
+    pub fn next_round(&self) -> u64 {
+        self.leader.as_ref().map_or(0, |leader| leader.round + 1)
+    }
+
+    /// Whether a quorum that does not contain `id` was heard lately, and has answered heartbeat round `since` or a later one.
+    /// Only a leader knows.
+    #[must_use]
+    pub fn has_quorum_without(&self, id: NodeId, since: u64) -> bool {
         self.leader.is_some()
             && is_quorum(self.log.config(), |other, life| {
-                let heard = |progress: &Progress| self.now < progress.heard + self.config.election_timeout;
+                let heard = |progress: &Progress| {
+                    self.now < progress.heard + self.config.election_timeout && progress.round >= since
+                };
                 other != id && (self.is_self(other, life) || self.counted(other, life).is_some_and(heard))
             })
     }

@@ -3,8 +3,9 @@
 //! 1. A member that finds its own state to differ from the majority's is *suspect*: it serves nobody and gives leadership
 //!    away. Its log is right as far as anyone knows, so it goes on acknowledging.
 //! 2. The leader, if its own state is the majority's, raises [`AlarmKind::Fenced`] with the life of that member: one such
-//!    at a time, and only while a quorum lives without it, since
-//! 3. the member, when it applies the alarm, is *fenced*: it does nothing any more, and whoever runs it has it begin a new
+//!    at a time, and only while a quorum lives without it. That a member was there a moment ago is not enough: it may have
+//!    lost its disk just before this one was found to be wrong. So the others have to answer once more, from then on.
+//! 3. The member, when it applies the alarm, is *fenced*: it does nothing any more, and whoever runs it has it begin a new
 //!    life with nothing, as an amnesiac. It gets a snapshot from the leader and is readmitted; see `raft::membership`.
 //! 4. Trusted again, it clears the alarm that names its former life. If it was removed meanwhile, the leader does. If its
 //!    state went wrong again before it did, that alarm does not stand in the way of the next one: it is about it, too.
@@ -64,6 +65,9 @@ pub(super) struct Fence {
     damaged: BTreeMap<NodeId, Incarnation>,
     /// How often leadership was given away.
     turn: usize,
+    /// The life that is to be ended next, and the first heartbeat round whose answers show who is there without it: one that
+    /// began when this was known.
+    asked: Option<(Alarm, u64)>,
     /// The last point that was named.
     compared: LogIndex,
     /// Everyone has told its hash there.
@@ -90,6 +94,7 @@ impl Fence {
             is_corrupt_known: false,
             damaged: BTreeMap::new(),
             turn: 0,
+            asked: None,
             compared,
             is_complete,
             compare: now,
@@ -119,6 +124,8 @@ enum Duty {
     Stop,
     /// Give leadership away.
     StepDown,
+    /// Find out who is there, so that a life may be ended.
+    Ask(Alarm),
     /// Raise the alarm that names a life.
     EndLife(Alarm),
     /// Raise or clear another one.
@@ -147,7 +154,7 @@ impl Replica {
 
     /// This member leads no more.
     pub(super) fn demote_fence(&mut self) {
-        self.fence.raising = None;
+        (self.fence.raising, self.fence.asked) = (None, None);
     }
 
     /// Lives that are over, or will be once what this leader's log holds is applied.
@@ -159,7 +166,7 @@ impl Replica {
     /// Raises the alarm that ends a life. Consensus is told before: the step that appends the one may append a
     /// configuration, too.
     fn end_life(&mut self, alarm: Alarm, out: &mut Vec<Output>) {
-        self.fence.raising = Some((LogIndex(u64::MAX), alarm));
+        (self.fence.raising, self.fence.asked) = (Some((LogIndex(u64::MAX), alarm)), None);
         self.aim_again(out);
         let is_proposed = self.leads() && self.propose_here(Command::RaiseAlarm(alarm), out);
         self.fence.raising = is_proposed.then(|| (self.raft.status().last, alarm));
@@ -252,7 +259,7 @@ impl Replica {
     pub(super) fn fence_deadline(&self) -> Instant {
         let speech = self.comparison().min(self.report());
         match self.duty() {
-            Some(Duty::Stop) => self.now,
+            Some(Duty::Stop | Duty::Ask(_)) => self.now,
             Some(_) => speech.min(self.fence.quiet),
             None => speech,
         }
@@ -274,29 +281,27 @@ impl Replica {
             let messages = self.peers().into_iter().map(|to| (to, PeerMessage::Damaged { life }));
             out.extend(messages.map(|(to, message)| Output::Send { to, message }));
         }
-        match self.duty() {
-            Some(Duty::Stop) => {
+        let Some(duty) = self.duty() else { return };
+        match duty {
+            Duty::Stop => {
                 self.fenced = true;
                 self.refuse_waiting(out);
-                out.push(Output::Fenced);
+                return out.push(Output::Fenced);
             }
-            Some(duty) if self.now >= self.fence.quiet => {
-                self.fence.quiet = self.now + self.config.raft.election_timeout;
-                match duty {
-                    Duty::EndLife(alarm) => self.end_life(alarm, out),
-                    Duty::Propose(command) if self.leads() => _ = self.propose_here(command, out),
-                    Duty::Propose(command) => self.proposals.offer(command),
-                    Duty::StepDown | Duty::Stop => {
-                        self.fence.turn = self.fence.turn.wrapping_add(1);
-                        let to = self.heir();
-                        reach!(BareLeader if self.fence.is_bare());
-                        reach!(HeirNamed if to.is_some());
-                        self.consensus(raft::Input::Transfer { to }, out);
-                    }
-                }
+            Duty::Ask(alarm) => return self.fence.asked = Some((alarm, self.raft.next_round())),
+            _ if self.now < self.fence.quiet => return,
+            Duty::EndLife(alarm) => self.end_life(alarm, out),
+            Duty::Propose(command) if self.leads() => _ = self.propose_here(command, out),
+            Duty::Propose(command) => self.proposals.offer(command),
+            Duty::StepDown => {
+                self.fence.turn = self.fence.turn.wrapping_add(1);
+                let to = self.heir();
+                reach!(BareLeader if self.fence.is_bare());
+                reach!(HeirNamed if to.is_some());
+                self.consensus(raft::Input::Transfer { to }, out);
             }
-            _ => {}
         }
+        self.fence.quiet = self.now + self.config.raft.election_timeout;
     }
 
     /// What is to be done, as soon as it may.
@@ -345,10 +350,13 @@ impl Replica {
         let is_configured = |it: &(NodeId, Incarnation)| self.status.config.members().any(|member| member == *it);
         let lives = odd.into_iter().chain(damaged.filter(is_configured));
         let mut alarms = lives.map(|(member, life)| Alarm::ending(member, life));
-        if let Some(alarm) = alarms.find(|alarm| self.may_end(*alarm)) {
-            return Some(Duty::EndLife(alarm));
+        if let Some(alarm) = alarms.find(|alarm| self.may_end(*alarm, 0)) {
+            return match self.fence.asked.filter(|(asked, _)| *asked == alarm) {
+                Some((_, round)) => self.may_end(alarm, round).then_some(Duty::EndLife(alarm)),
+                None => Some(Duty::Ask(alarm)),
+            };
         }
-        (self.fence.is_damaged && self.may_end(Alarm::ending(self.member, life))).then_some(Duty::StepDown)
+        (self.fence.is_damaged && self.may_end(Alarm::ending(self.member, life), 0)).then_some(Duty::StepDown)
     }
 
     /// Who is to lead instead; `None`: whoever has most. Two members that are damaged would give way to each other for ever,
@@ -360,11 +368,13 @@ impl Replica {
         if damaged.is_empty() { None } else { whole.get(self.fence.turn % whole.len().max(1)).copied() }
     }
 
-    /// Whether the life that `alarm` names may be ended: no other one is, and a quorum lives without it.
-    fn may_end(&self, alarm: Alarm) -> bool {
+    /// Whether the life that `alarm` names may be ended: no other one is, and a quorum lives without it, as answers to
+    /// heartbeat round `since` and later ones show.
+    fn may_end(&self, alarm: Alarm, since: u64) -> bool {
         let in_the_way = |on: &Alarm| on.ended().is_some() && (on.member != alarm.member || *on == alarm);
         let is_only_one = self.fence.raising.is_none() && !self.fence.alarms.iter().any(in_the_way);
-        let may = is_only_one && self.is_settled_in() && self.raft.has_quorum_without(alarm.member);
+        let since = if mutant::is_on(Mutant::H10) { 0 } else { since };
+        let may = is_only_one && self.is_settled_in() && self.raft.has_quorum_without(alarm.member, since);
         may || (mutant::is_on(Mutant::H05) && self.leads() && !self.fence.alarms.contains(&alarm))
     }
 }
