@@ -237,18 +237,26 @@ fn decays(setup: &Setup, begin: Nanos, end: Nanos) -> Vec<Strike> {
 }
 
 /// Members whose states are lost, one or more within a short time: what was wrong with one machine's disk may be with others'.
-/// Some are asked to lead before they have another one.
+/// Some are asked to lead before they have another one. Or a minority loses its disks, and is still taken for there when the
+/// next one loses its state.
 fn losses(setup: &Setup, begin: Nanos, end: Nanos) -> Vec<Strike> {
     let (rng, mut strikes) = (&mut stream(setup.seed, Stream::Schedule, 44), Vec::new());
     let mut at = begin + SECOND + micros(rng, 10 * SECOND);
     while setup.classes.lose_state && at < end {
         let gap = pick(rng, &[(1, MILLI), (2, 100 * MILLI), (1, 2 * SECOND)]);
         let lost = pick(rng, &[(2, 1), (2, 2), (1, 3)]);
-        for (n, member) in (0..).zip(shuffled(rng, setup.machines()).into_iter().take(lost)) {
+        let members = shuffled(rng, setup.machines());
+        let disks = if rng.chance(1, 3) { (members.len() - 1) / 2 } else { 0 };
+        if let Some(member) = members.last().copied().filter(|_| disks > 0) {
+            strikes.push(Strike { at: (at - SECOND / 2) / MICRO * MICRO, fault: Fault::Transfer { member } });
+        }
+        for (n, member) in (0..).zip(members.into_iter().take(disks + lost)) {
             let longest = pick(rng, &[(2, 50), (1, 5_000)]);
             let down = MILLI * (1 + rng.below(longest));
             let lost = at / MICRO * MICRO + n * gap;
-            strikes.push(Strike { at: lost, fault: Fault::LoseState { member, down } });
+            let is_disk = n < disks as u64;
+            let fault = if is_disk { Fault::Wipe { member, down } } else { Fault::LoseState { member, down } };
+            strikes.push(Strike { at: lost, fault });
             if rng.chance(1, 2) {
                 let asked = lost + down + micros(rng, 2 * SECOND);
                 strikes.push(Strike { at: asked, fault: Fault::Transfer { member } });
