@@ -6,7 +6,8 @@
 use quorate_core::entry::FEATURE_LEVEL;
 use quorate_core::rng::Rng;
 
-use super::{Setup, Stream, draw_aim, draw_link, pick, ppm, stream};
+use super::draw::{self, pick, ppm};
+use super::{Setup, Stream, stream};
 use crate::disk::Ill;
 use crate::heap::{MICRO, MILLI, Nanos, SECOND};
 use crate::network::Aim;
@@ -45,7 +46,7 @@ pub(super) fn draw_schedule(setup: &Setup) -> Vec<Strike> {
         span: down(rng),
     });
     class(7, classes.partition, 4 * SECOND, &|rng| {
-        let (from, to) = draw_link(rng, members);
+        let (from, to) = draw::link(rng, members);
         Fault::Cut { from, to, span: down(rng) }
     });
     class(8, classes.storm, 6 * SECOND, &|rng| Fault::Storm {
@@ -97,7 +98,7 @@ pub(super) fn draw_schedule(setup: &Setup) -> Vec<Strike> {
         if let Fault::Storm { aim, .. } | Fault::Throttle { aim, .. } = &mut strike.fault
             && aims.chance(1, 2)
         {
-            *aim = draw_aim(aims, members);
+            *aim = draw::aim(aims, members);
         }
     }
     let relentless = &mut stream(setup.seed, Stream::Schedule, 14);
@@ -168,7 +169,7 @@ fn flaps(setup: &Setup, begin: Nanos, end: Nanos) -> Vec<Strike> {
     let (rng, mut strikes) = (&mut stream(setup.seed, Stream::Schedule, 31), Vec::new());
     let mut at = begin + micros(rng, 10 * SECOND);
     while setup.classes.flap && at < end {
-        let (from, to) = draw_link(rng, setup.machines());
+        let (from, to) = draw::link(rng, setup.machines());
         let period = setup.knobs.election / 10 * (1 + rng.below(20));
         let until = (at + 5 * SECOND).min(end);
         while at < until {
