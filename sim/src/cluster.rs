@@ -18,8 +18,7 @@
 //! ```
 //!
 //! Everything that clients are told is checked, as in the simulator's own runs; [`Cluster::finish`] says what was found. The
-//! cluster takes part in simulated time by steps of a millisecond, which is madsim's own resolution. Watches are not
-//! offered.
+//! cluster takes part in simulated time by steps of a millisecond, which is madsim's own resolution.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -31,8 +30,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use madsim::runtime::Runtime;
-use quorate_core::Blob;
+use quorate_api::etcdserverpb as pb;
 use quorate_core::request::{KeyRange, KeyValue, PutRequest, RangeRequest, TxnRequest, TxnResult};
+use quorate_core::{Blob, LeaseId, Revision, Ttl};
 use quorate_jepsen::history::{Op, Response};
 use quorate_node::status::Status;
 
@@ -43,10 +43,17 @@ use crate::heap::{MILLI, Nanos, SECOND};
 use crate::network::Quality;
 use crate::report::{Keep, Totals};
 use crate::schedule::{Fault, Strike};
+use crate::script::Asked;
 use crate::swarm::regime::Regime;
 use crate::swarm::{Classes, Setup};
 use crate::wire;
+use crate::workload::operator::Task;
+use crate::workload::watcher::Told;
 use crate::world::World;
+
+mod watch;
+
+pub use watch::{Change, Ended, Watch};
 
 /// Calls that can be under way at once; others wait.
 const CALLS_MAX: usize = 64;
@@ -98,13 +105,19 @@ impl std::error::Error for Failure {}
 /// Between the tasks of the user, which may be anywhere, and the world, which is one task.
 #[derive(Debug, Default)]
 struct Mailbox {
-    asked: VecDeque<(u64, usize, Op, Nanos)>,
+    asked: VecDeque<(u64, usize, Asked, Nanos)>,
+    opened: VecDeque<(u64, usize, KeyRange, Option<Revision>)>,
+    closed: Vec<u64>,
+    /// What was told on each watch, and not taken yet.
+    told: BTreeMap<u64, VecDeque<Told>>,
     faults: Vec<Fault>,
     tickets: u64,
     answers: BTreeMap<u64, Option<Answer>>,
     wakers: BTreeMap<u64, Waker>,
     leader: Option<usize>,
     ends: bool,
+    /// The cluster is no more.
+    is_over: bool,
     verdict: Option<Result<Totals, Violation>>,
     ended: Option<Waker>,
 }
@@ -203,15 +216,20 @@ impl Client {
     /// # Errors
     /// See [`Failure`].
     pub async fn call(&self, op: Op) -> Result<Response, Failure> {
-        let member = self.member.load(Ordering::Relaxed);
+        let bytes = self.ask(Asked::Task(Task::Op(op.clone()))).await?;
+        Ok(wire::decode(&op, bytes))
+    }
+
+    async fn ask(&self, asked: Asked) -> Result<Bytes, Failure> {
+        let member = self.member();
         let patience = Nanos::try_from(self.patience.as_nanos()).unwrap_or(LIFE);
-        let ticket = lock(&self.mailbox).post(member, op.clone(), patience);
+        let ticket = lock(&self.mailbox).post(member, asked, patience);
         let answer = poll_fn(|context| lock(&self.mailbox).poll(ticket, context)).await;
         if !matches!(answer, Some(Ok(_) | Err(CallError::Status(_)))) {
             self.member.store((member + 1) % self.members, Ordering::Relaxed);
         }
         match answer {
-            Some(Ok(bytes)) => Ok(wire::decode(&op, bytes)),
+            Some(Ok(bytes)) => Ok(bytes),
             Some(Err(CallError::Status(status))) if wire::error(&status).is_some() => Err(Failure::Refused(status)),
             Some(Err(CallError::Refused)) => Err(Failure::Unreached),
             Some(Err(CallError::Status(_) | CallError::Broken)) | None => Err(Failure::Unknown),
@@ -246,6 +264,32 @@ impl Client {
         }
     }
 
+    /// Grants a lease. (Keys are attached to it by [`Op::Put`].)
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn grant(&self, ttl: Ttl) -> Result<LeaseId, Failure> {
+        match self.call(Op::LeaseGrant { id: None, ttl }).await? {
+            Response::LeaseGrant(lease, _) => Ok(lease.id),
+            other => unreachable!("a grant is answered with one: {other:?}"),
+        }
+    }
+
+    /// Renews a lease; gives for how long, or `None` if there is no such lease any more.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn keep_alive(&self, lease: LeaseId) -> Result<Option<Ttl>, Failure> {
+        let bytes = self.ask(Asked::KeepAlive(lease)).await?;
+        let reply: pb::LeaseKeepAliveResponse = wire::message(bytes);
+        Ok((reply.ttl > 0).then_some(Ttl(reply.ttl)))
+    }
+
+    /// The member that it asks.
+    fn member(&self) -> usize {
+        self.member.load(Ordering::Relaxed)
+    }
+
     /// Compares, and does one thing or the other.
     ///
     /// # Errors
@@ -259,14 +303,14 @@ impl Client {
 }
 
 impl Mailbox {
-    fn post(&mut self, member: usize, op: Op, patience: Nanos) -> u64 {
+    fn post(&mut self, member: usize, asked: Asked, patience: Nanos) -> u64 {
         self.tickets += 1;
-        self.asked.push_back((self.tickets, member, op, patience));
+        self.asked.push_back((self.tickets, member, asked, patience));
         self.tickets
     }
 
     fn poll(&mut self, ticket: u64, context: &mut Context<'_>) -> Poll<Option<Answer>> {
-        if self.verdict.is_some() {
+        if self.is_over {
             return Poll::Ready(None);
         }
         match self.answers.remove(&ticket) {
@@ -291,7 +335,7 @@ async fn drive(mut world: World, mailbox: Shared) {
     #[expect(clippy::disallowed_types, reason = "it is madsim's, and moves with simulated time")]
     let began = madsim::time::Instant::now();
     let mut free: Vec<usize> = (0..CALLS_MAX).rev().collect();
-    let mut tickets = BTreeMap::new();
+    let (mut tickets, mut watches) = (BTreeMap::new(), Vec::new());
     let verdict = loop {
         madsim::time::sleep(STEP).await;
         let now = Nanos::try_from(began.elapsed().as_nanos()).unwrap_or(Nanos::MAX);
@@ -305,14 +349,26 @@ async fn drive(mut world: World, mailbox: Shared) {
                 mailbox.answer(ticket, answer);
             }
         }
+        for (listener, told) in world.take_told() {
+            mailbox.tell(watches[listener], told);
+        }
+        while let Some((number, member, range, from)) = mailbox.opened.pop_front() {
+            let listener = world.listen_from_outside(now, member, range, from);
+            assert_eq!(listener, watches.len(), "they are counted alike");
+            watches.push(number);
+        }
+        for number in std::mem::take(&mut mailbox.closed) {
+            let listener = watches.iter().position(|watch| *watch == number);
+            listener.into_iter().for_each(|listener| world.stop_listening(now, listener));
+        }
         for fault in std::mem::take(&mut mailbox.faults) {
             world.strike_now(now, fault);
         }
         while let (Some(client), false) = (free.last().copied(), mailbox.asked.is_empty()) {
-            let Some((ticket, member, op, patience)) = mailbox.asked.pop_front() else { break };
+            let Some((ticket, member, asked, patience)) = mailbox.asked.pop_front() else { break };
             free.pop();
             tickets.insert(client, ticket);
-            world.ask_from_outside(now, client, member, op, patience);
+            world.ask_from_outside(now, client, member, asked, patience);
         }
         mailbox.leader = world.led_by();
         if mailbox.ends {
@@ -320,7 +376,10 @@ async fn drive(mut world: World, mailbox: Shared) {
         }
     };
     let mailbox = &mut *lock(&mailbox);
-    mailbox.verdict = Some(verdict);
+    for (listener, told) in world.take_told() {
+        mailbox.tell(watches[listener], told);
+    }
+    (mailbox.verdict, mailbox.is_over) = (Some(verdict), true);
     std::mem::take(&mut mailbox.wakers).into_values().chain(mailbox.ended.take()).for_each(Waker::wake);
 }
 

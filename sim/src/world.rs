@@ -9,7 +9,6 @@ use quorate_core::{LogIndex, NodeId, Revision};
 use quorate_jepsen::history::History;
 
 use crate::backend::SimBackends;
-use crate::call::Answer;
 use crate::check::audit::Audit;
 use crate::check::consensus::Consensus;
 use crate::check::leadership::Leadership;
@@ -88,7 +87,7 @@ pub struct World {
     controllers: Vec<Controller>,
     compactors: Vec<Compactor>,
     /// Of clients, then watch clients, then the probe, operators, administrators, contenders and observers, controllers and
-    /// compactors.
+    /// compactors, and watches from outside.
     lines: Vec<Line>,
     /// Those who look after the cluster; their lines are behind the probe's.
     operators: Vec<Operator>,
@@ -134,8 +133,8 @@ pub struct World {
     outcasts: Vec<(usize, Plight)>,
     /// What comes is no longer what the seed says.
     is_redrawn: bool,
-    /// Answers to clients that somebody else plays.
-    outside: Option<Vec<(usize, Option<Answer>)>>,
+    /// Those who ask and watch without being of this world.
+    outside: Option<outside::Outside>,
     /// Which simulated second it is, and how many events it had.
     busy: (Nanos, u64),
 }
@@ -371,6 +370,7 @@ impl World {
             Event::Administer { admin } => self.administer(now, admin),
             Event::Contend { line, plan } => self.contend(now, line, plan),
             Event::Control { line, plan } => self.control(now, line, plan),
+            Event::Listen { listener } => self.connect_listener(now, listener),
             Event::Renew { line, lease } => self.renew(now, line, lease),
             Event::Finale => self.advance_finale(now)?,
         }

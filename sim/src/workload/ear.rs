@@ -49,6 +49,12 @@ impl Ear {
         pb::WatchRequest { request_union: Some(create) }
     }
 
+    /// The member and the number of the stream, if it is open.
+    #[must_use]
+    pub fn stream(&self) -> Option<(usize, u64)> {
+        self.connected.then_some((self.member, self.connection))
+    }
+
     /// Whether it is told things at this moment.
     #[must_use]
     pub fn is_live(&self) -> bool {

@@ -193,7 +193,7 @@ impl World {
         self.tell(now, || Happened::Ended { client: call.client, call: call.call, text: outcome(&answer) });
         let failed = matches!(answer, Err(CallError::Broken | CallError::Refused));
         if let Some(outside) = &mut self.outside {
-            outside.push((call.client, Some(answer.clone())));
+            outside.answered(call.client, Some(answer.clone()));
         }
         if let Some(badge) = self.badges.get_mut(call.client) {
             match &pending.subject {
@@ -243,7 +243,7 @@ impl World {
         let members = self.members();
         let Some(pending) = self.clients[call.client].caller.ended(call.call) else { return Ok(()) };
         if let Some(outside) = &mut self.outside {
-            outside.push((call.client, None));
+            outside.answered(call.client, None);
         }
         self.trace.event(now, Kind::Client, call.client, call.call, &[], || format!("{call:?} gives up"));
         self.tell(now, || Happened::Ended { client: call.client, call: call.call, text: "gives up".into() });
@@ -449,7 +449,9 @@ impl World {
     }
 
     pub(super) fn watch_broken(&mut self, now: Nanos, subscription: Subscription) {
-        let is_taken = self.contest_stream_broke(now, subscription) || self.control_stream_broke(now, subscription);
+        let is_taken = self.contest_stream_broke(now, subscription)
+            || self.control_stream_broke(now, subscription)
+            || self.outside_stream_broke(now, subscription);
         if !is_taken && self.is_current(subscription) {
             self.trace.event(now, Kind::Client, subscription.client, 0, &[], || format!("{subscription:?} broke"));
             self.watchers[subscription.client].broken();
@@ -458,7 +460,8 @@ impl World {
 
     pub(super) fn watch_message(&mut self, now: Nanos, subscription: Subscription, bytes: Bytes, cost: u64) -> Verdict {
         let is_taken = self.contest_stream_told(now, subscription, &bytes, cost)?
-            || self.control_stream_told(now, subscription, &bytes, cost)?;
+            || self.control_stream_told(now, subscription, &bytes, cost)?
+            || self.outside_stream_told(now, subscription, &bytes, cost)?;
         if is_taken || !self.is_current(subscription) {
             return Ok(());
         }
@@ -493,20 +496,32 @@ impl World {
             self.heap.push(at, link::client(line, 0), Event::Unsubscribe { member, subscription });
             return Ok(());
         }
-        let client = &mut self.watchers[subscription.client];
+        let member = self.watchers[subscription.client].member;
+        self.took_in(now, member, subscription, (header, cost), 0);
+        self.see_events(now, subscription.client);
+        self.read_on(now, subscription);
+        Ok(())
+    }
+
+    /// Somebody has read a message on a stream, after so long: it shows at which revision the store was, and there is room for
+    /// as many bytes again.
+    pub(super) fn took_in(
+        &mut self,
+        now: Nanos,
+        member: usize,
+        subscription: Subscription,
+        (header, bytes): (Revision, u64),
+        pace: Nanos,
+    ) {
         self.newest = self.newest.max(header);
         if header > Revision(0) {
             self.history.saw(now, Sighting::Revision(header));
         }
-        let member = client.member;
-        if cost > 0 {
+        if bytes > 0 {
             let line = self.line_of_watcher(subscription.client);
-            let at = self.up(now, line);
-            self.heap.push(at, link::client(line, 0), Event::Taken { member, subscription, bytes: cost });
+            let at = self.up(now, line) + pace;
+            self.heap.push(at, link::client(line, 0), Event::Taken { member, subscription, bytes });
         }
-        self.see_events(now, subscription.client);
-        self.read_on(now, subscription);
-        Ok(())
     }
 
     /// Tells the history what the last message showed: it settles what operations of unknown outcome did.

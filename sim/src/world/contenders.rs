@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 use quorate_api::etcdserverpb as pb;
-use quorate_core::{LeaseId, Revision, Ttl};
-use quorate_jepsen::history::{Op, Response, Sighting};
+use quorate_core::{LeaseId, Ttl};
+use quorate_jepsen::history::{Op, Response};
 
 use super::World;
 use super::event::{Event, link};
@@ -429,18 +429,10 @@ impl World {
     ) -> Result<bool, Violation> {
         let Some(party) = self.listener(subscription) else { return Ok(self.party_on(subscription).is_some()) };
         self.trace.event(now, Kind::Client, subscription.client, cost, bytes, || format!("{subscription:?} is told"));
-        let line = self.line_of_party(party);
         let ear = self.ear(party).as_mut().expect("it listens");
         let member = ear.member;
         let (header, told) = ear.hear(now, bytes.clone()).map_err(|text| Violation::new("watch", text))?;
-        self.newest = self.newest.max(header);
-        if header > Revision(0) {
-            self.history.saw(now, Sighting::Revision(header));
-        }
-        if cost > 0 {
-            let at = self.up(now, line);
-            self.heap.push(at, link::client(line, 0), Event::Taken { member, subscription, bytes: cost });
-        }
+        self.took_in(now, member, subscription, (header, cost), 0);
         match party {
             Party::Contender(number) => {
                 if self.contenders[number].told(&told) {

@@ -2,8 +2,7 @@
 //! end, once all faults are over.
 
 use bytes::Bytes;
-use quorate_core::Revision;
-use quorate_jepsen::history::{Op, Sighting};
+use quorate_jepsen::history::Op;
 use quorate_jepsen::watch::Truth;
 
 use super::World;
@@ -100,7 +99,7 @@ impl World {
                 }
                 let is_forgotten = |ear: &Ear| is_last && !members.contains(&ear.member);
                 let is_lost = controller.reflection.as_ref().is_some_and(|reflection| is_forgotten(&reflection.ear));
-                let open = controller.reflection.as_ref().and_then(|reflection| subscription_of(&reflection.ear));
+                let open = controller.reflection.as_ref().and_then(|reflection| reflection.ear.stream());
                 let next = if is_lost { Next::Listen } else { controller.next(is_last) };
                 if controller.reflection.is_none() {
                     self.hang_up(now, number, open);
@@ -122,7 +121,7 @@ impl World {
             Next::Listen => self.follow(now, number),
             Next::AskProgress => {
                 let reflection = self.controllers[number].reflection.as_ref();
-                if let Some((member, connection)) = reflection.and_then(|reflection| subscription_of(&reflection.ear)) {
+                if let Some((member, connection)) = reflection.and_then(|reflection| reflection.ear.stream()) {
                     let line = self.line_of_component(component);
                     let subscription = Subscription { client: line - self.clients.len(), connection };
                     let at = self.up(now, line);
@@ -214,7 +213,7 @@ impl World {
     fn follow(&mut self, now: Nanos, number: usize) {
         let members = self.askable();
         let controller = &mut self.controllers[number];
-        let open = controller.reflection.as_ref().and_then(|reflection| subscription_of(&reflection.ear));
+        let open = controller.reflection.as_ref().and_then(|reflection| reflection.ear.stream());
         let member = controller.pick(&members);
         let Some((connection, request)) = controller.listen(member) else { return };
         self.hang_up(now, number, open);
@@ -242,7 +241,7 @@ impl World {
             Component::Compactor(_) => None,
             Component::Controller(number) => {
                 let reflection = self.controllers[number].reflection.as_ref();
-                let open = reflection.and_then(|reflection| subscription_of(&reflection.ear));
+                let open = reflection.and_then(|reflection| reflection.ear.stream());
                 Some((number, open.is_some_and(|(_, connection)| connection == subscription.connection)))
             }
         }
@@ -279,15 +278,7 @@ impl World {
         let (header, told) = ear.hear(now, bytes.clone()).map_err(|text| Violation::new("watch", text))?;
         let is_expired = controller.told(told);
         let pace = if is_last { 0 } else { controller.pace() };
-        self.newest = self.newest.max(header);
-        if header > Revision(0) {
-            self.history.saw(now, Sighting::Revision(header));
-        }
-        let line = self.line_of_component(Component::Controller(number));
-        if cost > 0 {
-            let at = self.up(now, line) + pace;
-            self.heap.push(at, link::client(line, 0), Event::Taken { member, subscription, bytes: cost });
-        }
+        self.took_in(now, member, subscription, (header, cost), pace);
         if is_expired {
             self.hang_up(now, number, Some((member, subscription.connection)));
             self.controllers[number].expired();
@@ -353,9 +344,4 @@ impl World {
         }
         Ok(())
     }
-}
-
-/// The member and the number of an open stream.
-fn subscription_of(ear: &Ear) -> Option<(usize, u64)> {
-    ear.connected.then_some((ear.member, ear.connection))
 }

@@ -148,6 +148,10 @@ pub(super) enum Event {
         line: usize,
         plan: u64,
     },
+    /// A watch from outside that broke off is opened again.
+    Listen {
+        listener: usize,
+    },
     Finale,
 }
 

@@ -197,6 +197,7 @@ impl World {
             Phase::Probing { blackout_over, step } => self.probe(now, blackout_over, step)?,
             Phase::Watching { until, heard } if now >= until => {
                 let told = self.watchers.iter().map(WatchClient::changes).sum::<usize>() + self.cached_changes();
+                let told = told + self.changes_outside();
                 let is_late = told > heard || !self.every_cache_follows();
                 if is_late && now < self.finale.deadline {
                     // Those who take little at a time need long for much.
@@ -342,7 +343,8 @@ impl World {
                 return Err(Violation::new("progress", text));
             }
         }
-        self.judge_idle_control(now)
+        self.judge_idle_control(now)?;
+        self.judge_idle_outside(now)
     }
 
     /// The oracles that look at the whole run.
@@ -357,6 +359,7 @@ impl World {
             self.finale.last.map_or(Ok(()), |last| check::watch::must_have(watcher, truth, last))?;
         }
         self.judge_control(truth)?;
+        self.judge_outside_at_last(truth)?;
         self.judge_contest(&witness.kv)
     }
 }

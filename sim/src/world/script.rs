@@ -61,12 +61,7 @@ impl World {
                     let subject = self.subject(now, client, task);
                     return self.operator_asks(now, client, subject, token, patience);
                 }
-                let subject = match task {
-                    Asked::Task(Task::Op(op)) => self.begin_op(now, client, op),
-                    Asked::Task(Task::Chore(chore)) => Subject::Chore(chore),
-                    Asked::KeepAlive(lease) => Subject::KeepAlive(lease),
-                    Asked::TimeToLive(lease) => Subject::TimeToLive(lease),
-                };
+                let subject = self.begin_request(now, client, task);
                 self.clients[client].caller.member = member;
                 let token = shows.token(self.badges.get(client));
                 self.ask(now, client, subject, token, patience);
@@ -77,6 +72,16 @@ impl World {
                 self.connect(now, client, member, new);
             }
             What::Progress => self.ask_progress(now, client),
+        }
+    }
+
+    /// A client is about to ask for this.
+    pub(super) fn begin_request(&mut self, now: Nanos, client: usize, asked: Asked) -> Subject {
+        match asked {
+            Asked::Task(Task::Op(op)) => self.begin_op(now, client, op),
+            Asked::Task(Task::Chore(chore)) => Subject::Chore(chore),
+            Asked::KeepAlive(lease) => Subject::KeepAlive(lease),
+            Asked::TimeToLive(lease) => Subject::TimeToLive(lease),
         }
     }
 

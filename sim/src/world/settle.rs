@@ -118,6 +118,7 @@ impl World {
         }
         self.totals.leases_asked += self.leases.judge_keys(truth.kv)?;
         self.judge_caches(truth)?;
+        self.judge_outside(truth)?;
         if self.setup.contest.is_some() { self.locks.follow(&witness.kv) } else { Ok(()) }
     }
 
@@ -133,6 +134,7 @@ impl World {
         let oldest = awaited
             .filter_map(|watcher| watcher.next)
             .chain(cached)
+            .chain(self.awaited_outside())
             .chain(self.leases.awaited())
             .fold(floor, Revision::min);
         let lost = self.decided_before(index).saturating_sub(GIVEN_UP);
