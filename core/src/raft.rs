@@ -9,7 +9,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use crate::entry::{Configuration, Entry, HardState, Identity, Record, Recovered, Standing};
+use crate::entry::{Configuration, Entry, HardState, Identity, RESTORED, Record, Recovered, Standing};
 use crate::mutant::{self, Mutant};
 use crate::rng::Rng;
 use crate::{Blob, FeatureLevel, Generation, Incarnation, Instant, LogIndex, NodeId, Term, WriteId};
@@ -47,6 +47,12 @@ pub enum Input {
         from: NodeId,
         /// What it sent.
         message: Message,
+    },
+    /// A peer opened a stream to this member. That says something to one that does not know yet whether the cluster is new;
+    /// others have no use for it.
+    Called {
+        /// Who did.
+        from: NodeId,
     },
     /// Replicate these commands, in order. Ignored with [`Output::Rejected`] unless this member is a leader that
     /// takes proposals.
@@ -259,6 +265,8 @@ pub struct Raft {
     genesis: BTreeMap<NodeId, Incarnation>,
     /// A change of standing that is being written.
     becoming: Option<Becoming>,
+    /// The state that the log is applied to is damaged, or lost: leaders are told.
+    is_damaged: bool,
 
     // Writes.
     /// What this step adds to the log file; it is written as `next_write`.
@@ -371,8 +379,9 @@ impl Raft {
         assert!(applied <= log.last(), "applied {applied}, but the log ends at {}", log.last());
         log.set_applied(applied);
         let commit = hard_state.commit.min(log.last()).max(applied);
-        let is_genesis_kept = identity.standing == Standing::Trusted && start_index == LogIndex(0);
-        let genesis = if is_genesis_kept { log.config_at(LogIndex(0)).1.voters.clone() } else { BTreeMap::new() };
+        let is_first = start_index == LogIndex(0) || (start_index, start_term) == RESTORED;
+        let is_genesis_kept = identity.standing == Standing::Trusted && is_first;
+        let genesis = if is_genesis_kept { log.config_at(start_index).1.voters.clone() } else { BTreeMap::new() };
         let forgets = mutant::is_on(Mutant::R04);
         let term = if forgets { log.last_term() } else { hard_state.term.max(log.last_term()) };
         let status = Status {
@@ -407,6 +416,7 @@ impl Raft {
             greetings: Greetings::default(),
             genesis,
             becoming: None,
+            is_damaged: false,
             records: Vec::new(),
             next_write: WriteId(1),
             persisted: WriteId(0),
@@ -436,6 +446,8 @@ impl Raft {
         self.tick(out);
         match input {
             Input::Receive { from, message } => self.receive(from, message, out),
+            Input::Called { from } if self.standing() == Standing::Fresh && from != self.id() => self.overhear(from),
+            Input::Called { .. } => {}
             Input::Propose { commands } => self.propose(commands, out),
             Input::ReadIndex { read } => self.read_index(read, out),
             Input::Target(target) => self.set_target(target),
@@ -600,7 +612,7 @@ impl Raft {
             Body::Heartbeat { round, commit } => self.on_heartbeat(from, round, commit, out),
             Body::Commit { commit } => self.on_commit(from, commit, out),
             Body::TimeoutNow => self.on_timeout_now(from, out),
-            Body::Accepted { .. } | Body::Refused { .. } | Body::HeartbeatReply { .. } => {
+            Body::Accepted { .. } | Body::Refused { .. } | Body::HeartbeatReply { .. } | Body::Damaged { .. } => {
                 self.on_answer(from, &message, out);
             }
             Body::Stale | Body::Greeting | Body::GreetingReply { .. } | Body::PreVote { .. } => {}

@@ -119,6 +119,11 @@ pub enum Input {
         /// What it sent.
         message: PeerMessage,
     },
+    /// A peer opened a stream to this member.
+    Called {
+        /// Who did.
+        from: NodeId,
+    },
     /// Clients ask; each is answered by one [`Output::Respond`].
     Requests(Vec<(RequestId, Request)>),
     /// All writes up to and including `write` are on stable storage.
@@ -362,6 +367,7 @@ impl Replica {
     #[must_use]
     pub fn without_state(mut self) -> Self {
         self.fence.state_lost();
+        self.raft.set_damaged(true);
         self
     }
 
@@ -406,6 +412,7 @@ impl Replica {
                 self.snapshot_written(snapshot, sequence, generation, out);
             }
             Input::StepDown => self.consensus(raft::Input::Transfer { to: None }, out),
+            Input::Called { from } => self.consensus(raft::Input::Called { from }, out),
             Input::Damaged => self.damage_found(),
             Input::Wake => {}
         }
@@ -503,7 +510,6 @@ impl Replica {
                 self.snapshot_acked(from, snapshot, sequence, installed, out);
             }
             PeerMessage::Removed => self.told_removed(out),
-            PeerMessage::Damaged { life } => self.damage_heard(from, life),
         }
     }
 

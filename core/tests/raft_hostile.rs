@@ -78,6 +78,7 @@ fn body() -> impl Strategy<Value = Body> {
         2 => index().prop_map(|commit| Body::Commit { commit }),
         1 => Just(Body::TimeoutNow),
         1 => Just(Body::Stale),
+        2 => number().prop_map(|round| Body::Damaged { round }),
     ]
 }
 

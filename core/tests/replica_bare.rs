@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use quorate_core::entry::{HardState, Recovered, Standing};
 use quorate_core::error::Error;
-use quorate_core::replica::{Config, Replica, Request};
+use quorate_core::raft::{Body, Message};
+use quorate_core::replica::{Config, Input, PeerMessage, Replica, Request};
 use quorate_core::request::Alarm;
 use quorate_core::rows::MemRows;
 use quorate_core::store::Store;
@@ -223,4 +224,35 @@ fn one_that_cannot_lead_does_not_keep_the_others_from_their_turn() {
             assert_eq!(cluster.leader(), whole);
         }
     }
+}
+
+/// What a member said of a state that it has no more was held against it, and it was rebuilt when somebody else needed it.
+#[test]
+fn a_member_that_was_given_another_state_keeps_its_life() {
+    let mut cluster = three();
+    let leader = cluster.leader();
+    let bare = cluster.follower();
+    let other = *cluster.members.keys().find(|id| ![leader, bare].contains(id)).expect("three");
+    // As long as nobody else is there its life is not ended, whatever it says.
+    cluster.cut_off.insert(other);
+    cluster.lose_state(bare);
+    cluster.run(300 * MILLI);
+    let mut late = Vec::new();
+    while late.is_empty() {
+        cluster.now = cluster.members[&leader].replica.deadline().max(cluster.now);
+        cluster.step(leader, Input::Wake);
+        cluster.deliver_unless(|_, message| {
+            let is_said = matches!(message, PeerMessage::Raft(Message { body: Body::Damaged { .. }, .. }));
+            late.extend(is_said.then(|| message.clone()));
+            is_said
+        });
+    }
+    cluster.cut_off = [bare].into();
+    write(&mut cluster, 10);
+    cluster.cut_off.clear();
+    cluster.run(5000 * MILLI);
+    assert!(!cluster.members[&bare].is_bare);
+    late.into_iter().for_each(|message| cluster.step(leader, Input::Receive { from: bare, message }));
+    cluster.run(10_000 * MILLI);
+    assert_eq!((cluster.members[&bare].fenced, cluster.ended()), (None, vec![]));
 }

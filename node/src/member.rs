@@ -218,6 +218,11 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
         answered.await.unwrap_or(Err(Error::Stopped))
     }
 
+    /// A peer opened a stream to this member.
+    pub fn called(&self, from: NodeId) {
+        self.shared.tell([ToDriver::Event(Event::Input(replica::Input::Called { from }))]);
+    }
+
     /// Frames of a peer arrived. May wait for the disk, if nobody else does.
     pub fn received(&self, from: NodeId, frames: impl IntoIterator<Item = Bytes>) {
         let events = frames.into_iter().map(|frame| ToDriver::Event(Event::Frame(from, frame)));

@@ -19,8 +19,13 @@
 //! ([`RESTORED`]). A member that was given it alone, while the others have a past, stays Fresh: it would take the end of
 //! that state for a place in their log.
 //!
+//! What was so in the beginning is known for as long as the log goes back to it; and longer where that is [`RESTORED`], since
+//! the entry at its end is of no member's making, or the first entry of all, a configuration that every log has: either names
+//! the lives that began.
+//!
 //! A member that nobody began with has nobody to ask: were it one that others have joined since, and its disk a new one,
-//! they would be looking for it. So it listens for a while ([`ALONE`]), and whoever says anything to it knows of a past.
+//! they would be looking for it. So it listens for a while ([`ALONE`]), and whoever says anything to it, or opens a stream to
+//! it ([`super::Input::Called`]), knows of a past. If it was held up meanwhile, what was said may still be waiting to be heard.
 //! Cut off from all of them it begins another cluster, as nothing on its disk or in its settings tells it not to: whoever
 //! replaces its disk says that the cluster exists.
 //!
@@ -106,6 +111,8 @@ use crate::{Incarnation, LogIndex, NodeId};
 
 /// How long a member that begins a cluster alone listens for others: they try to reach it several times in it.
 const ALONE: Duration = Duration::from_millis(600);
+/// If it looks up so much later, it was held up.
+const LATE: Duration = Duration::from_millis(150);
 
 /// What a Fresh member has heard from the others about its own past.
 #[derive(Clone, Debug, Default)]
@@ -128,7 +135,7 @@ impl Raft {
             self.become_standing(Standing::Amnesiac, None); // Not an initial member: the log will tell.
             return;
         }
-        if self.log.config().voters.len() == 1 && !self.greetings.listens {
+        if self.is_alone() && (!self.greetings.listens || self.now > self.greetings.deadline + LATE) {
             self.greetings.listens = true;
             self.greetings.deadline = self.now + ALONE;
             return;
@@ -144,10 +151,26 @@ impl Raft {
         self.decide();
     }
 
-    /// Somebody said something to a Fresh member.
+    /// Whether nobody else was there in the beginning.
+    fn is_alone(&self) -> bool {
+        self.log.config().voters.len() == 1
+    }
+
+    /// Whether its log is what a snapshot file gave it.
+    fn is_restored(&self) -> bool {
+        self.log.start() == RESTORED.0
+    }
+
+    /// Somebody said something to a Fresh member, or reached out to it.
     pub(super) fn overhear(&mut self, from: NodeId) {
-        if self.becoming.is_none() && !self.log.config().voters.contains_key(&from) {
-            self.become_standing(Standing::Amnesiac, None); // No cluster that is yet to begin has such a member.
+        // A cluster that is yet to begin has no other members.
+        if self.becoming.is_some() || self.log.config().voters.contains_key(&from) {
+            return;
+        }
+        if !self.is_restored() {
+            self.become_standing(Standing::Amnesiac, None);
+        } else if self.is_alone() {
+            self.greetings.deadline = crate::Instant::FAR; // It stays out, and nobody else is there to keep it.
         }
     }
 
@@ -184,7 +207,7 @@ impl Raft {
             }
             // What a restored member holds is no part of that cluster's past: it stays out. Nothing but its folder is lost
             // if that is removed; then it comes back as an amnesiac.
-            Standing::Trusted if self.log.start() == RESTORED.0 => return,
+            Standing::Trusted if self.is_restored() => return,
             Standing::Trusted => {
                 reach!(ForgotEverything);
                 return self.become_standing(Standing::Amnesiac, None);
@@ -236,6 +259,22 @@ impl Raft {
             })
     }
 
+    /// Leaders are told, or not any more, that the state which this member's log is applied to is damaged.
+    pub fn set_damaged(&mut self, is_damaged: bool) {
+        self.is_damaged = is_damaged;
+    }
+
+    /// Lives in the latest configuration whose last answer to a heartbeat came with the word that their state is damaged, and
+    /// the round of that. Only a leader knows.
+    pub fn damaged(&self) -> impl Iterator<Item = (NodeId, Incarnation, u64)> {
+        let peers = self.leader.iter().flat_map(|leader| &leader.peers);
+        peers.filter_map(|(id, progress)| {
+            let round = progress.damaged.filter(|round| progress.trusted && *round >= progress.round)?;
+            let life = (*id, progress.incarnation);
+            self.log.config().members().any(|member| member == life).then_some((life.0, life.1, round))
+        })
+    }
+
     /// Whether the others are enough for a quorum, were they all here.
     #[must_use]
     pub fn could_do_without(&self, id: NodeId) -> bool {
@@ -275,7 +314,8 @@ impl Raft {
         }
         let (index, config) = self.log.config_at(self.commit);
         let is_named = config.members().any(|member| member == (self.id(), self.incarnation()));
-        if *index == LogIndex(0) || !is_named {
+        // What it began with is nobody's word but its own.
+        if *index == LogIndex(0) || (*index, self.log.start()) == (RESTORED.0, RESTORED.0) || !is_named {
             return;
         }
         if self.vote.is_none() {

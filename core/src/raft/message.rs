@@ -123,6 +123,13 @@ pub enum Body {
     TimeoutNow,
     /// Your term is over; mine is this message's.
     Stale,
+    /// Sent before each [`Body::HeartbeatReply`] by whose applied state is damaged, or lost: whoever leads is to end this life
+    /// of it, once the others can do without. It is said with the round so that what was said long ago, and may be true no
+    /// more, is known for that. (Builds that do not know this message drop it, and say so.)
+    Damaged {
+        /// The round that was asked.
+        round: u64,
+    },
 }
 
 impl Message {
@@ -191,6 +198,7 @@ impl fmt::Display for Message {
             Body::Commit { commit } => write!(f, "Commit term={term} commit={commit}")?,
             Body::TimeoutNow => write!(f, "TimeoutNow term={term}")?,
             Body::Stale => write!(f, "Stale term={term}")?,
+            Body::Damaged { round } => write!(f, "Damaged term={term} round={round}")?,
         }
         write!(f, " i{}{}", self.incarnation, if self.trusted { "" } else { " untrusted" })
     }

@@ -38,6 +38,8 @@ pub(super) struct Progress {
     inflight_bytes: u64,
     /// The last heartbeat round it has answered.
     pub(super) round: u64,
+    /// The last round with which it said that its applied state is damaged.
+    pub(super) damaged: Option<u64>,
     /// The feature level that it understands, as it said there.
     pub(super) level: Option<FeatureLevel>,
     /// A heartbeat round, and the last index sent before it: if the answer says less was received, it was lost.
@@ -80,6 +82,7 @@ impl Progress {
             inflight: VecDeque::new(),
             inflight_bytes: 0,
             round: 0,
+            damaged: None,
             level: None,
             mark: None,
             told_commit: LogIndex(0),

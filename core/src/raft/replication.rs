@@ -176,6 +176,9 @@ impl Raft {
         let received = self.received;
         let matched = received.min(self.log.durable());
         let level = self.config.understands;
+        if self.is_damaged {
+            self.send_promised(from, Body::Damaged { round }, out);
+        }
         self.send_promised(from, Body::HeartbeatReply { round, received, matched, level }, out);
     }
 
@@ -196,6 +199,7 @@ impl Raft {
             Body::HeartbeatReply { round, received, matched, .. } => {
                 matched <= received && received <= last && round <= leader.round
             }
+            Body::Damaged { round } => round <= leader.round,
             _ => true,
         };
         if !is_possible || !progress.hear(message.incarnation, message.trusted, leader.round, next, self.now) {
@@ -218,6 +222,7 @@ impl Raft {
                 progress.received(round, received);
                 self.confirm_reads(out);
             }
+            Body::Damaged { round } => progress.damaged = progress.damaged.max(Some(round)),
             _ => unreachable!("only answers are dispatched here"),
         }
         self.advance_commit();

@@ -15,8 +15,8 @@
 //! has applied what was in its log when it was elected.
 //!
 //! A member that finds its state damaged where it is stored is no suspect: it serves what it has in memory, and can still read.
-//! It says so to all others, again and again since messages are lost and leaders change; who leads ends its life in the same
-//! way and under the same conditions. A leader that is damaged itself ends the others' first, then gives leadership away.
+//! It says so with every answer to a heartbeat ([`raft::Body::Damaged`]); who leads ends its life in the same way and under the
+//! same conditions, as long as it goes on saying so. A leader that is damaged itself ends the others' first, then gives leadership away.
 //! Where the others are too few for a quorum, were they all there, it raises CORRUPT in its own name.
 //!
 //! A suspect whose hash the leader never heard may fall behind the log and get a snapshot: then it is none any more.
@@ -58,16 +58,13 @@ pub(super) struct Fence {
     /// This member's state is damaged where it is stored.
     is_damaged: bool,
     /// When it says so next.
-    report: Instant,
     /// CORRUPT was raised for that, and if somebody clears it, it is not raised again.
     is_corrupt_known: bool,
-    /// Those who said so of theirs, and of which life.
-    damaged: BTreeMap<NodeId, Incarnation>,
     /// How often leadership was given away.
     turn: usize,
-    /// The life that is to be ended next, and the first heartbeat round whose answers show who is there without it: one that
-    /// began when this was known.
-    asked: Option<(Alarm, u64)>,
+    /// Lives that are to be ended, and for each the first heartbeat round whose answers show who is there without it: it
+    /// began when the reason was known.
+    reasons: BTreeMap<(NodeId, Incarnation), u64>,
     /// The last point that was named.
     compared: LogIndex,
     /// Everyone has told its hash there.
@@ -90,11 +87,9 @@ impl Fence {
             verdict,
             is_suspect,
             is_damaged: false,
-            report: now,
             is_corrupt_known: false,
-            damaged: BTreeMap::new(),
             turn: 0,
-            asked: None,
+            reasons: BTreeMap::new(),
             compared,
             is_complete,
             compare: now,
@@ -124,8 +119,6 @@ enum Duty {
     Stop,
     /// Give leadership away.
     StepDown,
-    /// Find out who is there, so that a life may be ended.
-    Ask(Alarm),
     /// Raise the alarm that names a life.
     EndLife(Alarm),
     /// Raise or clear another one.
@@ -154,7 +147,8 @@ impl Replica {
 
     /// This member leads no more.
     pub(super) fn demote_fence(&mut self) {
-        (self.fence.raising, self.fence.asked) = (None, None);
+        self.fence.raising = None;
+        self.fence.reasons.clear();
     }
 
     /// Lives that are over, or will be once what this leader's log holds is applied.
@@ -166,7 +160,7 @@ impl Replica {
     /// Raises the alarm that ends a life. Consensus is told before: the step that appends the one may append a
     /// configuration, too.
     fn end_life(&mut self, alarm: Alarm, out: &mut Vec<Output>) {
-        (self.fence.raising, self.fence.asked) = (Some((LogIndex(u64::MAX), alarm)), None);
+        self.fence.raising = Some((LogIndex(u64::MAX), alarm));
         self.aim_again(out);
         let is_proposed = self.leads() && self.propose_here(Command::RaiseAlarm(alarm), out);
         self.fence.raising = is_proposed.then(|| (self.raft.status().last, alarm));
@@ -178,6 +172,7 @@ impl Replica {
         self.hashes.forget_ours();
         reach!(StateReplaced if self.fence.is_bare());
         self.fence.is_damaged = false;
+        self.raft.set_damaged(false);
         self.alarms_changed(alarms);
         if core::mem::take(&mut self.fence.is_suspect) {
             out.push(Output::Unsuspected);
@@ -216,6 +211,7 @@ impl Replica {
     /// [`super::Input::Damaged`]
     pub(super) fn damage_found(&mut self) {
         self.fence.is_damaged = true;
+        self.raft.set_damaged(true);
         self.note_corrupt();
     }
 
@@ -224,17 +220,21 @@ impl Replica {
         self.fence.is_corrupt_known |= self.fence.is_damaged && self.fence.alarms.contains(&own);
     }
 
-    /// [`PeerMessage::Damaged`]
-    pub(super) fn damage_heard(&mut self, from: NodeId, life: Incarnation) {
-        let config = &self.status.config;
-        self.fence.damaged.insert(from, life);
-        self.fence.damaged.retain(|id, life| config.members().any(|member| member == (*id, *life)));
+    /// Which lives are to be ended now, and since when that is known.
+    fn note_reasons(&mut self) {
+        if !self.leads() {
+            return;
+        }
+        let damaged = self.raft.damaged().map(|(member, life, _)| (member, life));
+        let (former, next) = (core::mem::take(&mut self.fence.reasons), self.raft.next_round());
+        let since = |life| (life, former.get(&life).copied().unwrap_or(next));
+        self.fence.reasons = self.odd().into_iter().chain(damaged).map(since).collect();
     }
 
-    /// When this member says that its state is damaged. Before it is trusted it has no life that could be ended.
-    fn report(&self) -> Instant {
-        let is_due = self.fence.is_damaged && self.status.standing == Standing::Trusted;
-        if is_due { self.fence.report } else { Instant::FAR }
+    /// The life whose state is not the majority's, as this one is.
+    fn odd(&self) -> Option<(NodeId, Incarnation)> {
+        let Some(Verdict::Other { member, life }) = self.fence.verdict else { return None };
+        Some((member, life))
     }
 
     fn refuse_waiting(&mut self, out: &mut Vec<Output>) {
@@ -257,11 +257,10 @@ impl Replica {
 
     /// When [`Replica::run_fence`] has something to do.
     pub(super) fn fence_deadline(&self) -> Instant {
-        let speech = self.comparison().min(self.report());
         match self.duty() {
-            Some(Duty::Stop | Duty::Ask(_)) => self.now,
-            Some(_) => speech.min(self.fence.quiet),
-            None => speech,
+            Some(Duty::Stop) => self.now,
+            Some(_) => self.comparison().min(self.fence.quiet),
+            None => self.comparison(),
         }
     }
 
@@ -275,12 +274,7 @@ impl Replica {
             let point = self.hashes.name();
             self.tell_hashes(point.into_iter().collect(), true, out);
         }
-        if self.now >= self.report() {
-            self.fence.report = self.now + ASK_INTERVAL;
-            let life = self.raft.identity().incarnation;
-            let messages = self.peers().into_iter().map(|to| (to, PeerMessage::Damaged { life }));
-            out.extend(messages.map(|(to, message)| Output::Send { to, message }));
-        }
+        self.note_reasons();
         let Some(duty) = self.duty() else { return };
         match duty {
             Duty::Stop => {
@@ -288,7 +282,6 @@ impl Replica {
                 self.refuse_waiting(out);
                 return out.push(Output::Fenced);
             }
-            Duty::Ask(alarm) => return self.fence.asked = Some((alarm, self.raft.next_round())),
             _ if self.now < self.fence.quiet => return,
             Duty::EndLife(alarm) => self.end_life(alarm, out),
             Duty::Propose(command) if self.leads() => _ = self.propose_here(command, out),
@@ -338,33 +331,36 @@ impl Replica {
         if !self.leads() {
             return None;
         }
-        let odd = match self.fence.verdict {
-            None => None,
-            Some(Verdict::Other { member, life }) => Some((member, life)),
+        match self.fence.verdict {
             Some(Verdict::Split) if !is_on(AlarmKind::Corrupt) => {
                 return Some(Duty::Propose(Command::RaiseAlarm(corrupt(NodeId(0)))));
             }
             Some(Verdict::Wrong { .. } | Verdict::Split) => return None,
-        };
-        let damaged = self.fence.damaged.iter().map(|(id, life)| (*id, *life));
-        let is_configured = |it: &(NodeId, Incarnation)| self.status.config.members().any(|member| member == *it);
-        let lives = odd.into_iter().chain(damaged.filter(is_configured));
-        let mut alarms = lives.map(|(member, life)| Alarm::ending(member, life));
-        if let Some(alarm) = alarms.find(|alarm| self.may_end(*alarm, 0)) {
-            return match self.fence.asked.filter(|(asked, _)| *asked == alarm) {
-                Some((_, round)) => self.may_end(alarm, round).then_some(Duty::EndLife(alarm)),
-                None => Some(Duty::Ask(alarm)),
-            };
+            Some(Verdict::Other { .. }) | None => {}
+        }
+        let lives = self.fence.reasons.iter().map(|(life, since)| (*life, *since));
+        let mut possible =
+            lives.filter(|((member, life), _)| self.may_end(Alarm::ending(*member, *life), 0)).peekable();
+        if possible.peek().is_some() {
+            let (member, life) = possible.find(|(life, since)| self.is_known_since(*life, *since))?.0;
+            return Some(Duty::EndLife(Alarm::ending(member, life)));
         }
         (self.fence.is_damaged && self.may_end(Alarm::ending(self.member, life), 0)).then_some(Duty::StepDown)
+    }
+
+    /// Whether answers to heartbeat round `since` and later ones show that this life is to be ended still, and may be.
+    fn is_known_since(&self, (member, life): (NodeId, Incarnation), since: u64) -> bool {
+        let says_so = |it: (NodeId, Incarnation, u64)| (it.0, it.1) == (member, life) && it.2 >= since;
+        let holds = self.odd() == Some((member, life)) || self.raft.damaged().any(says_so);
+        holds && self.may_end(Alarm::ending(member, life), since)
     }
 
     /// Who is to lead instead; `None`: whoever has most. Two members that are damaged would give way to each other for ever,
     /// so the others have their turn, one after the other: some of them may not be able to lead.
     fn heir(&self) -> Option<NodeId> {
-        let Fence { damaged, .. } = &self.fence;
+        let damaged: BTreeSet<NodeId> = self.raft.damaged().map(|(id, ..)| id).collect();
         let voters = self.status.config.voters.keys().copied().filter(|id| *id != self.member);
-        let (damaged, whole): (Vec<NodeId>, Vec<NodeId>) = voters.partition(|id| damaged.contains_key(id));
+        let (damaged, whole): (Vec<NodeId>, Vec<NodeId>) = voters.partition(|id| damaged.contains(id));
         if damaged.is_empty() { None } else { whole.get(self.fence.turn % whole.len().max(1)).copied() }
     }
 

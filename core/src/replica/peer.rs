@@ -77,12 +77,6 @@ pub enum PeerMessage {
     },
     /// The receiver was removed from the cluster, and that is committed.
     Removed,
-    /// The sender's applied state is damaged on its disk: whoever leads is to end this life of it, once the others can do
-    /// without. (Builds that do not know this message drop it, and say so.)
-    Damaged {
-        /// The life of the sender's disk.
-        life: Incarnation,
-    },
 }
 
 impl PeerMessage {

@@ -129,6 +129,7 @@ impl Replica {
         let Some(sender) = self.senders.get_mut(&from).filter(|sender| sender.id == snapshot) else { return };
         if installed.is_some() {
             self.senders.remove(&from);
+            self.hashes.forget(from); // They were another state's.
             out.push(Output::DropSnapshot { snapshot });
             self.consensus(raft::Input::SnapshotSent { to: from, index: installed }, out);
             return;

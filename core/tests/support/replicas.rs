@@ -289,9 +289,15 @@ impl Cluster {
     /// Delivers all mail. What comes from or goes to a member that is cut off is lost, and what goes to one that was added
     /// and has not started; whoever founded the cluster is there.
     pub(crate) fn deliver(&mut self) {
+        self.deliver_unless(|_, _| false);
+    }
+
+    /// The same without what `is_lost`.
+    pub(crate) fn deliver_unless(&mut self, mut is_lost: impl FnMut((NodeId, NodeId), &PeerMessage) -> bool) {
         while let Some((from, to, message)) = self.mail.pop_front() {
             let is_cut_off = self.cut_off.contains(&from) || self.cut_off.contains(&to);
-            let is_lost = matches!(message, PeerMessage::Hashes { .. }) && self.mute.contains(&from);
+            let is_mute = matches!(message, PeerMessage::Hashes { .. }) && self.mute.contains(&from);
+            let is_lost = is_mute || is_lost((from, to), &message);
             if !is_cut_off && !is_lost && (self.founders.contains(&to) || self.members.contains_key(&to)) {
                 self.step(to, Input::Receive { from, message });
             }

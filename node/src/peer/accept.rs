@@ -119,6 +119,7 @@ impl<S: Rows + Send + Sync + 'static> Streams<S> {
             warn!(address, reason, "refused a peer's stream");
             Status::failed_precondition(reason)
         })?;
+        self.server.member.called(from);
         let (sender, answers) = mpsc::channel(1);
         let hello = self.directory.identity().hello(from, &self.directory.urls());
         let _ = sender.send(Ok(hello)).await; // The peer may have gone already.
