@@ -102,11 +102,12 @@ impl DataDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 check_empty(path, &member)?;
                 write_format(&member).map_err(io(&member.join("format")))?;
-                for folder in [&member, path, path.parent().unwrap_or(path)] {
-                    sync_dir(folder).map_err(io(folder))?;
-                }
             }
             Err(error) => return Err(io(&member.join("format"))(error)),
+        }
+        // If that was there, a process that was killed may have left it to this one.
+        for folder in [&member, path, path.parent().unwrap_or(path)] {
+            sync_dir(folder).map_err(io(folder))?;
         }
         Ok(Self { member, _lock: lock })
     }

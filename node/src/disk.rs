@@ -20,7 +20,7 @@ pub trait Disk {
     fn read(&mut self, name: &str) -> io::Result<Vec<u8>>;
 
     /// Creates file `name` with `bytes` zeros, whose space is reserved as far as the file system can. If it exists,
-    /// it is emptied first.
+    /// it is emptied first. If there is no room for it ([`io::ErrorKind::StorageFull`]), none is taken.
     fn create(&mut self, name: &str, bytes: u64) -> io::Result<()>;
 
     /// Writes `bytes` at `offset`; the file grows if they reach past its end.

@@ -9,6 +9,9 @@
 //!   writing every value twice, and the commits that wait for the journal's sync before every flush.
 //! - The journal *file* must exist, though empty: without it fjall starts its sequence numbers over, and a later
 //!   compaction would prefer old rows. So it is emptied, or put back, before every open.
+//! - fjall notes the checksum of a manifest, and never looks at it: what it misreads there, it takes for the state, and what
+//!   it does not find there, it deletes. So every open compares it first, and so does [`Backend::verify`].
+//! - What an open finds may be what a process that was killed had not synced yet. So all of it is synced first.
 //! - A batch's sequence number says whether it is durable: it is, once the tables' highest is not below it.
 //!
 //! fjall waits for nobody: sealing, compaction and their syncs happen on a thread of its own.
@@ -32,6 +35,8 @@ use crate::disk::file::sync_dir;
 use crate::files;
 
 const KEYSPACE: &str = "rows";
+/// Folders of fjall's own keyspace and of that one.
+const KEYSPACES: [&str; 2] = ["0", "1"];
 
 /// Memory and disk use of one generation.
 #[derive(Clone, Copy, Debug)]
@@ -83,10 +88,8 @@ impl FjallBackends {
     /// # Errors
     /// It cannot be created.
     pub fn new(folder: &Path, options: Options) -> Result<Self, BackendError> {
-        if !folder.is_dir() {
-            fs::create_dir_all(folder).map_err(failed)?;
-            sync_dir(folder.parent().unwrap_or(folder)).map_err(failed)?;
-        }
+        fs::create_dir_all(folder).map_err(failed)?;
+        sync_dir(folder.parent().unwrap_or(folder)).map_err(failed)?;
         Ok(Self { folder: folder.to_owned(), options, open: Vec::new() })
     }
 
@@ -111,6 +114,9 @@ impl Backends for FjallBackends {
         if let Ok(why) = fs::read_to_string(path.join(DAMAGED)) {
             return Err(BackendError::Damaged(format!("backend: {} was found damaged: {why}", path.display())));
         }
+        clean(&path).map_err(failed)?;
+        check_manifests(&path)?;
+        sync_tree(&path).map_err(failed)?;
         let open = Arc::new(Open::new(&path, self.options)?);
         self.open.retain(|(_, open)| open.strong_count() > 0);
         self.open.push((generation, Arc::downgrade(&open)));
@@ -186,9 +192,6 @@ impl std::fmt::Debug for Open {
 
 impl Open {
     fn new(path: &Path, options: Options) -> Result<Self, BackendError> {
-        if path.is_dir() {
-            clean(path).map_err(failed)?;
-        }
         let database = Database::builder(path)
             // Not two: the first of several hands a compaction back to the queue as long as another one runs, and
             // keeps a core busy with that. (fjall 3.1.13, worker_pool.rs)
@@ -250,6 +253,42 @@ fn clean(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Compares the manifests of a database, open or not, with the checksums that were noted of them.
+fn check_manifests(path: &Path) -> Result<(), BackendError> {
+    for keyspace in KEYSPACES {
+        let keyspace = path.join("keyspaces").join(keyspace);
+        let read = |name: &str| {
+            let path = keyspace.join(name);
+            fs::read(&path).map_err(|error| blame(&error, format!("backend: {}: {error}", path.display())))
+        };
+        let mut current = read("current")?;
+        loop {
+            let noted = noted_manifest(&current);
+            let (name, sum) = noted.map_or((String::new(), 0), |(number, sum)| (format!("v{number}"), sum));
+            let manifest = if noted.is_some() { read(&name) } else { Ok(Vec::new()) };
+            if noted.is_some() && manifest.as_ref().is_ok_and(|manifest| xxhash_rust::xxh3::xxh3_128(manifest) == sum) {
+                break;
+            }
+            // There may be another one by now, and that one gone.
+            let latest = read("current")?;
+            if latest == current {
+                manifest?;
+                let name = keyspace.join(if noted.is_some() { &name } else { "current" });
+                return Err(BackendError::Damaged(format!("backend: {} is not what was written", name.display())));
+            }
+            current = latest;
+        }
+    }
+    Ok(())
+}
+
+/// What a keyspace's file `current` says: the number of its manifest, and the checksum of that. (lsm-tree 3.1)
+fn noted_manifest(current: &[u8]) -> Option<(u64, u128)> {
+    let number = u64::from_le_bytes(current.get(..8)?.try_into().ok()?);
+    let sum = u128::from_le_bytes(current.get(8..24)?.try_into().ok()?);
+    Some((number, sum))
+}
+
 fn failed(error: impl std::error::Error + 'static) -> BackendError {
     blame(&error, format!("backend: {error}"))
 }
@@ -262,8 +301,9 @@ fn blame(error: &(dyn std::error::Error + 'static), text: String) -> BackendErro
 fn is_damage(error: &(dyn std::error::Error + 'static)) -> bool {
     use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
     if let Some(error) = error.downcast_ref::<io::Error>() {
-        // Files that are not there or too short, or whose content makes no sense.
-        return matches!(error.kind(), NotFound | UnexpectedEof | InvalidData);
+        // Files that are not there or too short, or whose content makes no sense, or that the medium does not give back.
+        let is_unreadable = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+        return is_unreadable || matches!(error.kind(), NotFound | UnexpectedEof | InvalidData);
     }
     let is_about_files = !matches!(
         error.downcast_ref(),
@@ -386,6 +426,7 @@ const VERIFY_BYTES_PER_SECOND: usize = 32 << 20;
 
 /// Compares every table's file with the checksum that the manifest has of it; rests for `pause` after each piece.
 fn verify(open: &Open, pause: Duration) -> Result<(), BackendError> {
+    check_manifests(&open.folder.path)?;
     // Holding the version keeps the files of its tables.
     let version = open.keyspace.tree.current_version();
     let mut piece = vec![0; VERIFY_PIECE_BYTES];
@@ -542,7 +583,8 @@ mod tests {
         for error in [io(StorageFull), too_many_files, fjall::Error::Poisoned, fjall::Error::Locked] {
             assert!(matches!(failed(error), BackendError::Failed(_)));
         }
-        for error in [io(NotFound), io(UnexpectedEof), io(InvalidData), fjall::Error::Unrecoverable] {
+        let unreadable = fjall::Error::Io(io::Error::from_raw_os_error(5));
+        for error in [io(NotFound), io(UnexpectedEof), io(InvalidData), unreadable, fjall::Error::Unrecoverable] {
             assert!(matches!(failed(error), BackendError::Damaged(_)));
         }
     }
@@ -587,6 +629,53 @@ mod tests {
         drop(backend);
         let backend = backends.open(Generation(1), &|_| LogIndex(1)).unwrap();
         assert_eq!(rows(&backend), [(vec![2], vec![3])]);
+    }
+
+    /// It was opened all the same: as an empty one whose tables were deleted, or with rows that had been replaced.
+    #[test]
+    fn a_rotten_manifest_is_found_before_anything_is_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut backends = FjallBackends::new(folder.path(), Options::default()).unwrap();
+        let (number, mut state) = (Generation(7), 1);
+        let mut backend = backends.open(number, &|_| LogIndex(0)).unwrap();
+        (1..4).for_each(|applied| write_out(&mut backend, applied, &mut state).unwrap());
+        backend.verify()().unwrap();
+        drop(backend);
+        let path = folder.path().join(number.to_string());
+        let files = |folder: &Path| fs::read_dir(folder).unwrap().map(|it| it.unwrap().path()).collect::<Vec<_>>();
+        let mut rotten = 0;
+        for keyspace in KEYSPACES.map(|id| path.join("keyspaces").join(id)) {
+            let tables = || files(&keyspace.join("tables"));
+            let (before, current) = (tables(), fs::read(keyspace.join("current")).unwrap());
+            let manifest = format!("v{}", noted_manifest(&current).unwrap().0);
+            for name in ["current", &manifest] {
+                let bytes = fs::read(keyspace.join(name)).unwrap();
+                // The last byte of `current` says which checksum it is: there is one.
+                let end = if name == "current" { 24 } else { bytes.len() };
+                for at in (0..end).step_by(if name == "current" { 1 } else { 7 }) {
+                    let mut bad = bytes.clone();
+                    bad[at] ^= 1 << (at % 8);
+                    fs::write(keyspace.join(name), bad).unwrap();
+                    let refusal = backends.open(number, &|_| LogIndex(0)).unwrap_err();
+                    assert!(matches!(refusal, BackendError::Damaged(_)), "{name} at {at}: {refusal}");
+                    rotten += 1;
+                }
+                fs::remove_file(keyspace.join(name)).unwrap();
+                let refusal = backends.open(number, &|_| LogIndex(0)).unwrap_err();
+                assert!(matches!(refusal, BackendError::Damaged(_)), "without {name}: {refusal}");
+                fs::write(keyspace.join(name), bytes).unwrap();
+            }
+            assert_eq!(tables(), before);
+        }
+        assert!(rotten > 100);
+        let backend = backends.open(number, &|_| LogIndex(3)).unwrap();
+        assert!(backend.snapshot().get(&[7]).is_some());
+        let current = path.join("keyspaces/1/current");
+        fs::write(&current, fs::read(&current).unwrap().split_last().unwrap().1).unwrap();
+        backend.verify()().expect("the last byte says nothing new");
+        fs::write(&current, "rot").unwrap();
+        let damage = backend.verify()().unwrap_err().to_string();
+        assert!(damage.contains("current is not what was written"), "{damage}");
     }
 
     #[test]

@@ -38,10 +38,8 @@ impl FileDisk {
     /// # Errors
     /// It cannot be created.
     pub fn new(folder: &Path) -> io::Result<Self> {
-        if !folder.is_dir() {
-            fs::create_dir_all(folder)?;
-            sync_dir(folder.parent().expect("a folder that was created has a parent"))?;
-        }
+        fs::create_dir_all(folder)?;
+        sync_dir(folder.parent().unwrap_or(folder))?;
         Ok(Self { folder: folder.to_owned(), open: BTreeMap::new() })
     }
 
@@ -82,12 +80,17 @@ impl Disk for FileDisk {
 
     fn create(&mut self, name: &str, bytes: u64) -> io::Result<()> {
         let path = self.folder.join(name);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
         if bytes > 0 {
             match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
                 Ok(()) => {}
                 Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(bytes)?,
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    // It has taken what there was, which others may need.
+                    self.open.remove(name);
+                    let _ = fs::remove_file(path);
+                    return Err(error.into());
+                }
             }
         }
         self.open.insert(name.to_owned(), OpenFile { file, written: 0, reserved: bytes });
@@ -145,6 +148,18 @@ mod tests {
 
     use super::*;
     use crate::wal::{Options, Wal, exists};
+
+    /// What there was stayed taken, by a file that was as good as none.
+    #[test]
+    fn a_reservation_that_fails_takes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut disk = FileDisk::new(folder.path()).unwrap();
+        disk.create("a", 1 << 60).unwrap_err();
+        assert_eq!(disk.list().unwrap(), Vec::<String>::new());
+        disk.create("a", 1 << 10).unwrap();
+        disk.create("a", 1 << 60).unwrap_err();
+        disk.write_at("a", 0, b"lost").unwrap_err();
+    }
 
     #[test]
     fn a_log_on_real_files_is_found_again() {
