@@ -220,6 +220,9 @@ pub struct WatchHub {
     /// The last job asked for.
     jobs: JobId,
     reading: Option<Reading>,
+    /// Where the last read of history ended, and the last pass over the ring.
+    history_next: Revision,
+    ring_next: Revision,
     /// When which watcher's progress is to be considered.
     timers: BTreeSet<(Instant, Name)>,
 }
@@ -253,6 +256,8 @@ impl WatchHub {
             ring,
             jobs: JobId(0),
             reading: None,
+            history_next: Revision(0),
+            ring_next: Revision(0),
             timers: BTreeSet::new(),
             config,
         }

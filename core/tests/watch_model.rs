@@ -480,3 +480,33 @@ fn passes_of_deletes_are_bounded_by_what_was_deleted() {
         if prev_kv { assert_eq!(most, 2) } else { assert!(most >= 100, "{most} deletes at once are small") }
     }
 }
+
+/// Each began where everyone else had been, and was served first.
+#[test]
+fn those_who_keep_coming_do_not_hold_up_whoever_is_ahead() {
+    for ring_bytes_max in [0, 1 << 20] {
+        let (stream_bytes_max, history_bytes_max) = (1 << 30, 700);
+        let config =
+            Config { progress_interval: PROGRESS, stream_bytes_max, ring_bytes_max, history_bytes_max, seed: 1 };
+        let mut world = World::with(config);
+        world.run(Op::Open);
+        (0..60).for_each(|n| world.run(Op::Publish(vec![vec![(n % 5, true)]])));
+        let range = Some(KeyRange::From(Blob::from("")));
+        let from_the_start = Wish { range, start: Some(2), id: None, flags: [false; 4] };
+        world.run(Op::Create(0, from_the_start.clone()));
+        let first = *world.watches.keys().next().unwrap();
+        assert_eq!(world.watches[&first].start, Revision(1));
+        let mut passes = 0;
+        while !world.watches[&first].missing(&world.history, world.history.revision()).is_empty() {
+            passes += 1;
+            assert!(passes < 40, "sixty revisions, in passes of a few");
+            world.run(Op::Create(0, from_the_start.clone()));
+            if world.job.is_some() {
+                world.run(Op::Answer(255));
+            } else {
+                world.run(Op::Advance(1));
+            }
+        }
+        world.run(Op::Settle);
+    }
+}

@@ -1,4 +1,7 @@
 //! Watchers that have fallen behind or start in the past: fed in passes from the ring or from history, many at once.
+//!
+//! Passes go on where the last one ended, as far as somebody waits there, and begin anew with whoever has fallen behind most
+//! only when they have come to the end: those who keep coming with old revisions would hold up all others for ever.
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -46,16 +49,17 @@ impl WatchHub {
     pub(super) fn catch_up(&mut self, previous: &dyn Previous, out: &mut Vec<Output>) {
         let ring_from = self.ring.from();
         if self.reading.is_none() {
-            let group = self.gather(Revision(i64::MIN), ring_from);
+            let group = self.gather((Revision(i64::MIN), ring_from), self.history_next);
             if let Some(&first) = group.first() {
                 self.read_history(self.watchers[&first].next, group, out);
             }
         }
-        let group = self.gather(ring_from, Revision(i64::MAX));
+        let group = self.gather((ring_from, Revision(i64::MAX)), self.ring_next);
         if let Some(first) = group.first() {
             let from = self.watchers[first].next;
             let bytes_max = self.config.history_bytes_max;
             let (revisions, through) = self.ring.read(from, self.revision, bytes_max, self.want_previous(&group));
+            self.ring_next = through.next();
             self.feed(group, &revisions, through, previous, out);
         }
     }
@@ -81,6 +85,7 @@ impl WatchHub {
         assert!(through <= reading.through, "history through {through} goes beyond {}", reading.through);
         let revisions: Vec<_> = events.into_iter().map(|events| Arc::new(Shared::from(events))).collect();
         let group = self.still_reading(reading.group);
+        self.history_next = through.next();
         self.feed(group, &revisions, through, previous, out);
     }
 
@@ -145,10 +150,15 @@ impl WatchHub {
         out.push(Output::ReadHistory { job, from, through, bytes_max, previous });
     }
 
-    /// Watchers that are ready with a next revision in `from..to`, lowest first. Those whose stream is full are parked.
-    fn gather(&mut self, from: Revision, to: Revision) -> Vec<Name> {
+    /// Watchers that are ready with a next revision in `from..to`, lowest first: those from `next` on or, if there are none,
+    /// all. Those whose stream is full are parked.
+    fn gather(&mut self, (from, to): (Revision, Revision), next: Revision) -> Vec<Name> {
         let lowest = (StreamId(0), WatchId(i64::MIN));
-        let found: Vec<_> = self.ready.range((from, lowest)..(to, lowest)).take(GROUP_MAX).copied().collect();
+        let waiting = |from: Revision| self.ready.range((from, lowest)..(to, lowest)).take(GROUP_MAX).copied();
+        let mut found: Vec<_> = waiting(next.clamp(from, to)).collect();
+        if found.is_empty() {
+            found = waiting(from).collect();
+        }
         let mut group = Vec::new();
         for (next, name) in found {
             if self.streams[&name.0].full() {
