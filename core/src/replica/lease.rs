@@ -283,8 +283,8 @@ impl Replica {
                 self.leases.clock.refused(&due, self.now + self.config.raft.heartbeat);
             }
             let checkpoints = self.leases.clock.checkpoints(self.now, LEASES_PER_PROPOSAL);
-            if !checkpoints.is_empty() {
-                self.propose_here(Command::LeaseCheckpoint(checkpoints), out);
+            if !checkpoints.is_empty() && !self.propose_here(Command::LeaseCheckpoint(checkpoints.clone()), out) {
+                self.leases.clock.not_checkpointed(&checkpoints);
             }
         }
         if !self.leads() {

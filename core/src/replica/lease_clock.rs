@@ -65,8 +65,8 @@ struct Held {
     ttl: Ttl,
     /// The applied checkpoint.
     remaining: Option<Ttl>,
-    /// A checkpoint was given out and not yet seen applied.
-    checkpointing: bool,
+    /// Checkpoints that were given out and not yet seen applied.
+    checkpointing: u32,
     expiry: Instant,
     checkpoint: Instant,
     /// Given out by [`LeaseClock::due`]: its revocation is proposed.
@@ -113,7 +113,7 @@ impl LeaseClock {
             LeaseChange::Checkpointed(id, remaining) => {
                 if let Some(held) = self.leases.get_mut(id) {
                     held.remaining = *remaining;
-                    held.checkpointing = false;
+                    held.checkpointing = held.checkpointing.saturating_sub(u32::from(remaining.is_some()));
                 }
             }
             LeaseChange::Kept(id) => return self.refused(&[*id], now + REFUSED_RETRY),
@@ -130,7 +130,7 @@ impl LeaseClock {
         self.leading = true;
         let (mut expiries, mut checkpoints) = (Vec::new(), Vec::new());
         for (&id, held) in &mut self.leases {
-            (held.due, held.checkpointing) = (false, false);
+            (held.due, held.checkpointing) = (false, 0);
             if held.expiry == Instant(0) || !mutant::is_on(Mutant::K12) {
                 reach!(LeaseTakenOverInPart if held.remaining.is_some());
                 let remaining = held.remaining.filter(|_| !mutant::is_on(Mutant::K03));
@@ -173,7 +173,8 @@ impl LeaseClock {
             reach!(RenewalTooLate);
             return Renewal::Expired;
         }
-        let renewed = Renewal::Renewed { ttl: held.ttl, uncheckpoint: held.remaining.is_some() || held.checkpointing };
+        let renewed =
+            Renewal::Renewed { ttl: held.ttl, uncheckpoint: held.remaining.is_some() || held.checkpointing > 0 };
         self.unqueue(id);
         self.restart(now, id);
         self.check();
@@ -231,8 +232,8 @@ impl LeaseClock {
         self.check();
     }
 
-    /// At most `max` checkpoints to propose as one `LeaseCheckpoint`: whole seconds left, rounded up. A lost proposal
-    /// does no harm: the next one follows an interval later.
+    /// At most `max` checkpoints to propose as one `LeaseCheckpoint`: whole seconds left, rounded up. If that cannot be
+    /// proposed the clock is told so ([`LeaseClock::not_checkpointed`]); the next ones follow an interval later.
     #[must_use]
     pub fn checkpoints(&mut self, now: Instant, max: usize) -> Vec<(LeaseId, Option<Ttl>)> {
         let mut taken = Vec::new();
@@ -248,7 +249,7 @@ impl LeaseClock {
             }
             held.checkpoint = now + self.config.checkpoint_interval;
             reach!(LeaseCheckpoint);
-            held.checkpointing = true;
+            held.checkpointing += 1;
             self.checkpoints.insert((held.checkpoint, id));
             let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
             // Rounding up and the grace of a takeover may not make it longer than granted.
@@ -256,6 +257,15 @@ impl LeaseClock {
         }
         self.check();
         taken
+    }
+
+    /// The last checkpoints of these leases were not proposed.
+    pub fn not_checkpointed(&mut self, checkpoints: &[(LeaseId, Option<Ttl>)]) {
+        for (id, _) in checkpoints {
+            if let Some(held) = self.leases.get_mut(id) {
+                held.checkpointing = held.checkpointing.saturating_sub(1);
+            }
+        }
     }
 
     /// When [`LeaseClock::due`] or [`LeaseClock::checkpoints`] has something next.
@@ -311,7 +321,7 @@ impl LeaseClock {
 
 impl Held {
     fn new(ttl: Ttl, remaining: Option<Ttl>) -> Self {
-        Self { ttl, remaining, checkpointing: false, expiry: Instant(0), checkpoint: Instant(0), due: false }
+        Self { ttl, remaining, checkpointing: 0, expiry: Instant(0), checkpoint: Instant(0), due: false }
     }
 }
 
@@ -363,6 +373,27 @@ mod tests {
         clock.change(seconds(12), &LeaseChange::Revoked(LeaseId(7)));
         assert_eq!(clock.renew(seconds(12), LeaseId(7)), Renewal::Unknown);
         assert_eq!((clock.deadline(), clock.remaining(seconds(12), LeaseId(7))), (Instant::FAR, None));
+    }
+
+    /// A renewal clears a checkpoint that will be applied after it was answered.
+    #[test]
+    fn a_checkpoint_under_way_is_not_forgotten_for_an_earlier_one() {
+        let (id, renewed) = (LeaseId(7), Renewal::Renewed { ttl: Ttl(100), uncheckpoint: true });
+        let checkpointed = |remaining| LeaseChange::Checkpointed(id, remaining);
+        let mut clock = leader();
+        clock.change(seconds(0), &granted(7, 100));
+        assert_eq!(clock.checkpoints(seconds(20), 9), [(id, Some(Ttl(80)))]);
+        assert_eq!(clock.renew(seconds(21), id), renewed);
+        assert_eq!(clock.checkpoints(seconds(41), 9), [(id, Some(Ttl(80)))]);
+        clock.change(seconds(42), &checkpointed(Some(Ttl(80))));
+        clock.change(seconds(42), &checkpointed(None));
+        assert_eq!(clock.renew(seconds(43), id), renewed, "the second is under way");
+        clock.change(seconds(44), &checkpointed(Some(Ttl(80))));
+        clock.change(seconds(44), &checkpointed(None));
+        assert_eq!(clock.renew(seconds(45), id), Renewal::Renewed { ttl: Ttl(100), uncheckpoint: false });
+        let refused = clock.checkpoints(seconds(65), 9);
+        clock.not_checkpointed(&refused);
+        assert_eq!(clock.renew(seconds(66), id), Renewal::Renewed { ttl: Ttl(100), uncheckpoint: false });
     }
 
     #[test]
