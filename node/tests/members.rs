@@ -349,3 +349,31 @@ async fn a_new_life_finds_those_that_have_moved_since_its_command_line_was_writt
     nodes[0].wait_ready(2);
     eventually_put(&nodes[0], "x").await;
 }
+
+/// It has the flags of one that begins a cluster, and those who follow it say nothing as long as they take it for the leader.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_founder_that_led_and_lost_its_disk_comes_back_as_a_member() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut nodes = started(&folder, 1);
+    for n in 2..=3 {
+        let mut node = joiner(folder.path(), n);
+        let id = add(&nodes[0], &mut node, true).await.member.unwrap().id;
+        node.start();
+        node.wait_ready(1);
+        nodes.push(node);
+        let until = Instant::now() + Duration::from_secs(30);
+        // Once that is answered it votes.
+        while let Err(status) = client(&nodes[0]).await.member_promote(pb::MemberPromoteRequest { id }).await {
+            assert!(Instant::now() < until, "{status}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    put(&nodes[0], "k").await.unwrap();
+    nodes[0].kill();
+    std::fs::remove_dir_all(nodes[0].data_dir()).unwrap();
+    nodes[0].start();
+    nodes[0].wait_ready(2);
+    eventually_put(&nodes[0], "x").await;
+    assert_eq!(keys(&nodes[0]).await, ["k", "x"]);
+    assert_eq!(list(&nodes[0]).await, list(&nodes[1]).await);
+}

@@ -211,7 +211,7 @@ impl Backends for SimBackends {
         let backend = SimBackend { rows, store: self.0.clone() };
         let index = applied(&backend.snapshot());
         let mut rows = lock(&backend.rows);
-        // What was found on opening is all there is: the next crash cannot take more.
+        // What was found on opening was synced then: the next crash cannot take more.
         rows.batches = [(rows.last, index)].into();
         lock(&self.0).digest.number(generation.0).number(index.0);
         drop(rows);
