@@ -39,10 +39,10 @@ struct State {
     peers: BTreeMap<NodeId, Peer>,
     /// Removed for ever.
     removed: BTreeSet<NodeId>,
-    /// Where this member is reached: as it was told, until the cluster has agreed on it.
+    /// Where this member is reached, as it was told.
     urls: Vec<String>,
-    /// The members that the cluster has agreed on, as far as this one knows, and with them where each is reached.
-    recorded: BTreeSet<NodeId>,
+    /// The members that the cluster has agreed on, as far as this one knows, and where each is reached.
+    recorded: BTreeMap<NodeId, Vec<String>>,
     is_closed: bool,
 }
 
@@ -132,16 +132,13 @@ impl Directory {
     }
 
     fn record<'a>(self: &Arc<Self>, members: impl Iterator<Item = &'a Member> + Clone) {
-        let mut state = self.state();
-        state.recorded = members.clone().map(|member| member.id).collect();
-        if let Some(own) = members.clone().find(|member| member.id == self.identity.member) {
-            state.urls.clone_from(&own.peer_urls);
-        }
-        drop(state);
+        self.state().recorded = members.clone().map(|member| (member.id, member.peer_urls.clone())).collect();
         for member in members {
-            // What cannot be read was refused when it was proposed.
-            let urls: Vec<Url> = member.peer_urls.iter().filter_map(|url| url.parse().ok()).collect();
-            self.connect(member.id, &urls);
+            let urls = parsed(&member.peer_urls);
+            // Behind those may be what it said itself.
+            if self.state().peers.get(&member.id).is_none_or(|peer| !peer.urls.starts_with(&urls)) {
+                self.connect(member.id, &urls);
+            }
         }
     }
 
@@ -165,17 +162,17 @@ impl Directory {
 
     /// Whether `from`, reached at `urls`, may talk to this member; and where the bytes heard from it are counted.
     ///
-    /// Any member of the same cluster may: one that this member has not heard of yet may lead it. And one that only the
-    /// command line knows may have moved since; where the cluster has agreed on, nobody is looked for anywhere else.
+    /// Any member of the same cluster may: one that this member has not heard of yet may lead it. And it may have moved, since
+    /// the command line was written or since what this member has applied: then it is looked for where it says, too. (If it
+    /// leads, nothing more would ever be applied here: answers that do not reach it count for nothing.)
     pub(super) fn admit(self: &Arc<Self>, from: NodeId, urls: &[String]) -> Result<IntCounter, String> {
         if self.is_removed(from) {
             return Err(REMOVED.to_owned());
         }
-        let is_recorded = self.state().recorded.contains(&from);
-        if !is_recorded {
-            let urls: Vec<Url> = urls.iter().filter_map(|url| url.parse().ok()).collect();
-            self.connect(from, &urls);
-        }
+        let mut all = self.state().recorded.get(&from).map_or_else(Vec::new, |urls| parsed(urls));
+        let told = parsed(urls);
+        all.extend(told.into_iter().filter(|url| !all.contains(url)).collect::<Vec<_>>());
+        self.connect(from, &all);
         Ok(self.metrics.peer_received_bytes.with_label_values(&[&format!("{:x}", from.0)]))
     }
 
@@ -206,9 +203,12 @@ impl Directory {
         &self.connector
     }
 
-    /// Where this member is reached.
+    /// Where this member is reached: as the cluster has agreed on, and as it was told, which may be newer.
     pub(super) fn urls(&self) -> Vec<String> {
-        self.state().urls.clone()
+        let state = self.state();
+        let mut urls = state.recorded.get(&self.identity.member).cloned().unwrap_or_default();
+        urls.extend(state.urls.iter().filter(|url| !urls.contains(url)).cloned().collect::<Vec<_>>());
+        urls
     }
 
     /// Whether there is a stream to `id`, for the metrics.
@@ -220,6 +220,11 @@ impl Directory {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder panics")
     }
+}
+
+/// Those that can be read; others were refused when they were proposed.
+fn parsed(urls: &[String]) -> Vec<Url> {
+    urls.iter().filter_map(|url| url.parse().ok()).collect()
 }
 
 impl Peer {
@@ -305,8 +310,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whom_the_records_do_not_name_is_reached_where_it_says_and_nobody_else_is() {
-        let directory = directory();
+    async fn whoever_calls_is_looked_for_where_it_says_and_first_where_the_records_say() {
+        let identity = Identity { cluster: ClusterId(1), member: NodeId(2), incarnation: Incarnation(3) };
+        let metrics = Arc::new(Metrics::new(NodeId(2), &[], Detail::Basic));
+        let directory = Directory::new(identity, vec!["http://127.0.0.1:2".into()], Connector::plain(), &metrics);
         let member = |id, url: &str| Member {
             id: NodeId(id),
             name: String::new(),
@@ -323,9 +330,14 @@ mod tests {
         directory.admit(NodeId(7), &[new.to_owned()]).unwrap();
         assert_eq!(dialled(7), [new], "it has moved since the command line was written");
         directory.record([member(7, third), member(2, new)].iter());
-        directory.admit(NodeId(7), &[old.to_owned()]).unwrap();
-        assert_eq!(dialled(7), [third], "the cluster knows better than whoever calls");
-        assert_eq!(directory.urls(), [new], "of itself, too");
+        assert_eq!(dialled(7), [third], "the cluster has agreed on it");
+        directory.admit(NodeId(7), &[old.to_owned(), third.to_owned()]).unwrap();
+        assert_eq!(dialled(7), [third, old], "this member may not have heard the last of it");
+        directory.record([member(7, third), member(2, new)].iter());
+        assert_eq!(dialled(7), [third, old], "that is nothing new");
+        directory.record([member(7, old), member(2, third)].iter());
+        assert_eq!(dialled(7), [old]);
+        assert_eq!(directory.urls(), [third, new], "of itself, too");
     }
 
     #[tokio::test]
