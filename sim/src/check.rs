@@ -21,8 +21,8 @@
 //! | `audit` | answers and refusals are what users, roles, quota and alarms say; hashes agree | `check/audit.rs` |
 //! | `space` | nobody says that there is no space where there is | `check/space.rs` |
 //! | `lease` | a lease lives for its time, as told, ends when nobody renews it, and stays revoked | `check/lease.rs`, `check/lease/left.rs`, `check/reference.rs` |
-//! | `watch` | watchers are told what happened: see [`watch`] for the nine promises | `check/watch.rs`, `world/clients.rs`, `world/contenders.rs`, `world/controllers.rs` |
-//! | `progress` | where nothing happens watchers that asked for it are told so | `world/controllers.rs`, `world/finale.rs` |
+//! | `watch` | watchers are told what happened: see [`watch`] for the nine promises | `check/watch.rs`, `world/clients.rs`, `world/contenders.rs`, `world/controllers.rs`, `world/outside.rs` |
+//! | `progress` | where nothing happens watchers that asked for it are told so | `world/controllers.rs`, `world/finale.rs`, `world/outside.rs` |
 //! | `lock` | whoever holds a lock or leads an election does so alone, and everyone gets a turn | `check/lock.rs`, `world/contenders.rs` |
 //! | `cache` | a controller's cache is the store, and goes on being it | `check/cache.rs`, `world/controllers.rs` |
 //! | `fence` | a member whose state is wrong finds out in time, falls silent and is named; one without a state is silent, and leads only if nobody else can; lives are ended by an alarm, one at a time | `world/bare.rs`, `world/skew.rs` |

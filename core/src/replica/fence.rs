@@ -15,9 +15,9 @@
 //! has applied what was in its log when it was elected.
 //!
 //! A member that finds its state damaged where it is stored is no suspect: it serves what it has in memory, and can still read.
-//! It says so with every answer to a heartbeat ([`raft::Body::Damaged`]); who leads ends its life in the same way and under the
-//! same conditions, as long as it goes on saying so. A leader that is damaged itself ends the others' first, then gives leadership away.
-//! Where the others are too few for a quorum, were they all there, it raises CORRUPT in its own name.
+//! It says so with every answer to a heartbeat ([`raft::Body::Damaged`]); who leads ends its life in the same way and under
+//! the same conditions, as long as it goes on saying so. A leader that is damaged itself ends the others' first, then gives
+//! leadership away. Where the others are too few for a quorum, were they all there, it raises CORRUPT in its own name.
 //!
 //! A suspect whose hash the leader never heard may fall behind the log and get a snapshot: then it is none any more.
 //!

@@ -193,7 +193,9 @@ mod tests {
         assert_eq!(world.check_silence(now, 2, true), Ok(()));
         world.advance(now + 30 * SECOND).expect("they are rebuilt");
         assert!((0..3).all(|member| !world.is_bare(member)));
-        assert_eq!((world.totals.bare, world.totals.bare_ended), (2, 2));
+        // The start that is to forget may die of it half way; then there is one more, without a state as before.
+        assert!(world.totals.bare >= 2);
+        assert_eq!(world.totals.bare_ended, world.totals.bare);
     }
 
     #[test]
