@@ -82,6 +82,10 @@ impl Session {
         self.note(op);
         let (mut reference, mut ours) = tokio::join!(self.reference.step(op), self.ours.step(op));
         let seen = reference.clone();
+        // Whoever refuses something may do so before it has applied what others did.
+        if let (Op::Call { member, .. }, Outcome::Answer(Ok(_))) = (op, &seen) {
+            self.current[*member] |= !op.is_local();
+        }
         if reference != ours && !justified::outcome(op, &mut reference, &mut ours, &mut self.uses) {
             return Err(Difference { reference: format!("{reference:#?}"), ours: format!("{ours:#?}") });
         }
@@ -105,10 +109,9 @@ impl Session {
     fn note(&mut self, op: &Op) {
         use pb::watch_request::RequestUnion::CreateRequest;
         match op {
-            Op::Call { member, request, .. } if !op.is_local() => {
+            Op::Call { request, .. } if !op.is_local() => {
                 self.secured |= matches!(request, Request::AuthEnable(_));
                 self.current.fill(false);
-                self.current[*member] = true;
             }
             Op::WatchOpen { stream, member, .. } => {
                 self.streams.insert(*stream, *member);
