@@ -216,9 +216,12 @@ impl Network {
         }
     }
 
-    /// Takes back every cut and every burden, and makes all links behave like this.
+    /// Takes back every cut and every burden, and makes all links behave like this: whatever is still on its way over a narrow
+    /// one does not hold up what is sent from now on.
     pub fn reset(&mut self, quality: Quality) {
-        self.links.iter_mut().for_each(|link| link.cuts = 0);
+        for link in &mut self.links {
+            (link.cuts, link.last, link.free) = (0, [0; 2], [0; 2]);
+        }
         self.burdens.clear();
         self.quality = quality;
         self.weigh();
@@ -234,7 +237,7 @@ impl Network {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::heap::MILLI;
+    use crate::heap::{MILLI, SECOND};
 
     fn network(quality: Quality) -> Network {
         Network::new(2, quality, &Rng::new(1))
@@ -320,6 +323,15 @@ mod tests {
             let (a, b) = (cut.send(now * MILLI, 0, 1, Lane::Frames, 1), whole.send(now * MILLI, 0, 1, Lane::Frames, 1));
             assert_eq!(a.first.is_some(), b.first.is_some());
         }
+    }
+
+    /// A minute's worth was waiting on the link, and who had been healed could not answer for as long.
+    #[test]
+    fn a_link_that_is_repaired_is_free() {
+        let mut network = network(Quality { bandwidth: 1_000, ..Quality::CALM });
+        assert!(network.send(0, 0, 1, Lane::Frames, 60_000).first.unwrap() > 60 * SECOND);
+        network.reset(Quality::CALM);
+        assert!(network.send(1, 0, 1, Lane::Frames, 60_000).first.unwrap() < SECOND);
     }
 
     #[test]

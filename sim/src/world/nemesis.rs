@@ -344,13 +344,14 @@ impl World {
         let quality = Quality { delay_min: 200_000, delay_tail: 100_000, ..Quality::CALM };
         // Cuts end with their own relief; calm shortens that by cancelling them all.
         self.network.reset(quality);
-        for member in self.members() {
+        // Those on which nobody runs, too: somebody may, later.
+        for member in 0..self.machines.len() {
             self.hasten(now, member);
             self.resume(now, member);
             let machine = &mut self.machines[member];
             machine.disk.heal();
             machine.dies = None;
-            if machine.process.is_none() {
+            if machine.id.is_some() && machine.process.is_none() {
                 let epoch = machine.epoch;
                 self.heap.push(now, link::NEMESIS, Event::Start { member, epoch });
             }
@@ -495,5 +496,26 @@ impl World {
     fn rouse_again(&mut self, now: Nanos, member: usize) {
         (self.machines[member].next_turn, self.machines[member].next_apply) = (None, None);
         self.rouse(now, member);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::report::Keep;
+    use crate::swarm::Setup;
+
+    /// A learner that came after all faults were over was slow for good, and nobody waited so long for it.
+    #[test]
+    fn machines_on_which_nobody_runs_are_healed_too() {
+        let setup = (0..).map(Setup::draw).find(|setup| setup.machines() > setup.members).expect("one of many");
+        let mut world = World::new(Arc::new(setup), Keep::default());
+        let last = world.machines.len() - 1;
+        assert_eq!(world.machines[last].id, None);
+        world.machines[last].slowness *= 50;
+        world.make_calm(0);
+        assert_eq!(world.machines[last].slowness, 1);
     }
 }
