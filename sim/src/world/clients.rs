@@ -1,7 +1,7 @@
 //! Clients and their connections: requests on their way, answers, watch streams.
 
 use bytes::Bytes;
-use quorate_api::etcdserverpb as pb;
+use quorate_api::{etcdserverpb as pb, mvccpb};
 use quorate_core::{Revision, Ttl};
 use quorate_jepsen::history::{Op, OpId, Response, Sighting};
 
@@ -20,7 +20,7 @@ use crate::wire;
 use crate::workload::badge::Badge;
 use crate::workload::chore::Chore;
 use crate::workload::client::{Client, Step, Subject, lease_request};
-use crate::workload::watcher::{WatchClient, Watcher, progress_request};
+use crate::workload::watcher::{Told, WatchClient, Watcher, progress_request};
 use crate::workload::{Generator, Token};
 
 pub(super) fn draw(setup: &Setup) -> Vec<Client> {
@@ -498,7 +498,8 @@ impl World {
         }
         let member = self.watchers[subscription.client].member;
         self.took_in(now, member, subscription, (header, cost), 0);
-        self.see_events(now, subscription.client);
+        let news = self.watchers[subscription.client].take_news();
+        self.see_events(now, news);
         self.read_on(now, subscription);
         Ok(())
     }
@@ -524,10 +525,10 @@ impl World {
         }
     }
 
-    /// Tells the history what the last message showed: it settles what operations of unknown outcome did.
-    fn see_events(&mut self, now: Nanos, client: usize) {
-        let heard = self.watchers[client].take_news();
-        for event in heard {
+    /// Tells the history what a message showed: it settles what operations of unknown outcome did. Where nothing else does,
+    /// whoever is judged by that history must have told it what it saw.
+    pub(super) fn see_events(&mut self, now: Nanos, events: impl IntoIterator<Item = mvccpb::Event>) {
+        for event in events {
             let Some(kv) = event.kv else { continue };
             let sighting = if event.r#type == 0 {
                 Sighting::Put(wire::key_value(kv))
@@ -535,6 +536,15 @@ impl World {
                 Sighting::Delete { key: kv.key.into(), revision: Revision(kv.mod_revision) }
             };
             self.history.saw(now, sighting);
+        }
+    }
+
+    /// The same of what an ear was told.
+    pub(super) fn see_told(&mut self, now: Nanos, told: &[Told]) {
+        for told in told {
+            if let Told::Events { events, .. } = told {
+                self.see_events(now, events.iter().cloned());
+            }
         }
     }
 }

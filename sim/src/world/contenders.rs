@@ -433,6 +433,7 @@ impl World {
         let member = ear.member;
         let (header, told) = ear.hear(now, bytes.clone()).map_err(|text| Violation::new("watch", text))?;
         self.took_in(now, member, subscription, (header, cost), 0);
+        self.see_told(now, &told);
         match party {
             Party::Contender(number) => {
                 if self.contenders[number].told(&told) {

@@ -276,9 +276,10 @@ impl World {
         let member = ear.member;
         self.trace.event(now, Kind::Client, subscription.client, cost, bytes, || format!("{subscription:?} is told"));
         let (header, told) = ear.hear(now, bytes.clone()).map_err(|text| Violation::new("watch", text))?;
-        let is_expired = controller.told(told);
+        let is_expired = controller.told(told.clone());
         let pace = if is_last { 0 } else { controller.pace() };
         self.took_in(now, member, subscription, (header, cost), pace);
+        self.see_told(now, &told);
         if is_expired {
             self.hang_up(now, number, Some((member, subscription.connection)));
             self.controllers[number].expired();

@@ -177,8 +177,9 @@ impl World {
         self.trace.event(now, Kind::Client, subscription.client, cost, bytes, || format!("{subscription:?} is told"));
         let (header, told) = ear.hear(now, bytes.clone()).map_err(|text| Violation::new("watch", text))?;
         outside.heard += told.iter().filter(|told| matches!(told, Told::Events { .. })).count();
-        outside.told.extend(told.into_iter().map(|told| (number, told)));
+        outside.told.extend(told.iter().map(|told| (number, told.clone())));
         self.took_in(now, member, subscription, (header, cost), 0);
+        self.see_told(now, &told);
         Ok(true)
     }
 
