@@ -245,7 +245,10 @@ async fn a_client_that_asks_without_reading_is_not_listened_to() {
     }
 }
 
-/// Writes 120 MiB under one key while `watchers` watch it without reading; the server's peak of memory, and the streams.
+/// Of one MiB each.
+const SLOW_WRITES: u8 = 200;
+
+/// Writes 200 MiB under one key while `watchers` watch it without reading; the server's peak of memory, and the streams.
 async fn memory_with(watchers: usize) -> (u64, Vec<tonic::Streaming<pb::WatchResponse>>, Node, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let node = started(&folder, &["--quota-backend-bytes=-1"]);
@@ -257,7 +260,7 @@ async fn memory_with(watchers: usize) -> (u64, Vec<tonic::Streaming<pb::WatchRes
         streams.push(responses);
     }
     let mut kv = node.kv().await;
-    for n in 0..120 {
+    for n in 0..SLOW_WRITES {
         let put = pb::PutRequest { key: "k".into(), value: vec![n; 1 << 20].into(), ..Default::default() };
         kv.put(put).await.unwrap();
     }
@@ -268,17 +271,18 @@ async fn memory_with(watchers: usize) -> (u64, Vec<tonic::Streaming<pb::WatchRes
 async fn slow_readers_cost_bounded_memory_and_miss_nothing() {
     let (alone, ..) = memory_with(0).await;
     let (watched, streams, _node, _folder) = memory_with(2).await;
-    // Each stream may hold 16 MiB of events and some encoded replies. Unbounded it would be 240 MiB.
+    // Each stream may hold 16 MiB of events and some encoded replies; both together were seen to cost 60 to 110 MiB. Unbounded it is
+    // 400 MiB, whatever else the two servers' peaks differ by.
     let cost = watched.saturating_sub(alone) >> 20;
     eprintln!("peak {} MiB alone, {} MiB with slow watchers", alone >> 20, watched >> 20);
-    assert!(cost < 100, "slow watchers cost {cost} MiB");
+    assert!(cost < 200, "slow watchers cost {cost} MiB");
     for mut stream in streams {
         let mut seen = Vec::new();
-        while seen.len() < 120 {
+        while seen.len() < usize::from(SLOW_WRITES) {
             let response = stream.message().await.unwrap().unwrap();
             seen.extend(response.events.iter().map(|event| event.kv.as_ref().unwrap().value[0]));
         }
-        assert!(seen.iter().copied().eq(0..120), "{seen:?}");
+        assert!(seen.iter().copied().eq(0..SLOW_WRITES), "{seen:?}");
     }
 }
 

@@ -202,6 +202,9 @@ impl World {
         let Some(mut task) = opening.tasks.front().cloned() else { return };
         let (token, member) = (opening.token.clone(), opening.tries % self.machines.len());
         opening.tries += 1;
+        if matches!(task, Task::Chore(Chore::Leases)) && !self.has_applied_everything(member) {
+            return; // It lists what it knows of; the others take up space for ever.
+        }
         if let Task::Op(Op::Compact(revision)) = &mut task {
             *revision = self.newest; // The delete has made one more.
         }
@@ -212,6 +215,11 @@ impl World {
         self.finale.opening().pending = Some((call.call, id));
         self.audit.sent(now, line, call.call, &subject, token.as_ref());
         self.send_call(now, member, call, encode(&subject), token, 3 * SECOND);
+    }
+
+    fn has_applied_everything(&self, member: usize) -> bool {
+        let applied = self.machines[member].process.as_ref().map(|process| process.published().applied);
+        applied.is_some_and(|applied| applied >= self.consensus.last_committed())
     }
 
     pub(super) fn opening_answered(&mut self, now: Nanos, call: u64, answer: Option<Answer>) -> Verdict {
