@@ -329,6 +329,16 @@ async fn a_member_that_moves_is_found_at_its_new_address_whatever_was_said_at_fi
     eventually_put(&nodes[2], "x").await;
 }
 
+/// Writes `k` before its disk is replaced, and `x` once it serves again.
+async fn comes_back_with_another_disk(node: &mut Node) {
+    put(node, "k").await.unwrap();
+    node.kill();
+    std::fs::remove_dir_all(node.data_dir()).unwrap();
+    node.start();
+    node.wait_ready(2);
+    eventually_put(node, "x").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_life_finds_those_that_have_moved_since_its_command_line_was_written() {
     let folder = tempfile::tempdir().unwrap();
@@ -342,12 +352,7 @@ async fn a_new_life_finds_those_that_have_moved_since_its_command_line_was_writt
         nodes[moved].start();
         nodes[moved].wait_ready(2);
     }
-    put(&nodes[0], "k").await.unwrap();
-    nodes[0].kill();
-    std::fs::remove_dir_all(nodes[0].data_dir()).unwrap();
-    nodes[0].start();
-    nodes[0].wait_ready(2);
-    eventually_put(&nodes[0], "x").await;
+    comes_back_with_another_disk(&mut nodes[0]).await;
 }
 
 /// It has the flags of one that begins a cluster, and those who follow it say nothing as long as they take it for the leader.
@@ -368,12 +373,7 @@ async fn a_founder_that_led_and_lost_its_disk_comes_back_as_a_member() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
-    put(&nodes[0], "k").await.unwrap();
-    nodes[0].kill();
-    std::fs::remove_dir_all(nodes[0].data_dir()).unwrap();
-    nodes[0].start();
-    nodes[0].wait_ready(2);
-    eventually_put(&nodes[0], "x").await;
+    comes_back_with_another_disk(&mut nodes[0]).await;
     assert_eq!(keys(&nodes[0]).await, ["k", "x"]);
     assert_eq!(list(&nodes[0]).await, list(&nodes[1]).await);
 }

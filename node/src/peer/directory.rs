@@ -169,10 +169,8 @@ impl Directory {
         if self.is_removed(from) {
             return Err(REMOVED.to_owned());
         }
-        let mut all = self.state().recorded.get(&from).map_or_else(Vec::new, |urls| parsed(urls));
-        let told = parsed(urls);
-        all.extend(told.into_iter().filter(|url| !all.contains(url)).collect::<Vec<_>>());
-        self.connect(from, &all);
+        let all = self.state().recorded_and(from, urls);
+        self.connect(from, &parsed(&all));
         Ok(self.metrics.peer_received_bytes.with_label_values(&[&format!("{:x}", from.0)]))
     }
 
@@ -206,9 +204,7 @@ impl Directory {
     /// Where this member is reached: as the cluster has agreed on, and as it was told, which may be newer.
     pub(super) fn urls(&self) -> Vec<String> {
         let state = self.state();
-        let mut urls = state.recorded.get(&self.identity.member).cloned().unwrap_or_default();
-        urls.extend(state.urls.iter().filter(|url| !urls.contains(url)).cloned().collect::<Vec<_>>());
-        urls
+        state.recorded_and(self.identity.member, &state.urls)
     }
 
     /// Whether there is a stream to `id`, for the metrics.
@@ -225,6 +221,15 @@ impl Directory {
 /// Those that can be read; others were refused when they were proposed.
 fn parsed(urls: &[String]) -> Vec<Url> {
     urls.iter().filter_map(|url| url.parse().ok()).collect()
+}
+
+impl State {
+    /// Where the cluster has agreed that `id` is reached, and after that those of `told` that are others.
+    fn recorded_and(&self, id: NodeId, told: &[String]) -> Vec<String> {
+        let recorded = self.recorded.get(&id).map_or(&[][..], Vec::as_slice);
+        let others = told.iter().filter(|url| !recorded.contains(url));
+        recorded.iter().chain(others).cloned().collect()
+    }
 }
 
 impl Peer {
