@@ -443,11 +443,10 @@ impl Raft {
         assert!(now >= self.now, "clock ran backwards: {now:?} < {:?}", self.now);
         self.now = now;
         self.is_started = true;
+        self.overhear(&input); // Before the time is looked at: it may have waited while this member was held up.
         self.tick(out);
         match input {
             Input::Receive { from, message } => self.receive(from, message, out),
-            Input::Called { from } if self.standing() == Standing::Fresh && from != self.id() => self.overhear(from),
-            Input::Called { .. } => {}
             Input::Propose { commands } => self.propose(commands, out),
             Input::ReadIndex { read } => self.read_index(read, out),
             Input::Target(target) => self.set_target(target),
@@ -457,7 +456,7 @@ impl Raft {
             Input::Install { index, term, config, generation } => self.install((index, term), config, generation, out),
             Input::SnapshotCarried { to, bytes } => self.snapshot_carried(to, bytes),
             Input::SnapshotSent { to, index } => self.snapshot_sent(to, index),
-            Input::Wake => {}
+            Input::Called { .. } | Input::Wake => {}
         }
         self.reconfigure();
         self.start_waiting_reads(out);
@@ -566,7 +565,7 @@ impl Raft {
         match message.body {
             Body::Greeting => return self.on_greeting(from, message.incarnation, out),
             Body::GreetingReply { .. } => return self.on_greeting_reply(from, &message),
-            _ if self.standing() == Standing::Fresh => return self.overhear(from),
+            _ if self.standing() == Standing::Fresh => return,
             // It changes no terms: a member that cannot win disturbs nobody.
             Body::PreVote { last_index, last_term } if message.trusted => {
                 return self.on_pre_vote(from, message.term, last_index, last_term, out);

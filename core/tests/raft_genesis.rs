@@ -172,6 +172,34 @@ fn a_founder_that_led_and_lost_its_disk_does_not_begin_another_cluster() {
     }
 }
 
+/// It had listened for long enough as it looked up, and decided before it heard what had arrived meanwhile.
+#[test]
+fn a_founder_that_is_held_up_while_it_listens_listens_again() {
+    for late in [590, 600, 700, 749, 751, 2000] {
+        let mut world = World::grown(1);
+        world.replace(100 * MILLI, new_disk(1, 12, &[1], Standing::Fresh, false));
+        world.step(NodeId(1), Input::Wake);
+        world.now = world.now + late * MILLI;
+        world.step(NodeId(1), Input::Wake);
+        world.step(NodeId(1), Input::Called { from: NodeId(2) });
+        world.run(10 * MILLI);
+        assert_eq!(world.standing(1), Standing::Amnesiac, "held up for {late} ms");
+    }
+}
+
+#[test]
+fn a_founder_hears_who_called_before_it_looks_at_the_time() {
+    let mut world = World::grown(1);
+    world.replace(100 * MILLI, new_disk(1, 12, &[1], Standing::Fresh, false));
+    for _ in 0..6 {
+        world.step(NodeId(1), Input::Wake);
+        world.now = world.now + 100 * MILLI;
+    }
+    world.step(NodeId(1), Input::Called { from: NodeId(2) });
+    world.run(10 * MILLI);
+    assert_eq!(world.standing(1), Standing::Amnesiac);
+}
+
 #[test]
 fn who_knows_of_a_past_or_of_none_has_no_use_for_calls() {
     let mut world = World::default();

@@ -32,14 +32,16 @@ fn elected(count: u64) -> Cluster {
 }
 
 /// A bit of the value of `k` flips in what `at` has applied; then a txn decides on it, everywhere.
-fn decide_on_a_flipped_bit(cluster: &mut Cluster, at: NodeId) {
+fn decide_on_flipped_bits(cluster: &mut Cluster, at: &[NodeId]) {
     let leader = cluster.leader();
     cluster.ask(leader, put("k", "v"));
     cluster.run(100 * MILLI);
-    let member = cluster.members.get_mut(&at).expect("a member");
-    let (key, _) = member.rows.iter().filter(|(key, _)| key[0] == 0x20).last().expect("the value's row");
-    let write = RowWrite { key: Blob::copy(key), value: Some("w".into()) };
-    member.rows.write(&[write]);
+    for id in at {
+        let member = cluster.members.get_mut(id).expect("a member");
+        let (key, _) = member.rows.iter().filter(|(key, _)| key[0] == 0x20).last().expect("the value's row");
+        let write = RowWrite { key: Blob::copy(key), value: Some("w".into()) };
+        member.rows.write(&[write]);
+    }
     let op = |key: &'static str| match put(key, "1") {
         Request::Command(Command::Put(put)) => RequestOp::Put(put),
         _ => unreachable!(),
@@ -60,7 +62,7 @@ fn a_member_whose_state_differs_is_fenced_within_a_second_and_returns_rebuilt() 
         let mut cluster = elected(3);
         let odd = if is_leader { cluster.leader() } else { cluster.follower() };
         let since = cluster.now;
-        decide_on_a_flipped_bit(&mut cluster, odd);
+        decide_on_flipped_bits(&mut cluster, &[odd]);
         cluster.run(3000 * MILLI);
         let member = &cluster.members[&odd];
         let (suspected, fenced) = (member.suspected.expect("it noticed"), member.fenced.expect("it was told"));
@@ -109,7 +111,7 @@ fn a_silent_member_does_not_delay_that_a_difference_is_noticed() {
         cluster.ask(leader, put("k", "v"));
         cluster.run((5000 + wait) * MILLI);
         let since = cluster.now;
-        decide_on_a_flipped_bit(&mut cluster, odd);
+        decide_on_flipped_bits(&mut cluster, &[odd]);
         cluster.run(3000 * MILLI);
         let suspected = cluster.members[&odd].suspected.expect("it noticed");
         assert!(suspected < since + 1000 * MILLI, "{wait}: noticed after {:?}", suspected.since(since));
@@ -122,7 +124,7 @@ fn a_member_without_which_there_is_no_quorum_keeps_its_log() {
     let odd = cluster.follower();
     let leader = cluster.leader();
     let third = *cluster.members.keys().find(|id| **id != odd && **id != leader).expect("three");
-    decide_on_a_flipped_bit(&mut cluster, odd);
+    decide_on_flipped_bits(&mut cluster, &[odd]);
     // The third member applies the txn, tells its hash to those two only in part, and is gone.
     while let Some((from, to, message)) = cluster.mail.pop_front() {
         cluster.step(to, Input::Receive { from, message });
@@ -144,7 +146,7 @@ fn a_member_that_goes_wrong_again_before_it_clears_its_alarm_is_fenced_again() {
     let mut cluster = elected(3);
     let odd = cluster.follower();
     cluster.mute.insert(odd);
-    decide_on_a_flipped_bit(&mut cluster, odd);
+    decide_on_flipped_bits(&mut cluster, &[odd]);
     cluster.run(1000 * MILLI);
     assert!(cluster.members[&odd].suspected.is_some(), "it alone knows");
     let former = Alarm { kind: AlarmKind::Fenced(Incarnation(99)), member: odd };
@@ -166,7 +168,7 @@ fn a_member_that_goes_wrong_again_before_it_clears_its_alarm_is_fenced_again() {
 fn without_a_majority_nobody_is_rebuilt_and_nothing_is_changed() {
     let mut cluster = elected(2);
     let odd = cluster.follower();
-    decide_on_a_flipped_bit(&mut cluster, odd);
+    decide_on_flipped_bits(&mut cluster, &[odd]);
     cluster.run(2000 * MILLI);
     let leader = cluster.leader();
     for (id, member) in &cluster.members {
@@ -243,7 +245,7 @@ fn no_configuration_is_entered_that_needs_a_life_which_is_about_to_be_over() {
     let mut cluster = elected(3);
     let (leader, right, odd) = cluster.three();
     cluster.mute.insert(odd);
-    decide_on_a_flipped_bit(&mut cluster, odd);
+    decide_on_flipped_bits(&mut cluster, &[odd]);
     cluster.run(1000 * MILLI);
     for id in [leader, right] {
         cluster.members.get_mut(&id).expect("a member").slow_disk = true;
@@ -272,7 +274,7 @@ fn no_configuration_is_entered_that_needs_a_life_which_is_about_to_be_over() {
 fn no_life_is_ended_that_the_configuration_to_come_needs() {
     let mut cluster = elected(3);
     let (leader, right, odd) = cluster.three();
-    decide_on_a_flipped_bit(&mut cluster, odd);
+    decide_on_flipped_bits(&mut cluster, &[odd]);
     cluster.ask(leader, remove(right));
     cluster.run(5000 * MILLI);
     assert_eq!(cluster.members[&odd].fenced, None);
@@ -353,6 +355,37 @@ fn a_damaged_member_goes_on_while_another_is_down_or_catches_up() {
     cluster.write(other);
     assert_eq!(cluster.rebuild_all(), [damaged]);
     cluster.is_well(&[1, 2, 3].map(NodeId));
+}
+
+/// It waited for a word of the one that was silent.
+#[test]
+fn a_damaged_leader_gives_way_while_another_damaged_member_is_silent() {
+    let mut cluster = elected(5);
+    let (leader, silent, _) = cluster.three();
+    cluster.decay(&[silent]);
+    while cluster.members[&leader].replica.raft().damaged().next().is_none() {
+        cluster.run(MILLI);
+    }
+    cluster.cut_off.insert(silent);
+    cluster.decay(&[leader]);
+    cluster.run(5000 * MILLI);
+    assert!(cluster.members[&leader].fenced.is_some(), "{:?}", alarms(&cluster, cluster.leader()));
+    assert_ne!(cluster.leader(), leader);
+}
+
+/// They had the longest logs and the highest IDs, and left it to whoever has most.
+#[test]
+fn two_members_whose_states_are_wrong_do_not_give_way_to_each_other_for_ever() {
+    for odd in [[4, 5], [1, 2], [2, 4]].map(|odd| odd.map(NodeId)) {
+        let mut cluster = elected(5);
+        cluster.ask(cluster.leader(), Request::Transfer(odd[1]));
+        cluster.run(1000 * MILLI);
+        assert_eq!(cluster.leader(), odd[1]);
+        decide_on_flipped_bits(&mut cluster, &odd);
+        cluster.run(20_000 * MILLI);
+        assert!(!odd.contains(&cluster.leader()));
+        assert!(odd.iter().any(|id| cluster.members[id].fenced.is_some()), "{odd:?}");
+    }
 }
 
 #[test]

@@ -25,7 +25,8 @@
 //!
 //! A member that nobody began with has nobody to ask: were it one that others have joined since, and its disk a new one,
 //! they would be looking for it. So it listens for a while ([`ALONE`]), and whoever says anything to it, or opens a stream to
-//! it ([`super::Input::Called`]), knows of a past. If it was held up meanwhile, what was said may still be waiting to be heard.
+//! it ([`super::Input::Called`]), knows of a past. If it was held up meanwhile, what was said may still be waiting to be heard,
+//! and it begins to listen again.
 //! Cut off from all of them it begins another cluster, as nothing on its disk or in its settings tells it not to: whoever
 //! replaces its disk says that the cluster exists.
 //!
@@ -104,13 +105,15 @@ use core::time::Duration;
 
 use super::progress::Progress;
 use super::quorum::is_quorum;
-use super::{Becoming, Body, Message, Output, Raft};
+use super::{Becoming, Body, Input, Message, Output, Raft};
 use crate::entry::{Configuration, Identity, Payload, RESTORED, Record, Standing};
 use crate::mutant::{self, Mutant};
-use crate::{Incarnation, LogIndex, NodeId};
+use crate::{Incarnation, Instant, LogIndex, NodeId};
 
-/// How long a member that begins a cluster alone listens for others: they try to reach it several times in it.
+/// How long a member that begins a cluster alone listens for others, at least: they try to reach it several times in it.
 const ALONE: Duration = Duration::from_millis(600);
+/// It looks up this often meanwhile.
+const LOOK: Duration = Duration::from_millis(100);
 /// If it looks up so much later, it was held up.
 const LATE: Duration = Duration::from_millis(150);
 
@@ -120,9 +123,9 @@ pub(super) struct Greetings {
     /// Per other member: the life that answered, and whether it vouches for us (or else is Amnesiac).
     answers: BTreeMap<NodeId, (Incarnation, bool)>,
     /// When to ask again those that have not vouched.
-    pub(super) deadline: crate::Instant,
-    /// Nobody is there to be asked, and it has begun to listen.
-    listens: bool,
+    pub(super) deadline: Instant,
+    /// Nobody is there to be asked, and it listens until then.
+    listens: Option<Instant>,
 }
 
 impl Raft {
@@ -135,9 +138,7 @@ impl Raft {
             self.become_standing(Standing::Amnesiac, None); // Not an initial member: the log will tell.
             return;
         }
-        if self.is_alone() && (!self.greetings.listens || self.now > self.greetings.deadline + LATE) {
-            self.greetings.listens = true;
-            self.greetings.deadline = self.now + ALONE;
+        if self.is_alone() && !self.has_listened() {
             return;
         }
         self.greetings.deadline = self.now + self.config.heartbeat;
@@ -156,21 +157,43 @@ impl Raft {
         self.log.config().voters.len() == 1
     }
 
+    /// Whether it has listened long enough without being held up; if not, it begins or goes on.
+    fn has_listened(&mut self) -> bool {
+        let was_held_up = self.now > self.greetings.deadline + LATE;
+        let until = match self.greetings.listens {
+            Some(until) if !was_held_up && self.now >= until => return true,
+            Some(until) if !was_held_up => until,
+            _ => self.now + ALONE.max(self.config.election_timeout * 3 / 5),
+        };
+        self.greetings.listens = Some(until);
+        self.greetings.deadline = until.min(self.now + LOOK);
+        false
+    }
+
     /// Whether its log is what a snapshot file gave it.
     fn is_restored(&self) -> bool {
         self.log.start() == RESTORED.0
     }
 
-    /// Somebody said something to a Fresh member, or reached out to it.
-    pub(super) fn overhear(&mut self, from: NodeId) {
+    /// A Fresh member learns of a past from whoever says something to it, or reaches out to it.
+    pub(super) fn overhear(&mut self, input: &Input) {
+        let from = match input {
+            Input::Called { from } => *from,
+            Input::Receive { from, message } if message.is_plausible() => match message.body {
+                Body::Greeting | Body::GreetingReply { .. } => return,
+                _ => *from,
+            },
+            _ => return,
+        };
         // A cluster that is yet to begin has no other members.
-        if self.becoming.is_some() || self.log.config().voters.contains_key(&from) {
+        let is_fresh = self.standing() == Standing::Fresh && self.becoming.is_none();
+        if !is_fresh || from == self.id() || self.log.config().voters.contains_key(&from) {
             return;
         }
         if !self.is_restored() {
             self.become_standing(Standing::Amnesiac, None);
         } else if self.is_alone() {
-            self.greetings.deadline = crate::Instant::FAR; // It stays out, and nobody else is there to keep it.
+            self.greetings.deadline = Instant::FAR; // It stays out, and nobody else is there to keep it.
         }
     }
 
@@ -264,14 +287,16 @@ impl Raft {
         self.is_damaged = is_damaged;
     }
 
-    /// Lives in the latest configuration whose last answer to a heartbeat came with the word that their state is damaged, and
-    /// the round of that. Only a leader knows.
+    /// Lives in the latest configuration that were heard lately, and whose last answer to a heartbeat came with the word that
+    /// their state is damaged; and the round of that. Only a leader knows.
     pub fn damaged(&self) -> impl Iterator<Item = (NodeId, Incarnation, u64)> {
         let peers = self.leader.iter().flat_map(|leader| &leader.peers);
         peers.filter_map(|(id, progress)| {
             let round = progress.damaged.filter(|round| progress.trusted && *round >= progress.round)?;
             let life = (*id, progress.incarnation);
-            self.log.config().members().any(|member| member == life).then_some((life.0, life.1, round))
+            let is_here = self.now < progress.heard + self.config.election_timeout;
+            let is_member = self.log.config().members().any(|member| member == life);
+            (is_here && is_member).then_some((life.0, life.1, round))
         })
     }
 

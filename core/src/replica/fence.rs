@@ -57,7 +57,6 @@ pub(super) struct Fence {
     is_suspect: bool,
     /// This member's state is damaged where it is stored.
     is_damaged: bool,
-    /// When it says so next.
     /// CORRUPT was raised for that, and if somebody clears it, it is not raised again.
     is_corrupt_known: bool,
     /// How often leadership was given away.
@@ -287,8 +286,8 @@ impl Replica {
             Duty::Propose(command) if self.leads() => _ = self.propose_here(command, out),
             Duty::Propose(command) => self.proposals.offer(command),
             Duty::StepDown => {
-                self.fence.turn = self.fence.turn.wrapping_add(1);
                 let to = self.heir();
+                self.fence.turn = self.fence.turn.wrapping_add(1);
                 reach!(BareLeader if self.fence.is_bare());
                 reach!(HeirNamed if to.is_some());
                 self.consensus(raft::Input::Transfer { to }, out);
@@ -355,13 +354,16 @@ impl Replica {
         holds && self.may_end(Alarm::ending(member, life), since)
     }
 
-    /// Who is to lead instead; `None`: whoever has most. Two members that are damaged would give way to each other for ever,
-    /// so the others have their turn, one after the other: some of them may not be able to lead.
+    /// Who is to lead instead; `None`: whoever has most, which is tried first if nobody is known to be damaged. Two members
+    /// whose states are wrong or damaged would give way to each other for ever, so the others have their turn, one after the
+    /// other: some of them may not be able to lead.
     fn heir(&self) -> Option<NodeId> {
         let damaged: BTreeSet<NodeId> = self.raft.damaged().map(|(id, ..)| id).collect();
         let voters = self.status.config.voters.keys().copied().filter(|id| *id != self.member);
         let (damaged, whole): (Vec<NodeId>, Vec<NodeId>) = voters.partition(|id| damaged.contains(id));
-        if damaged.is_empty() { None } else { whole.get(self.fence.turn % whole.len().max(1)).copied() }
+        let heirs: Vec<Option<NodeId>> =
+            damaged.is_empty().then_some(None).into_iter().chain(whole.into_iter().map(Some)).collect();
+        heirs.get(self.fence.turn % heirs.len().max(1)).copied().flatten()
     }
 
     /// Whether the life that `alarm` names may be ended: no other one is, and a quorum lives without it, as answers to
