@@ -106,7 +106,7 @@ normalise() {
   sed -E -e '/^\{"level":/d' \
     -e 's/"(cluster_id|member_id|raft_term|ID|leader|lease|id)":[0-9]+/"\1":N/g; s/"took":"[^"]*"/"took":T/' \
     -e 's/"(ClusterID|MemberID|RaftTerm|ID|Lease|Leader|TTL)" : [1-9][0-9]*/"\1" : N/' \
-    -e 's/ +[0-9a-f]{14,16} / ID /g; s/[0-9a-f]{16}/ID/g; s/^[0-9a-f]{15},/ID,/' \
+    -e 's/ +[0-9a-f]{12,16}( |$)/ ID\1/g; s/[0-9a-f]{16}/ID/g; s/^[0-9a-f]{12,15},/ID,/' \
     -e 's/took = [0-9.]+(µs|ms|s)/took = T/; s/remaining\([0-9]+s\)/remaining(N)/' \
     -e "s/127\.0\.0\.1:$port/E1/g; s/127\.0\.0\.1:$((port + 2))/E2/g; s/127\.0\.0\.1:$((port + 4))/E3/g" \
     -e "s/127\.0\.0\.1:$((port + 1))/P1/g; s/127\.0\.0\.1:$((port + 3))/P2/g; s/127\.0\.0\.1:$((port + 5))/P3/g"
@@ -114,7 +114,7 @@ normalise() {
 
 # A status table without its figures, blanks and order.
 shape() {
-  sed -E 's/127\.0\.0\.1:[0-9]+/EP/; s/\| +[0-9a-f]{15,16} +\|/| ID |/; s/\| +[0-9.]+ +\|/| V |/; s/[0-9.]+ [kMG]?B/S/; s/\| +[0-9]+ \|/| N |/g; s/\| +[0-9]+ \|/| N |/g; s/-+/-/g; s/ +/ /g' |
+  sed -E 's/127\.0\.0\.1:[0-9]+/EP/; s/\| +[0-9a-f]{12,16} +\|/| ID |/; s/\| +[0-9.]+ +\|/| V |/; s/[0-9.]+ [kMG]?B/S/; s/\| +[0-9]+ \|/| N |/g; s/\| +[0-9]+ \|/| N |/g; s/-+/-/g; s/ +/ /g' |
     awk 'NR <= 3 || /^\+/ { print; next } { print | "sort" } END { close("sort") }'
 }
 
