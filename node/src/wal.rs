@@ -368,8 +368,8 @@ fn place<D: Disk>(
     has_reserve: &mut bool,
 ) -> io::Result<Segment> {
     let bytes = u64::from(options.segment_bytes);
-    if !*has_reserve {
-        disk.create(RESERVE, bytes)?;
+    if !*has_reserve && !reserve(disk, bytes)? {
+        disk.create(RESERVE, 0)?; // What there is may be enough for a long time.
     }
     let (segment, header) = Segment::begin(sequence, previous_end, checkpoint);
     disk.write_at(RESERVE, 0, &header)?;
@@ -378,12 +378,17 @@ fn place<D: Disk>(
     if !mutant::is_on(Mutant::P07) {
         disk.sync_dir()?;
     }
-    *has_reserve = match disk.create(RESERVE, bytes) {
-        Ok(()) => true,
-        Err(error) if error.kind() == io::ErrorKind::StorageFull => false,
-        Err(error) => return Err(error),
-    };
+    *has_reserve = reserve(disk, bytes)?;
     Ok(segment)
+}
+
+/// Takes the space of the next segment; whether there was so much.
+fn reserve<D: Disk>(disk: &mut D, bytes: u64) -> io::Result<bool> {
+    match disk.create(RESERVE, bytes) {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]

@@ -208,8 +208,8 @@ struct Platter {
     namings: Vec<Naming>,
     digest: Digest,
     ills: BTreeMap<Ill, Rng>,
-    /// There is no room for anything more.
-    full: bool,
+    /// So many bytes more there is room for, if it is nearly full.
+    room: Option<usize>,
     fuse: Option<Fuse>,
 }
 
@@ -305,9 +305,9 @@ impl SimDisk {
         self.0.borrow_mut().ills.insert(ill, rng);
     }
 
-    /// There is room no more, or again.
-    pub fn set_full(&self, full: bool) {
-        self.0.borrow_mut().full = full;
+    /// There is room for so many bytes more, whatever is removed; or for any number again.
+    pub fn set_room(&self, room: Option<u64>) {
+        self.0.borrow_mut().room = room.map(|bytes| usize::try_from(bytes).expect("a file fits into memory"));
     }
 
     /// The process will die instead of making the change after the next `changes`.
@@ -324,7 +324,7 @@ impl SimDisk {
     pub fn heal(&self) {
         let platter = &mut *self.0.borrow_mut();
         platter.ills.clear();
-        (platter.full, platter.fuse) = (false, None);
+        (platter.room, platter.fuse) = (None, None);
     }
 
     /// A hash over everything ever done to the disk.
@@ -396,13 +396,14 @@ impl Disk for SimDisk {
     fn create(&mut self, name: &str, bytes: u64) -> io::Result<()> {
         let platter = &mut *self.0.borrow_mut();
         platter.change()?;
-        if platter.full && bytes > 0 {
-            return Err(full());
+        let len = usize::try_from(bytes).expect("a file fits into memory");
+        if let Some(room) = &mut platter.room {
+            *room = room.checked_sub(len).ok_or_else(full)?;
         }
         platter.created += 1;
         let (id, mut file) = (platter.created, File::default());
         if bytes > 0 {
-            file.change(Change::Resize(usize::try_from(bytes).expect("a file fits into memory")));
+            file.change(Change::Resize(len));
         }
         platter.files.insert(id, file);
         platter.name(Naming::Bind(name.to_owned(), id));
@@ -415,9 +416,10 @@ impl Disk for SimDisk {
         platter.digest.text(name).number(offset).bytes(bytes);
         let offset = usize::try_from(offset).expect("a file fits into memory");
         platter.change()?;
-        let (ill, is_full) = (platter.ill(Ill::Write), platter.full);
+        let (ill, left) = (platter.ill(Ill::Write), platter.room);
         let file = platter.file(name)?;
-        let room = if is_full { file.current.len().saturating_sub(offset).min(bytes.len()) } else { bytes.len() };
+        let len = file.current.len();
+        let room = left.map_or(bytes.len(), |left| (len + left).saturating_sub(offset).min(bytes.len()));
         let fits = match ill {
             Some(mut rng) if !bytes.is_empty() => usize::try_from(rng.below(bytes.len() as u64)).expect("a part"),
             _ => room,
@@ -427,6 +429,8 @@ impl Disk for SimDisk {
             file.followed = file.synced;
         }
         file.change(Change::Write { offset, bytes: bytes[..fits].to_vec() });
+        let taken = file.current.len() - len;
+        platter.room = left.map(|left| left.saturating_sub(taken));
         match fits.cmp(&bytes.len()) {
             Ordering::Less if room < bytes.len() => Err(full()),
             Ordering::Less => Err(io::Error::other("the disk cannot write this")),
@@ -608,11 +612,17 @@ mod tests {
     #[test]
     fn a_full_disk_takes_only_what_has_its_room_already() {
         let mut disk = disk_with(&[7; 100]);
-        disk.set_full(true);
+        disk.set_room(Some(0));
         disk.write_at("a", 50, &[8; 50]).unwrap();
         assert_eq!(disk.write_at("a", 90, &[9; 20]).unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert_eq!(disk.create("b", 10).unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert_eq!(disk.read("a").unwrap().len(), 100);
+        disk.set_room(Some(7));
+        assert_eq!(disk.create("b", 10).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        disk.create("b", 0).unwrap();
+        disk.write_at("b", 0, &[6; 4]).unwrap();
+        assert_eq!(disk.write_at("b", 4, &[6; 4]).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(disk.read("b").unwrap(), [6; 7], "as much as fits");
         disk.heal();
         disk.write_at("a", 90, &[9; 20]).unwrap();
     }

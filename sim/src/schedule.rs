@@ -157,10 +157,12 @@ pub enum Fault {
         /// In what.
         ill: Ill,
     },
-    /// The disk of a member's log has no more room.
+    /// The disk of a member's log has hardly any room left.
     Full {
         /// Which member.
         member: usize,
+        /// In bytes.
+        room: u64,
         /// How long.
         span: Nanos,
     },

@@ -22,6 +22,8 @@ struct CrashDisk {
     changes: Vec<Change>,
     /// If not 0: the power goes at the so manieth change from now.
     fuse: u64,
+    /// Nothing can be reserved, though some bytes would fit.
+    is_nearly_full: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -109,6 +111,9 @@ impl Disk for CrashDisk {
     }
     fn create(&mut self, name: &str, bytes: u64) -> io::Result<()> {
         self.burn()?;
+        if self.is_nearly_full && bytes > 0 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.files.push(File { bytes: vec![0; usize::try_from(bytes).unwrap()], durable: Vec::new() });
         self.change(Change::Create(name.into(), self.files.len() - 1));
         Ok(())
@@ -460,6 +465,22 @@ fn segments_below_a_compaction_go_and_the_log_stays() {
     let chain: Vec<String> = disk.names.keys().filter(|name| sequence(name).is_some()).cloned().collect();
     disk.names.remove(&chain[chain.len() - 2]);
     assert!(matches!(Wal::open(disk, options), Err(WalError::Damage(Damage::Missing { .. }))));
+}
+
+/// It used up what was reserved at the first start, and did not start again.
+#[test]
+fn a_log_goes_on_where_no_whole_segment_fits() {
+    let options = Options { segment_bytes: 500 };
+    let mut wal = create(CrashDisk::default(), options);
+    wal.disk.is_nearly_full = true;
+    for start in 1..=5 {
+        let (opened, recovered) = Wal::open(wal.into_disk(), options).unwrap();
+        assert_eq!(recovered.entries.len(), (start - 1) * 20);
+        wal = opened;
+        for index in recovered.entries.len() + 1..=start * 20 {
+            wal.append(&[entry(index as u64)]).unwrap();
+        }
+    }
 }
 
 #[test]

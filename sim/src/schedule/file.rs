@@ -219,7 +219,7 @@ impl fmt::Display for Fault {
             Self::Fail { member, ill: Ill::Sync } => write!(f, "fail-sync member={member}"),
             Self::Fail { member, ill: Ill::Write } => write!(f, "fail-write member={member}"),
             Self::Fail { member, ill: Ill::Read } => write!(f, "fail-read member={member}"),
-            Self::Full { member, span } => write!(f, "full member={member} span={}", Span(span)),
+            Self::Full { member, room, span } => write!(f, "full member={member} room={room} span={}", Span(span)),
             Self::Trip { member, changes, power, down } => {
                 let name = if power { "trip-power" } else { "trip" };
                 write!(f, "{name} member={member} changes={changes} down={}", Span(down))
@@ -341,7 +341,9 @@ impl FromStr for Strike {
             "fail-sync" => Fault::Fail { member: fields.get("member")?, ill: Ill::Sync },
             "fail-write" => Fault::Fail { member: fields.get("member")?, ill: Ill::Write },
             "fail-read" => Fault::Fail { member: fields.get("member")?, ill: Ill::Read },
-            "full" => Fault::Full { member: fields.get("member")?, span: fields.span("span")? },
+            "full" => {
+                Fault::Full { member: fields.get("member")?, room: fields.get("room")?, span: fields.span("span")? }
+            }
             "trip" | "trip-power" => Fault::Trip {
                 member: fields.get("member")?,
                 changes: fields.get("changes")?,

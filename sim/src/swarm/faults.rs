@@ -72,7 +72,11 @@ pub(super) fn draw_schedule(setup: &Setup) -> Vec<Strike> {
         member: member(rng),
         ill: pick(rng, &[(3, Ill::Sync), (2, Ill::Write), (1, Ill::Read)]),
     });
-    class(18, classes.full, 6 * SECOND, &|rng| Fault::Full { member: member(rng), span: down(rng) });
+    class(18, classes.full, 6 * SECOND, &|rng| Fault::Full {
+        member: member(rng),
+        room: pick(rng, &[(2, 0), (1, 1_000), (1, 20_000)]),
+        span: down(rng),
+    });
     class(19, classes.trip, 3 * SECOND, &|rng| Fault::Trip {
         member: member(rng),
         changes: u32::try_from(pick(rng, &[(2, 10), (1, 100)]) * rng.below(10) / 10).expect("few changes"),

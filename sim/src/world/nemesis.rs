@@ -161,9 +161,9 @@ impl World {
                 let rng = Rng::new(machine.rng.next_u64());
                 machine.disk.ail(ill, rng);
             }
-            Fault::Full { member, span } => {
+            Fault::Full { member, room, span } => {
                 let machine = &mut self.machines[member];
-                machine.disk.set_full(true);
+                machine.disk.set_room(Some(room));
                 machine.full_until = machine.full_until.max(now + span);
                 later(self, span, Relief::Full(member));
             }
@@ -295,7 +295,7 @@ impl World {
             Relief::Pause(..) => {}
             Relief::SlowDisk(member, factor) => self.machines[member].slowness /= factor,
             Relief::Full(member) if now >= self.machines[member].full_until => {
-                self.machines[member].disk.set_full(false);
+                self.machines[member].disk.set_room(None);
             }
             Relief::Full(_) => {}
             Relief::SlowApply(member, factor) => self.machines[member].apply_slowness /= factor,
