@@ -12,6 +12,7 @@ use quorate_api::quorate::peer::v1::peer_client::PeerClient;
 use quorate_core::NodeId;
 use quorate_tls::Connector;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_stream::Stream;
 use tonic::transport::{Channel, Endpoint};
 use tracing::{info, warn};
@@ -73,7 +74,11 @@ impl Dial {
     async fn connect(&self, url: &Url, pause: &mut Duration, complained: &mut bool) -> String {
         let Self { directory, to, lane, kind } = self;
         let (to, identity) = (*to, directory.identity());
-        let channel = match open_channel(url, directory.connector()).await {
+        let attempt = || {
+            let (url, connector) = (url.clone(), directory.connector().clone());
+            async move { open_channel(&url, &connector).await }
+        };
+        let channel = match staggered(attempt).await {
             Ok(channel) => channel,
             Err(error) => return chain(&error),
         };
@@ -116,6 +121,19 @@ impl Dial {
             directory.active(to).set(0);
         }
         end
+    }
+}
+
+/// What the first of several attempts to end gives: another one begins every [`RETRY_MAX`]. Where packets are dropped, since
+/// nobody is there yet, one alone would notice only seconds later that somebody is; and a founder that has lost its disk
+/// listens for no longer than it takes a few to reach it.
+async fn staggered<T: Send + 'static, F: Future<Output = T> + Send + 'static>(attempt: impl Fn() -> F) -> T {
+    let mut attempts = JoinSet::new();
+    loop {
+        attempts.spawn(attempt());
+        if let Ok(Some(ended)) = tokio::time::timeout(RETRY_MAX, attempts.join_next()).await {
+            return ended.expect("no attempt panics");
+        }
     }
 }
 
@@ -168,5 +186,20 @@ impl Stream for Outgoing {
         };
         self.waiting_bytes.fetch_sub(frames.iter().map(Bytes::len).sum(), Ordering::Relaxed);
         Poll::Ready(Some(pb::Message { message: Some(pb::message::Message::Frames(pb::Frames { frames })) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_attempt_that_hangs_does_not_keep_others_from_trying() {
+        let begun = AtomicUsize::new(0);
+        let attempt = || {
+            let number = begun.fetch_add(1, Ordering::Relaxed);
+            async move { if number < 2 { std::future::pending().await } else { number } }
+        };
+        assert_eq!(staggered(attempt).await, 2);
     }
 }

@@ -43,6 +43,8 @@ struct State {
     urls: Vec<String>,
     /// The members that the cluster has agreed on, as far as this one knows, and where each is reached.
     recorded: BTreeMap<NodeId, Vec<String>>,
+    /// Where those that called are reached, as they said last.
+    told: BTreeMap<NodeId, Vec<String>>,
     is_closed: bool,
 }
 
@@ -93,6 +95,7 @@ impl Directory {
             known.map_or_else(Default::default, |peer| (Arc::clone(&peer.urgent), Arc::clone(&peer.bulk)));
         if let Some(peer) = known {
             peer.stop();
+            self.active(id).set(0);
         }
         let label = format!("{:x}", id.0);
         let dial = |lane: &Arc<Lane>, kind| {
@@ -134,12 +137,17 @@ impl Directory {
     fn record<'a>(self: &Arc<Self>, members: impl Iterator<Item = &'a Member> + Clone) {
         self.state().recorded = members.clone().map(|member| (member.id, member.peer_urls.clone())).collect();
         for member in members {
-            let urls = parsed(&member.peer_urls);
-            // Behind those may be what it said itself.
-            if self.state().peers.get(&member.id).is_none_or(|peer| !peer.urls.starts_with(&urls)) {
-                self.connect(member.id, &urls);
-            }
+            self.look_for(member.id);
         }
+    }
+
+    /// Dials `id` where the cluster has agreed that it is, and where it said itself.
+    fn look_for(self: &Arc<Self>, id: NodeId) {
+        let urls = {
+            let state = self.state();
+            state.recorded_and(id, state.told.get(&id).map_or(&[], Vec::as_slice))
+        };
+        self.connect(id, &parsed(&urls));
     }
 
     /// `id` was removed from the cluster: nothing is heard from it any more, and soon nothing is said to it.
@@ -153,7 +161,9 @@ impl Directory {
         let directory = Arc::clone(self);
         self.runtime.spawn(async move {
             tokio::time::sleep(FAREWELL).await;
-            if let Some(peer) = directory.state().peers.remove(&id) {
+            let mut state = directory.state();
+            state.told.remove(&id);
+            if let Some(peer) = state.peers.remove(&id) {
                 peer.stop();
                 directory.active(id).set(0);
             }
@@ -169,8 +179,8 @@ impl Directory {
         if self.is_removed(from) {
             return Err(REMOVED.to_owned());
         }
-        let all = self.state().recorded_and(from, urls);
-        self.connect(from, &parsed(&all));
+        self.state().told.insert(from, urls.to_vec());
+        self.look_for(from);
         Ok(self.metrics.peer_received_bytes.with_label_values(&[&format!("{:x}", from.0)]))
     }
 
@@ -335,14 +345,17 @@ mod tests {
         directory.admit(NodeId(7), &[new.to_owned()]).unwrap();
         assert_eq!(dialled(7), [new], "it has moved since the command line was written");
         directory.record([member(7, third), member(2, new)].iter());
-        assert_eq!(dialled(7), [third], "the cluster has agreed on it");
+        assert_eq!(dialled(7), [third, new], "the cluster has agreed on another one, before or since");
         directory.admit(NodeId(7), &[old.to_owned(), third.to_owned()]).unwrap();
         assert_eq!(dialled(7), [third, old], "this member may not have heard the last of it");
         directory.record([member(7, third), member(2, new)].iter());
         assert_eq!(dialled(7), [third, old], "that is nothing new");
         directory.record([member(7, old), member(2, third)].iter());
-        assert_eq!(dialled(7), [old]);
+        assert_eq!(dialled(7), [old, third]);
         assert_eq!(directory.urls(), [third, new], "of itself, too");
+        directory.admit(NodeId(8), &[new.to_owned()]).unwrap();
+        directory.record([member(8, old)].iter());
+        assert_eq!(dialled(8), [old, new], "it called before older records were read");
     }
 
     #[tokio::test]
