@@ -249,7 +249,9 @@ impl<S: quorate_core::rows::Rows + Send + Sync + 'static> Member<S> {
     /// What the member says to those who ask it and have lost something.
     #[must_use]
     pub fn voucher(&self) -> Voucher {
-        self.shared.driver.with(|worker| Voucher::of(worker.driver.replica().raft()))
+        let voucher = self.shared.driver.with(|worker| Voucher::of(worker.driver.replica().raft()));
+        self.shared.tell([]); // Whoever found the driver busy meanwhile has left its work to this caller.
+        voucher
     }
 
     /// The others have ended this life of the member, see [`Member::fenced`]. It did not see that itself: it has no state.
