@@ -90,6 +90,9 @@ impl DataDir {
             let path = path.to_owned();
             move |error| DataDirError::Io { path, error }
         };
+        let is_there = |folder: &&Path| folder.as_os_str().is_empty() || folder.exists();
+        let above: Vec<&Path> = path.ancestors().skip(1).collect();
+        let first = above.iter().position(is_there).unwrap_or(0);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&member).map_err(io(&member))?;
         let lock = File::open(&member).map_err(io(&member))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -106,8 +109,16 @@ impl DataDir {
             Err(error) => return Err(io(&member.join("format"))(error)),
         }
         // If that was there, a process that was killed may have left it to this one.
-        for folder in [&member, path, path.parent().unwrap_or(path)] {
+        for folder in [&member, path] {
             sync_dir(folder).map_err(io(folder))?;
+        }
+        // Up to the folder that was there before. Some of somebody else's can be entered and not read, nor be synced.
+        for folder in &above[..above.len().min(first + 1)] {
+            match sync_dir(folder) {
+                Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) => {
+                }
+                synced => synced.map_err(io(folder))?,
+            }
         }
         Ok(Self { member, _lock: lock })
     }
@@ -234,6 +245,17 @@ mod tests {
         first.mark_removed().unwrap();
         drop(first);
         assert!(DataDir::open(&path).unwrap().is_removed());
+    }
+
+    #[test]
+    fn a_folder_may_be_in_one_that_cannot_be_read() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o300)).unwrap();
+        for _ in 0..2 {
+            DataDir::open(&folder.path().join("default.etcd")).unwrap();
+        }
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
     }
 
     #[test]
