@@ -294,12 +294,20 @@ fn address(listener: &TcpListener) -> String {
     listener.local_addr().map_or_else(|_| String::new(), |address| address.to_string())
 }
 
-/// Reads everything on disk once an interval, for as long as the member runs. If bits have rotted, the member is told, and
-/// sees to it that its life is ended or, if nobody can restore it, the CORRUPT alarm raised.
+/// Reads everything on disk once an interval, for as long as the member runs. If bits have rotted, as they still have when it
+/// looks again, the member is told, and sees to it that its life is ended or, if nobody can restore it, the CORRUPT alarm
+/// raised.
 async fn scrub(server: Arc<Server<Rows>>, interval: Duration) {
+    const AGAIN: Duration = Duration::from_secs(10);
     loop {
         tokio::time::sleep(interval).await;
-        match server.member.verify().await {
+        let mut found = server.member.verify().await;
+        if let Err(BackendError::Damaged(damage)) = &found {
+            warn!(error = damage, "the applied state on disk seems to be damaged");
+            tokio::time::sleep(interval.min(AGAIN)).await;
+            found = server.member.verify().await;
+        }
+        match found {
             Ok(()) => {}
             Err(BackendError::Failed(why)) => warn!(error = why, "the applied state on disk cannot be verified"),
             Err(BackendError::Damaged(damage)) => {

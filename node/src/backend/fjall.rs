@@ -117,7 +117,9 @@ impl Backends for FjallBackends {
         clean(&path).map_err(failed)?;
         check_manifests(&path)?;
         sync_tree(&path).map_err(failed)?;
+        sync_dir(&self.folder).map_err(failed)?;
         let open = Arc::new(Open::new(&path, self.options)?);
+        open.look_again()?;
         self.open.retain(|(_, open)| open.strong_count() > 0);
         self.open.push((generation, Arc::downgrade(&open)));
         let mut backend = FjallBackend {
@@ -209,14 +211,24 @@ impl Open {
     }
 
     /// Fails if one of fjall's threads has failed: nothing else tells. What made it fail, nothing tells; if it was a
-    /// rotten table, the next process would fail in the same way, and is told not to use this generation.
+    /// rotten table, the next process would fail in the same way, and is told to look at this generation first.
     fn check(&self) -> Result<(), BackendError> {
         let Err(error) = self.database.persist(PersistMode::Buffer) else { return Ok(()) };
         if let Err(BackendError::Damaged(damage)) = verify(self, Duration::ZERO) {
-            let _ = doom(&self.folder.path, &damage);
+            let _ = doom(&self.folder.path, SUSPECT, &damage);
             return Err(BackendError::Damaged(damage));
         }
         Err(failed(error))
+    }
+
+    /// Reads all of a generation that is suspect, and clears it if nothing is wrong with it.
+    fn look_again(&self) -> Result<(), BackendError> {
+        let note = self.folder.path.join(SUSPECT);
+        let Ok(why) = fs::read_to_string(&note) else { return Ok(()) };
+        verify(self, Duration::ZERO)?;
+        fs::remove_file(&note).and_then(|()| sync_dir(&self.folder.path)).map_err(failed)?;
+        tracing::warn!(reason = why, "the applied state on disk had been found damaged, and is not");
+        Ok(())
     }
 }
 
@@ -298,12 +310,19 @@ fn blame(error: &(dyn std::error::Error + 'static), text: String) -> BackendErro
     if is_damage(error) { BackendError::Damaged(text) } else { BackendError::Failed(text) }
 }
 
+/// Whether the medium did not give something back; it may do so again, if it was the way there that failed.
+fn is_unreadable(error: &(dyn std::error::Error + 'static)) -> bool {
+    match error.downcast_ref::<io::Error>() {
+        Some(error) => error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()),
+        None => error.source().is_some_and(is_unreadable),
+    }
+}
+
 fn is_damage(error: &(dyn std::error::Error + 'static)) -> bool {
     use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
     if let Some(error) = error.downcast_ref::<io::Error>() {
         // Files that are not there or too short, or whose content makes no sense, or that the medium does not give back.
-        let is_unreadable = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
-        return is_unreadable || matches!(error.kind(), NotFound | UnexpectedEof | InvalidData);
+        return is_unreadable(error) || matches!(error.kind(), NotFound | UnexpectedEof | InvalidData);
     }
     let is_about_files = !matches!(
         error.downcast_ref(),
@@ -483,10 +502,11 @@ impl Rows for FjallSnapshot {
 }
 
 impl FjallSnapshot {
-    /// Ends the process. What is damaged would end the next one, too: it is told not to use this generation.
+    /// Ends the process. What is damaged would end the next one, too: it is told.
     fn unreadable(&self, error: &fjall::Error) -> ! {
         if is_damage(error) {
-            let _ = doom(&self.open.folder.path, &error.to_string());
+            let note = if is_unreadable(error) { SUSPECT } else { DAMAGED };
+            let _ = doom(&self.open.folder.path, note, &error.to_string());
         }
         panic!("the backend cannot be read: {error}")
     }
@@ -494,10 +514,12 @@ impl FjallSnapshot {
 
 /// In the folder of a generation that must not be used any more: why.
 const DAMAGED: &str = "damaged";
+/// In the folder of a generation that must not be used before all of it has been read and found sound: why.
+const SUSPECT: &str = "suspect";
 
-/// Says durably that the generation at `path` must not be used any more.
-fn doom(path: &Path, why: &str) -> io::Result<()> {
-    let mut file = File::create(path.join(DAMAGED))?;
+/// Puts a `note` that says why into the generation at `path`, durably.
+fn doom(path: &Path, note: &str, why: &str) -> io::Result<()> {
+    let mut file = File::create(path.join(note))?;
     file.write_all(why.as_bytes())?;
     file.sync_all()?;
     sync_dir(path)
@@ -698,7 +720,13 @@ mod tests {
         assert!(damage.contains(&format!("{} is not what was written", table.display())), "{damage}");
         drop(backend);
         let refusal = backends.open(number, &|_| LogIndex(0)).unwrap_err().to_string();
-        assert!(refusal.contains("was found damaged") && refusal.contains(&damage), "{refusal}");
+        assert_eq!(refusal, damage);
         backends.open(number.next(), &|_| LogIndex(0)).expect("another generation is as good as any");
+
+        // The medium gives back what was written after all.
+        file.write_all_at(&byte, size / 2).unwrap();
+        drop(backends.open(number, &|_| LogIndex(0)).expect("nothing is wrong with it"));
+        file.write_all_at(&[byte[0] ^ 1], size / 2).unwrap();
+        backends.open(number, &|_| LogIndex(0)).expect("it is not suspect any more");
     }
 }
