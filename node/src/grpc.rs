@@ -208,8 +208,9 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
         }
         let long = rest.as_ref().is_ok_and(M::is_long);
         let author = match Begun::<M>::access(&rest) {
-            Access::State(_) => self.author(caller, &picture)?,
-            Access::Command => Author::Nobody, // It was decided when the command was applied.
+            Access::State(_) if rest.is_ok() => self.author(caller, &picture)?,
+            // Refused already; or it was decided when the command was applied.
+            Access::State(_) | Access::Command => Author::Nobody,
         };
         let finish = || Begun::<M>::finish(rest, answer.map(Ok), &author, &picture.local(&self.settings));
         if long { tokio::task::block_in_place(finish) } else { finish() }

@@ -170,7 +170,7 @@ impl<M: Method> Stage for Unary<M> {
     }
 
     fn decides_late(&self) -> bool {
-        matches!(self.access(), Access::State(_))
+        self.0.is_ok() && matches!(self.access(), Access::State(_))
     }
 
     fn defragments(&self) -> bool {
