@@ -24,10 +24,6 @@ mod progress;
 
 use progress::Progress;
 
-/// A simulated cluster is made of small things that come and go.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// A range with so many seeds must have seen every rare thing.
 const MANY_SEEDS: u64 = 1_000;
 /// How often.
