@@ -53,7 +53,7 @@ impl Raft {
     pub(super) fn has_heard_quorum(&self) -> bool {
         is_quorum(self.log.config(), |id, incarnation| {
             self.is_self(id, incarnation)
-                || self.counted(id, incarnation).is_some_and(|p| self.now < p.heard + self.config.election_timeout)
+                || self.counted(id, incarnation).is_some_and(|p| p.is_alive(self.now, &self.config))
         })
     }
 
@@ -260,7 +260,7 @@ impl Raft {
         let Some(leader) = &self.leader else { return };
         let config = self.log.config();
         let is_voter = |id: NodeId| config.voters.get(&id).is_some_and(|life| self.counted(id, *life).is_some());
-        let is_alive = |id: NodeId| self.now < leader.peers[&id].heard + self.config.election_timeout;
+        let is_alive = |id: NodeId| leader.peers[&id].is_alive(self.now, &self.config);
         let candidates = leader.peers.keys().copied().filter(|id| is_voter(*id) && is_alive(*id));
         let to = match to {
             Some(to) => candidates.into_iter().find(|id| *id == to),

@@ -275,9 +275,7 @@ impl Raft {
     pub fn has_quorum_without(&self, id: NodeId, since: u64) -> bool {
         self.leader.is_some()
             && is_quorum(self.log.config(), |other, life| {
-                let heard = |progress: &Progress| {
-                    self.now < progress.heard + self.config.election_timeout && progress.round >= since
-                };
+                let heard = |progress: &Progress| progress.is_alive(self.now, &self.config) && progress.round >= since;
                 other != id && (self.is_self(other, life) || self.counted(other, life).is_some_and(heard))
             })
     }
@@ -294,9 +292,8 @@ impl Raft {
         peers.filter_map(|(id, progress)| {
             let round = progress.damaged.filter(|round| progress.trusted && *round >= progress.round)?;
             let life = (*id, progress.incarnation);
-            let is_here = self.now < progress.heard + self.config.election_timeout;
             let is_member = self.log.config().members().any(|member| member == life);
-            (is_here && is_member).then_some((life.0, life.1, round))
+            (is_member && progress.is_alive(self.now, &self.config)).then_some((life.0, life.1, round))
         })
     }
 

@@ -2,6 +2,7 @@
 
 use alloc::collections::{BTreeSet, VecDeque};
 
+use super::Config;
 use crate::mutant::{self, Mutant};
 use crate::{FeatureLevel, Incarnation, Instant, LogIndex};
 
@@ -71,6 +72,11 @@ pub(super) struct Progress {
 }
 
 impl Progress {
+    /// Whether it was heard within an election timeout.
+    pub(super) fn is_alive(&self, now: Instant, config: &Config) -> bool {
+        now < self.heard + config.election_timeout
+    }
+
     /// A follower at the start of a leadership, or one that was just configured. `next` is the first index to try.
     pub(super) fn new(incarnation: Incarnation, next: LogIndex, now: Instant) -> Self {
         Self {

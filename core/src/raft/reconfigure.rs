@@ -112,7 +112,7 @@ impl Raft {
         if mutant::is_on(Mutant::R20) {
             return true;
         }
-        let is_alive = |progress: &Progress| self.now < progress.heard + self.config.election_timeout;
+        let is_alive = |progress: &Progress| progress.is_alive(self.now, &self.config);
         let config = Configuration { voters: voters.clone(), ..Configuration::default() };
         is_quorum(&config, |id, life| {
             lasts(id, life) && (self.is_self(id, life) || self.counted(id, life).is_some_and(is_alive))
@@ -128,7 +128,7 @@ impl Raft {
             progress.pace == Pace::Replicate
                 && progress.target.is_some_and(|target| progress.matched >= target)
                 && self.keeps_up(progress)
-                && self.now < progress.heard + self.config.election_timeout
+                && progress.is_alive(self.now, &self.config)
         })
     }
 
@@ -148,8 +148,7 @@ impl Raft {
     #[must_use]
     pub fn heard_of(&self) -> BTreeSet<NodeId> {
         let Some(leader) = &self.leader else { return BTreeSet::new() };
-        let is_heard =
-            |progress: &Progress| progress.is_heard && self.now < progress.heard + self.config.election_timeout;
+        let is_heard = |progress: &Progress| progress.is_heard && progress.is_alive(self.now, &self.config);
         let others = leader.peers.iter().filter(|(_, progress)| is_heard(progress)).map(|(id, _)| *id);
         others.chain([self.id()]).collect()
     }

@@ -64,8 +64,7 @@ impl Raft {
                         out.push(send(Body::Append { prev_index, prev_term, entries, commit: self.commit }));
                     }
                     // Not to one that may be gone: it would keep the lane, and log behind it, for nothing.
-                    let is_alive = self.now < progress.heard + config.election_timeout;
-                    let is_wanted = is_alive && !leader.departing.contains_key(to);
+                    let is_wanted = progress.is_alive(self.now, config) && !leader.departing.contains_key(to);
                     reach!(SnapshotNeeded if is_wanted);
                     if is_wanted && progress.snapshot(self.log.applied()) {
                         out.push(Output::NeedsSnapshot { to: *to });

@@ -30,7 +30,7 @@ impl Raft {
         let config = &self.config;
         // What follows a snapshot being sent is kept, unless its receiver is gone or memory runs short. A lane ends by
         // itself when nothing goes on in it, and until then a follower that pauses for a moment need not start over.
-        let is_alive = |it: &Progress| it.lane || self.now < it.heard + config.election_timeout;
+        let is_alive = |it: &Progress| it.lane || it.is_alive(self.now, config);
         let catchups = config.catchup_bytes.saturating_mul(KEPT_CATCHUPS_MAX);
         let most = |it: &Progress| catchups.saturating_add(it.carried.saturating_mul(KEPT_CARRIED_MAX));
         let peers = self.leader.iter().flat_map(|leader| leader.peers.values());
