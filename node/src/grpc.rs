@@ -32,7 +32,7 @@ use crate::http;
 use crate::member::Member;
 use crate::metrics::Metrics;
 use crate::service::auth::AUTHENTICATE;
-use crate::service::{self, Access, Begun, Local, MemberStatus, Method, Settings};
+use crate::service::{self, Begun, Local, MemberStatus, Method, Settings};
 use crate::status::{Code, Status};
 use crate::wire::GRPC_OVERHEAD_BYTES;
 
@@ -207,11 +207,8 @@ impl<S: Rows + Send + Sync + 'static> Server<S> {
             self.defragment().await?;
         }
         let long = rest.as_ref().is_ok_and(M::is_long);
-        let author = match Begun::<M>::access(&rest) {
-            Access::State(_) if rest.is_ok() => self.author(caller, &picture)?,
-            // Refused already; or it was decided when the command was applied.
-            Access::State(_) | Access::Command => Author::Nobody,
-        };
+        let decides_late = Begun::<M>::decides_late(&rest);
+        let author = if decides_late { self.author(caller, &picture)? } else { Author::Nobody };
         let finish = || Begun::<M>::finish(rest, answer.map(Ok), &author, &picture.local(&self.settings));
         if long { tokio::task::block_in_place(finish) } else { finish() }
     }

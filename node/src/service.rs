@@ -296,6 +296,13 @@ impl<M: Method> Begun<M> {
         rest.as_ref().map_or(Access::State(Need::Nothing), M::access)
     }
 
+    /// Whether the state that makes the reply decides once more whether the caller may have it. Not if the request is refused
+    /// for itself, or was decided when its command was applied.
+    #[must_use]
+    pub fn decides_late(rest: &Result<M::Rest, Status>) -> bool {
+        rest.is_ok() && matches!(Self::access(rest), Access::State(_))
+    }
+
     /// The second half of a call, with consensus' answer if it was asked, on behalf of `author`, who is refused what it
     /// may not have. Of a call whose access is its command's any author will do: that was decided already. A state that
     /// has been found wrong meanwhile answers nothing.

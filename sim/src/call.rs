@@ -170,7 +170,7 @@ impl<M: Method> Stage for Unary<M> {
     }
 
     fn decides_late(&self) -> bool {
-        self.0.is_ok() && matches!(self.access(), Access::State(_))
+        Begun::<M>::decides_late(&self.0)
     }
 
     fn defragments(&self) -> bool {
