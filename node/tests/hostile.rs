@@ -271,8 +271,8 @@ async fn memory_with(watchers: usize) -> (u64, Vec<tonic::Streaming<pb::WatchRes
 async fn slow_readers_cost_bounded_memory_and_miss_nothing() {
     let (alone, ..) = memory_with(0).await;
     let (watched, streams, _node, _folder) = memory_with(2).await;
-    // Each stream may hold 16 MiB of events and some encoded replies; both together were seen to cost 60 to 110 MiB. Unbounded it is
-    // 400 MiB, whatever else the two servers' peaks differ by.
+    // Each stream may hold 16 MiB of events and some encoded replies; both together were seen to cost 60 to 110 MiB.
+    // Unbounded it is 400 MiB, whatever else the two servers' peaks differ by.
     let cost = watched.saturating_sub(alone) >> 20;
     eprintln!("peak {} MiB alone, {} MiB with slow watchers", alone >> 20, watched >> 20);
     assert!(cost < 200, "slow watchers cost {cost} MiB");
