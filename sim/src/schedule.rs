@@ -209,6 +209,13 @@ pub enum Fault {
         /// How long.
         span: Nanos,
     },
+    /// Whoever becomes leader is cut off soon after, until that is done to the next one.
+    Topple {
+        /// Up to so long after its election.
+        after: Nanos,
+        /// How long.
+        span: Nanos,
+    },
     /// Someone asks the leader to hand over to `member`.
     Transfer {
         /// The next leader.
@@ -245,7 +252,7 @@ impl Fault {
             | Self::Full { span, .. }
             | Self::Throttle { span, .. }
             | Self::SlowDisk { span, .. } => round(span),
-            Self::Harass { after, span } => {
+            Self::Harass { after, span } | Self::Topple { after, span } => {
                 round(after);
                 round(span);
             }
@@ -284,7 +291,8 @@ impl Fault {
             | Self::SlowApply { span, .. }
             | Self::Full { span, .. }
             | Self::Throttle { span, .. }
-            | Self::Harass { span, .. } => span,
+            | Self::Harass { span, .. }
+            | Self::Topple { span, .. } => span,
             Self::Fail { .. }
             | Self::Trip { .. }
             | Self::Skew { .. }
@@ -324,7 +332,7 @@ impl Fault {
             Self::Storm { aim, .. } | Self::Throttle { aim, .. } => {
                 aim.from.map_or(0, |from| 1 << from) | aim.to.map_or(0, |to| 1 << to)
             }
-            Self::Blackout { .. } | Self::Harass { .. } => 0,
+            Self::Blackout { .. } | Self::Harass { .. } | Self::Topple { .. } => 0,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! From a failing run to a short story: fewer faults, fewer requests, less time, and still the same promise is broken.
 //!
-//! What clients did is written down first ([`crate::script`]), and what was done to harassed leaders: then the run is a
+//! What clients did is written down first ([`crate::script`]), and what was done to leaders: then the run is a
 //! list of events, and leaving one out changes none of the others. Delta debugging (Zeller and Hildebrandt 2002) over that
 //! list, coarse cuts first. Taking something away still shifts the moments of what members, disks and networks do, so each
 //! candidate gets a few chances ([`Setup::fate`]), more of them as runs get shorter; the one that fails is kept.
@@ -157,7 +157,7 @@ fn written_down(setup: &Setup) -> Vec<Setup> {
         return vec![scripted];
     }
     let mut calm = scripted.clone();
-    calm.schedule.retain(|strike| !matches!(strike.fault, Fault::Harass { .. }));
+    calm.schedule.retain(|strike| !matches!(strike.fault, Fault::Harass { .. } | Fault::Topple { .. }));
     calm.schedule.extend(report.strikes.into_iter().filter(|strike| strike.at <= setup.duration));
     calm.schedule.sort_by_key(|strike| strike.at);
     vec![calm, scripted]

@@ -77,6 +77,7 @@ pub struct Classes {
     pub clock: bool,
     pub transfer: bool,
     pub harass: bool,
+    pub topple: bool,
     pub rot: bool,
     pub disk_error: bool,
     pub full: bool,
@@ -394,7 +395,7 @@ impl Setup {
                 | Fault::Transfer { member } => member,
                 Fault::Cut { from, to, .. } => from.max(to),
                 Fault::Storm { aim, .. } | Fault::Throttle { aim, .. } => aim.from.max(aim.to).unwrap_or(0),
-                Fault::Blackout { .. } | Fault::Partition { .. } | Fault::Harass { .. } => 0,
+                Fault::Blackout { .. } | Fault::Partition { .. } | Fault::Harass { .. } | Fault::Topple { .. } => 0,
             };
             let broken = match strike.fault {
                 Fault::SlowDisk { factor: 0, .. } | Fault::SlowApply { factor: 0, .. } => Some("a factor of 0"),
@@ -414,7 +415,9 @@ impl Setup {
                 Fault::Partition { side, .. } if side.count_ones() as usize == self.machines() => {
                     Some("nobody is on the other side")
                 }
-                Fault::Harass { .. } if self.machines() == 1 => Some("the only member leads: strike it by its number"),
+                Fault::Harass { .. } | Fault::Topple { .. } if self.machines() == 1 => {
+                    Some("the only member leads: strike it by its number")
+                }
                 Fault::Outcast { .. } if self.churn.is_some() => Some("members come and go, nobody is left out"),
                 Fault::Outcast { .. } if 2 * outcasts(None) >= self.members => Some("the others would be no majority"),
                 Fault::Outcast { member, .. } if outcasts(Some(member)) > 1 => Some("it is left out twice"),

@@ -57,6 +57,7 @@ mod script;
 mod settle;
 mod skew;
 mod succession;
+mod topple;
 mod traffic;
 
 use event::{Event, link};
@@ -120,6 +121,7 @@ pub struct World {
     /// What happens, if it is to be told.
     pub chronicle: Option<Chronicle>,
     harassment: nemesis::Harassment,
+    topple: topple::Topple,
     /// The highest revision that any client saw, and the highest compaction anyone was told to have worked.
     newest: Revision,
     floor: Revision,
@@ -230,6 +232,7 @@ impl World {
             chronicle: keep.chronicle(),
             strikes: Vec::new(),
             harassment: nemesis::Harassment::new(setup.stream(Stream::Schedule, 99)),
+            topple: topple::Topple::new(setup.stream(Stream::Schedule, 98)),
             newest: Revision(1),
             floor: Revision(-1),
             seen: Revision(1),
@@ -361,6 +364,7 @@ impl World {
             Event::Strike(strike) => self.strike(now, strike),
             Event::Relief(relief) => self.relieve(now, relief),
             Event::Hit { leader, epoch } => self.hit(now, leader, epoch),
+            Event::Topple { leader, epoch } => self.topple(now, leader, epoch),
             Event::Blow(fault) => self.bring_about(now, fault),
             Event::Start { member, epoch } => self.start(now, member, epoch)?,
             Event::Retire { member, id } => self.retire(now, member, id),

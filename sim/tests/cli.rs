@@ -87,9 +87,11 @@ fn a_schedule_with_unknown_or_contradictory_entries_is_refused() {
         fs::remove_file(path).expect("just written");
     }
     refused(&["--seed", "1", "--schedule", "/nowhere/at/all"], "reading /nowhere/at/all");
-    let path = file("alone.schedule", "5us harass after=1us span=1us");
-    refused(&["--seed", "3", "--schedule", path.to_str().expect("UTF-8")], "the only member leads");
-    fs::remove_file(path).expect("just written");
+    for fault in ["harass", "topple"] {
+        let path = file("alone.schedule", &format!("5us {fault} after=1us span=1us"));
+        refused(&["--seed", "3", "--schedule", path.to_str().expect("UTF-8")], "the only member leads");
+        fs::remove_file(path).expect("just written");
+    }
 }
 
 #[test]

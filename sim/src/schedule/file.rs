@@ -230,6 +230,7 @@ impl fmt::Display for Fault {
             Self::ClockRate { member, ppm } => write!(f, "clock-rate member={member} ppm={ppm}"),
             Self::WallClock { member, by } => write!(f, "wall-clock member={member} by={by}"),
             Self::Harass { after, span } => write!(f, "harass after={} span={}", Span(after), Span(span)),
+            Self::Topple { after, span } => write!(f, "topple after={} span={}", Span(after), Span(span)),
             Self::Transfer { member } => write!(f, "transfer member={member}"),
             Self::Outcast { member, plight } => write!(f, "outcast member={member} plight={plight}"),
         }
@@ -359,6 +360,7 @@ impl FromStr for Strike {
             "clock-rate" => Fault::ClockRate { member: fields.get("member")?, ppm: fields.get::<i32>("ppm")?.into() },
             "wall-clock" => Fault::WallClock { member: fields.get("member")?, by: fields.get::<i32>("by")?.into() },
             "harass" => Fault::Harass { after: fields.span("after")?, span: fields.span("span")? },
+            "topple" => Fault::Topple { after: fields.span("after")?, span: fields.span("span")? },
             "transfer" => Fault::Transfer { member: fields.get("member")? },
             "outcast" => Fault::Outcast { member: fields.get("member")?, plight: fields.plight()? },
             other => return Err(ParseError(format!("unknown fault {other}"))),
@@ -389,7 +391,7 @@ mod tests {
                 assert_eq!(line.parse(), Ok(strike), "{line}");
             }
         }
-        assert_eq!(kinds.len(), 28, "the swarm draws every kind of fault: {kinds:?}");
+        assert_eq!(kinds.len(), 29, "the swarm draws every kind of fault: {kinds:?}");
     }
 
     #[test]

@@ -106,6 +106,7 @@ pub(super) fn classes(rng: &mut Rng, seed: u64, members: usize, churn: Option<&C
         skew: skew && may_go_wrong,
         decay: stay && may_go_wrong && stream(seed, Stream::Churn, 1_001).chance(1, 3),
         lose_state: lose_state && may_go_wrong,
+        topple: members >= 2 && stream(seed, Stream::Schedule, 1_001).chance(1, 6),
         outcast: may_probe && stream(seed, Stream::Schedule, 1_000).chance(1, 3),
     }
 }

@@ -110,7 +110,7 @@ pub(super) fn draw_schedule(setup: &Setup) -> Vec<Strike> {
         let after = pick(relentless, &[(1, 1), (1, 10), (1, 100)]) * MILLI;
         schedule.push(Strike { at: begin, fault: Fault::Harass { after, span: end - begin } });
     }
-    for pattern in [swizzles, flaps, rolling_restarts, upgrades, decays, losses, outcasts] {
+    for pattern in [swizzles, flaps, rolling_restarts, upgrades, decays, losses, topples, outcasts] {
         schedule.append(&mut pattern(setup, begin, end));
     }
     schedule.sort_by_key(|strike| strike.at);
@@ -152,6 +152,20 @@ fn swizzles(setup: &Setup, begin: Nanos, end: Nanos) -> Vec<Strike> {
         at += 2 * chosen as u64 * gap + micros(rng, 20 * SECOND);
     }
     strikes.retain(|strike| strike.at < end);
+    strikes
+}
+
+/// Leaders are cut off in turns, for a while or all the time.
+fn topples(setup: &Setup, begin: Nanos, end: Nanos) -> Vec<Strike> {
+    let (rng, mut strikes) = (&mut stream(setup.seed, Stream::Schedule, 45), Vec::new());
+    let mut at = begin + micros(rng, 5 * SECOND);
+    let is_relentless = rng.chance(1, 2);
+    while setup.classes.topple && at < end {
+        let after = setup.knobs.election * pick(rng, &[(2, 1), (1, 4)]);
+        let span = if is_relentless { end - at } else { 10 * setup.knobs.election + micros(rng, 10 * SECOND) };
+        strikes.push(Strike { at: at / MICRO * MICRO, fault: Fault::Topple { after, span }.in_micros() });
+        at += span + micros(rng, 10 * SECOND);
+    }
     strikes
 }
 

@@ -32,6 +32,7 @@ impl World {
             self.membership.campaigned(now, id, &status)?;
             if status.role == Role::Leader {
                 self.harass(now, member, status.term);
+                self.may_topple(now, member, status.term);
             }
             let machine = &mut self.machines[member];
             if status.standing == Standing::Trusted && !machine.trusted {

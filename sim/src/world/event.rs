@@ -105,6 +105,11 @@ pub(super) enum Event {
         leader: usize,
         epoch: u64,
     },
+    /// A leader is cut off.
+    Topple {
+        leader: usize,
+        epoch: u64,
+    },
     /// The rest of a blow at a leader.
     Blow(Fault),
     Start {

@@ -28,6 +28,8 @@ pub(super) enum Relief {
     Cut(usize, usize),
     /// Links are as before, as far as this number goes.
     Links(u64),
+    /// A leader that was cut off is back.
+    Topple(u64),
     /// The process goes on.
     Pause(usize, u64),
     /// The disk is as fast as before.
@@ -187,6 +189,7 @@ impl World {
                 let others = if now < harassment.until { harassment.after } else { Nanos::MAX };
                 (harassment.after, harassment.until) = (after.min(others), harassment.until.max(now + span));
             }
+            Fault::Topple { after, span } => self.begin_topple(now, after, span),
             Fault::Outcast { member, plight } => self.outcasts.push((member, plight)),
             Fault::Transfer { member } => {
                 if let Some(leader) = self.leader()
@@ -290,6 +293,7 @@ impl World {
         match relief {
             Relief::Partition(side) => self.each_crossing(side, |network, from, to| network.heal(from, to)),
             Relief::Cut(from, to) => self.network.heal(from, to),
+            Relief::Topple(count) => self.end_topple(now, count),
             Relief::Links(number) => self.network.lift(number),
             Relief::Pause(member, epoch) if self.machines[member].epoch == epoch => self.resume(now, member),
             Relief::Pause(..) => {}
@@ -481,7 +485,7 @@ impl World {
         forgetful <= (self.machines.len() - 1) / 2
     }
 
-    fn each_crossing(&mut self, side: u64, act: impl Fn(&mut crate::network::Network, usize, usize)) {
+    pub(super) fn each_crossing(&mut self, side: u64, act: impl Fn(&mut crate::network::Network, usize, usize)) {
         let members = self.machines.len();
         for from in 0..members {
             for to in 0..members {

@@ -29,6 +29,7 @@ impl World {
         }
         self.network.redraw(sample);
         self.harassment.redraw(sample);
+        self.topple.redraw(sample);
         self.clients.iter_mut().for_each(|client| client.redraw(sample));
         self.watchers.iter_mut().for_each(|client| client.redraw(sample));
         self.badges.iter_mut().for_each(|badge| badge.redraw(sample));

@@ -136,6 +136,24 @@ impl World {
         }
     }
 
+    /// A partition that was written down ended sooner, after `span`.
+    pub(super) fn shorten_strike(&mut self, at: Nanos, side: u64, span: Nanos) {
+        let is_it = |fault: &Fault| matches!(fault, Fault::Partition { side: other, .. } if *other == side);
+        let strike =
+            self.strikes.iter_mut().rev().find(|strike| strike.at == at / MICRO * MICRO && is_it(&strike.fault));
+        let shorter = Fault::Partition { side, span }.in_micros();
+        strike.into_iter().for_each(|strike| strike.fault = shorter);
+        let moments = self.chronicle.iter_mut().flat_map(|chronicle| chronicle.moments.iter_mut().rev());
+        for moment in moments.take_while(|moment| moment.at >= at) {
+            if let Happened::Fault { text, members, until } = &mut moment.what
+                && moment.at == at
+                && *members == side
+            {
+                (*text, *until) = (shorter.to_string(), at + span);
+            }
+        }
+    }
+
     /// Tells people, if they asked.
     pub(super) fn tell(&mut self, at: Nanos, what: impl FnOnce() -> Happened) {
         if let Some(chronicle) = &mut self.chronicle {
