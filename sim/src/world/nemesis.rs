@@ -28,8 +28,8 @@ pub(super) enum Relief {
     Cut(usize, usize),
     /// Links are as before, as far as this number goes.
     Links(u64),
-    /// A leader that was cut off is back.
-    Topple(u64),
+    /// A leader that was cut off at that time is back.
+    Topple(Nanos),
     /// The process goes on.
     Pause(usize, u64),
     /// The disk is as fast as before.
@@ -214,13 +214,16 @@ impl World {
         }
     }
 
+    /// Whether who led still does.
+    pub(super) fn may_strike(&self, leader: usize, epoch: u64) -> bool {
+        let machine = &self.machines[leader];
+        let is_leading = |process: &Process| process.status().role == Role::Leader;
+        !self.calm && machine.epoch == epoch && machine.process.as_ref().is_some_and(is_leading)
+    }
+
     /// Strikes a leader, or it and others: most mistakes of consensus need a change of leaders at the wrong moment.
     pub(super) fn hit(&mut self, now: Nanos, leader: usize, epoch: u64) {
-        let is_leading = |process: &Process| process.status().role == Role::Leader;
-        if self.calm
-            || self.machines[leader].epoch != epoch
-            || !self.machines[leader].process.as_ref().is_some_and(is_leading)
-        {
+        if !self.may_strike(leader, epoch) {
             return;
         }
         if now < self.harassment.until {
@@ -293,7 +296,7 @@ impl World {
         match relief {
             Relief::Partition(side) => self.each_crossing(side, |network, from, to| network.heal(from, to)),
             Relief::Cut(from, to) => self.network.heal(from, to),
-            Relief::Topple(count) => self.end_topple(now, count),
+            Relief::Topple(since) => self.end_topple(now, since),
             Relief::Links(number) => self.network.lift(number),
             Relief::Pause(member, epoch) if self.machines[member].epoch == epoch => self.resume(now, member),
             Relief::Pause(..) => {}

@@ -2,7 +2,6 @@
 //! and what the next one began may have reached nobody. (Raft, Fig. 8)
 
 use quorate_core::Term;
-use quorate_core::raft::Role;
 use quorate_core::rng::Rng;
 
 use super::World;
@@ -10,7 +9,6 @@ use super::event::{Event, link};
 use super::nemesis::Relief;
 use super::redraw::anew;
 use crate::heap::Nanos;
-use crate::member::Process;
 use crate::schedule::Fault;
 use crate::trace::Kind;
 
@@ -27,15 +25,13 @@ pub(super) struct Topple {
     until: Nanos,
     /// The last term whose leader was seen.
     term: Term,
-    /// How many were cut off so far.
-    count: u64,
     /// Who is, and since when.
     away: Option<(usize, Nanos)>,
 }
 
 impl Topple {
     pub(super) fn new(rng: Rng) -> Self {
-        Self { rng, after: 0, until: 0, term: Term(0), count: 0, away: None }
+        Self { rng, after: 0, until: 0, term: Term(0), away: None }
     }
 
     pub(super) fn redraw(&mut self, sample: u64) {
@@ -63,10 +59,8 @@ impl World {
 
     /// Cuts a leader off, and lets the one before come back.
     pub(super) fn topple(&mut self, now: Nanos, leader: usize, epoch: u64) {
-        let is_leading = |process: &Process| process.status().role == Role::Leader;
-        let machine = &self.machines[leader];
         let is_away = self.topple.away.is_some_and(|(away, _)| away == leader);
-        if self.calm || is_away || machine.epoch != epoch || !machine.process.as_ref().is_some_and(is_leading) {
+        if is_away || !self.may_strike(leader, epoch) {
             return;
         }
         self.bring_back(now);
@@ -74,16 +68,15 @@ impl World {
         self.trace
             .event(now, Kind::Fault, leader, 0, &[], || format!("leader {leader} is cut off until the next one is"));
         self.each_crossing(1 << leader, |network, from, to| network.cut(from, to));
-        self.topple.count += 1;
         self.topple.away = Some((leader, now));
         let longest = AWAY_ELECTIONS_MAX * self.setup.knobs.election;
         self.write_down_strike(now, Fault::Partition { side: 1 << leader, span: longest });
-        self.heap.push(now + longest, link::NEMESIS, Event::Relief(Relief::Topple(self.topple.count)));
+        self.heap.push(now + longest, link::NEMESIS, Event::Relief(Relief::Topple(now)));
     }
 
-    /// Nobody came after this one.
-    pub(super) fn end_topple(&mut self, now: Nanos, count: u64) {
-        if count == self.topple.count {
+    /// Nobody came after the one that is away since then.
+    pub(super) fn end_topple(&mut self, now: Nanos, since: Nanos) {
+        if self.topple.away.is_some_and(|(_, began)| began == since) {
             self.bring_back(now);
         }
     }
