@@ -148,6 +148,26 @@ fn with(setup: &Setup, events: &[Event]) -> Setup {
     setup
 }
 
+/// `setup` with no more than `gap_max` from each event to the next, or before the event that is the `only` one.
+fn faster(setup: &Setup, gap_max: Nanos, only: Option<usize>) -> Setup {
+    let mut events = events(setup);
+    let (mut before, mut saved) = (0, 0);
+    let mut duration = setup.duration;
+    for (n, event) in events.iter_mut().enumerate() {
+        let (at, gap) = (event.at(), event.at() - before);
+        if only.is_none_or(|only| only == n) {
+            saved += gap.saturating_sub(gap_max);
+        }
+        before = at;
+        event.set_at((at - saved) / MICRO * MICRO);
+        // Clients go on while all heals: what is saved there does not make the time before it any shorter.
+        if at <= setup.duration {
+            duration = setup.duration - saved;
+        }
+    }
+    Setup { duration: duration.max(DURATION_MIN), ..with(setup, &events) }
+}
+
 /// `setup` with its clients' deeds written down; and, if leaders are harassed, the same once more with the blows that
 /// they got for strikes.
 fn written_down(setup: &Setup) -> Vec<Setup> {
@@ -393,21 +413,6 @@ impl Search<'_> {
         if self.best.setup.script.is_none() {
             return;
         }
-        let faster = |setup: &Setup, gap_max: Nanos, only: Option<usize>| {
-            let mut events = events(setup);
-            let (mut before, mut saved) = (0, 0);
-            for (n, event) in events.iter_mut().enumerate() {
-                let (at, gap) = (event.at(), event.at() - before);
-                if only.is_none_or(|only| only == n) {
-                    saved += gap.saturating_sub(gap_max);
-                }
-                before = at;
-                event.set_at((at - saved) / MICRO * MICRO);
-            }
-            let mut setup = with(setup, &events);
-            setup.duration = (setup.duration - saved).max(DURATION_MIN);
-            setup
-        };
         let all = [SECOND / 5, SECOND, 4 * SECOND].map(|gap| (gap, None));
         let single = (0..self.best.events().min(40)).map(|n| (SECOND / 2, Some(n)));
         for (gap, only) in all.into_iter().chain(single) {
@@ -435,5 +440,28 @@ impl Search<'_> {
                 self.fails(&with(&self.best.setup, &events));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_less_while_all_heals_does_not_shorten_the_time_before() {
+        let deed = |at| Deed { at, client: 0, what: What::Progress };
+        let script = [SECOND, 2 * SECOND, 20 * SECOND, 34 * SECOND].map(deed).into();
+        let setup = Setup { script: Some(script), schedule: Vec::new(), ..Setup::draw_with(0, Some(20 * SECOND)) };
+        let times = |setup: &Setup| events(setup).iter().map(|event| event.at() / MILLI).collect::<Vec<_>>();
+
+        let quick = faster(&setup, SECOND / 5, None);
+        assert_eq!(times(&quick), [200, 400, 600, 800]);
+        assert_eq!(quick.duration, DURATION_MIN);
+        let quick = faster(&setup, SECOND / 2, Some(2));
+        assert_eq!(times(&quick), [1_000, 2_000, 2_500, 16_500]);
+        assert_eq!(quick.duration, 2_500 * MILLI);
+        let quick = faster(&setup, SECOND / 2, Some(3));
+        assert_eq!(times(&quick), [1_000, 2_000, 20_000, 20_500]);
+        assert_eq!(quick.duration, setup.duration);
     }
 }
