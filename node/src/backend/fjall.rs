@@ -71,8 +71,6 @@ const SEALED_MAX: usize = 4;
 /// Commits wait while level 0 has this many runs, each of which every read must look at.
 const RUNS_MAX: usize = 30;
 const WAIT: Duration = Duration::from_millis(1);
-/// Verification reads no faster than this.
-const VERIFY_BYTES_PER_SECOND: usize = 32 << 20;
 /// Filling makes one table of so many bytes of rows.
 const FILL_BYTES: usize = 16 << 20;
 
@@ -114,7 +112,7 @@ impl Backends for FjallBackends {
         if !path.is_dir() {
             self.fill(generation)?.finish()?;
         }
-        if let Some(why) = damage::damaged(&path) {
+        if let Some(why) = damage::noted(&path, damage::DAMAGED) {
             return Err(BackendError::Damaged(format!("backend: {} was found damaged: {why}", path.display())));
         }
         clean(&path).map_err(failed)?;
@@ -255,8 +253,7 @@ impl Backend for FjallBackend {
 
     fn verify(&self) -> Verification {
         let open = Arc::clone(&self.open);
-        let pause = Duration::from_secs_f64(damage::PIECE_BYTES as f64 / VERIFY_BYTES_PER_SECOND as f64);
-        Box::new(move || open.verify(pause))
+        Box::new(move || open.verify(damage::PAUSE))
     }
 
     /// Has the memtable written out; then all tables are rewritten into the lowest level.

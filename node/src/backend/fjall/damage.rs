@@ -16,7 +16,9 @@ use crate::disk::file::sync_dir;
 pub(super) const KEYSPACES: [&str; 2] = ["0", "1"];
 
 /// Tables are read in pieces of so many bytes.
-pub(super) const PIECE_BYTES: usize = 256 << 10;
+const PIECE_BYTES: usize = 256 << 10;
+/// The rest after a piece that keeps reading, while everything goes on, to 32 MiB a second.
+pub(super) const PAUSE: Duration = Duration::from_nanos(1_000_000_000 * PIECE_BYTES as u64 / (32 << 20));
 
 /// `error` of a call, as damage if it says that of the files.
 pub(super) fn failed(error: impl Error + 'static) -> BackendError {
@@ -111,9 +113,9 @@ pub(super) fn check_tables(keyspace: &Keyspace, pause: Duration) -> Result<(), B
 }
 
 /// In the folder of a generation that must not be used any more: why.
-const DAMAGED: &str = "damaged";
+pub(super) const DAMAGED: &str = "damaged";
 /// In the folder of a generation that must not be used before all of it has been read and found sound: why.
-const SUSPECT: &str = "suspect";
+pub(super) const SUSPECT: &str = "suspect";
 
 /// Tells the next process that the generation at `path` is suspect.
 pub(super) fn suspect(path: &Path, why: &str) {
@@ -135,14 +137,9 @@ fn note(path: &Path, name: &str, why: &str) -> io::Result<()> {
     sync_dir(path)
 }
 
-/// Why the generation at `path` must not be used any more, if so.
-pub(super) fn damaged(path: &Path) -> Option<String> {
-    fs::read_to_string(path.join(DAMAGED)).ok()
-}
-
-/// Why the generation at `path` is suspect, if so.
-pub(super) fn suspicion(path: &Path) -> Option<String> {
-    fs::read_to_string(path.join(SUSPECT)).ok()
+/// Why the generation at `path` has the note `name`, if it has.
+pub(super) fn noted(path: &Path, name: &str) -> Option<String> {
+    fs::read_to_string(path.join(name)).ok()
 }
 
 /// The generation at `path` is suspect no more.

@@ -75,7 +75,7 @@ impl Open {
 
     /// Reads all of a generation that is suspect, and clears it if nothing is wrong with it.
     pub(super) fn look_again(&self) -> Result<(), BackendError> {
-        let Some(why) = damage::suspicion(&self.folder.path) else { return Ok(()) };
+        let Some(why) = damage::noted(&self.folder.path, damage::SUSPECT) else { return Ok(()) };
         self.verify(Duration::ZERO)?;
         damage::clear(&self.folder.path).map_err(failed)?;
         tracing::warn!(reason = why, "the applied state on disk had been found damaged, and is not");
