@@ -1,6 +1,7 @@
 //! The arithmetic of majorities, simple and joint. (Raft §6)
 
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
 use crate::entry::Configuration;
 use crate::mutant::{self, Mutant};
@@ -24,18 +25,16 @@ pub(super) fn is_quorum(config: &Configuration, holds: impl Fn(NodeId, Incarnati
     agreed(config, |id, incarnation| u64::from(holds(id, incarnation))) == 1
 }
 
-/// The highest number that more than half of `voters` have reached. Quadratic: there are a handful of voters, and
-/// this way nothing is allocated.
+/// The highest number that more than half of `voters` have reached.
 fn majority(voters: &BTreeMap<NodeId, Incarnation>, reached: &impl Fn(NodeId, Incarnation) -> u64) -> u64 {
-    let value = |(id, incarnation): (&NodeId, &Incarnation)| reached(*id, *incarnation);
-    let by_majority = |n: &u64| voters.iter().filter(|voter| value(*voter) >= *n).count() > voters.len() / 2;
-    voters.iter().map(value).filter(by_majority).max().unwrap_or(0)
+    let mut numbers: Vec<u64> = voters.iter().map(|(id, incarnation)| reached(*id, *incarnation)).collect();
+    numbers.sort_unstable_by(|a, b| b.cmp(a));
+    // More than half have reached the one in the middle.
+    numbers.get(numbers.len() / 2).copied().unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::vec::Vec;
-
     use super::*;
 
     fn set(ids: &[u64]) -> BTreeMap<NodeId, Incarnation> {
