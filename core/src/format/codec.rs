@@ -9,7 +9,8 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use bincode::config::{self, Configuration, Limit, LittleEndian, Varint};
-use bincode::enc::write::Writer;
+use bincode::enc::EncoderImpl;
+use bincode::enc::write::{SizeWriter, Writer};
 use bincode::error::{DecodeError, EncodeError};
 use bincode::{Decode, Encode};
 use bytes::Bytes;
@@ -51,7 +52,10 @@ const LAYOUT: Configuration<LittleEndian, Varint> = config::standard();
 /// # Panics
 /// If it is longer than [`MESSAGE_BYTES_MAX`]: requests are validated, entries and chunks bounded, long before.
 pub fn encode<T: Encode>(value: &T) -> Blob {
-    let mut bytes = Vec::new();
+    let mut size = EncoderImpl::new(SizeWriter::default(), LAYOUT);
+    value.encode(&mut size).expect("memory takes any bytes");
+    // Not one too many: it may be kept for long.
+    let mut bytes = Vec::with_capacity(1 + size.into_writer().bytes_written);
     encode_into(value, &mut bytes);
     Blob::from(bytes)
 }
