@@ -17,6 +17,8 @@ pub struct Wal<D> {
     disk: D,
     options: Options,
     segment: Segment,
+    /// The newest segment's file.
+    name: String,
     /// What the log says, up to the last appended record.
     checkpoint: Checkpoint,
     layout: Layout,
@@ -221,6 +223,7 @@ impl<D: Disk> Wal<D> {
             disk,
             options,
             segment,
+            name: file_name(sequence), // Soon, if it is `NEXT` now.
             checkpoint,
             layout,
             first_whole: sequence,
@@ -258,10 +261,9 @@ impl<D: Disk> Wal<D> {
     /// Like [`Wal::append`].
     pub fn sync(&mut self) -> io::Result<()> {
         if self.dirty {
-            let name = file_name(self.segment.sequence());
             let skips = mutant::is_on(Mutant::P02) && !(self.segment.end() / 8).is_multiple_of(8);
-            self.guard(|disk| match if skips { Ok(()) } else { disk.sync(&name) } {
-                Err(_) if mutant::is_on(Mutant::P04) => disk.sync(&name),
+            self.guard(|disk, name| match if skips { Ok(()) } else { disk.sync(name) } {
+                Err(_) if mutant::is_on(Mutant::P04) => disk.sync(name),
                 result => result,
             })?;
             self.dirty = false;
@@ -291,7 +293,7 @@ impl<D: Disk> Wal<D> {
         let Some(newest) = free.last().copied() else { return Ok(()) };
         self.sync()?;
         let recycle = newest >= self.first_whole;
-        self.guard(|disk| {
+        self.guard(|disk, _| {
             for sequence in &free {
                 if recycle && *sequence == newest {
                     // Its blocks are written to already: syncing them again is cheaper than those of a new file.
@@ -326,7 +328,8 @@ impl<D: Disk> Wal<D> {
         }
         let name = file_name(sequence);
         self.segment =
-            self.guard(|disk| place(disk, options, &name, sequence, previous_end, &checkpoint, &mut has_reserve))?;
+            self.guard(|disk, _| place(disk, options, &name, sequence, previous_end, &checkpoint, &mut has_reserve))?;
+        self.name = name;
         self.has_reserve = has_reserve;
         self.layout.begin(sequence);
         Ok(())
@@ -337,8 +340,7 @@ impl<D: Disk> Wal<D> {
         const KEPT_BYTES_MAX: usize = 4 << 20;
         let mut buffer = std::mem::take(&mut self.buffer);
         if !buffer.is_empty() {
-            let name = file_name(self.segment.sequence());
-            self.guard(|disk| disk.write_at(&name, offset.into(), &buffer))?;
+            self.guard(|disk, name| disk.write_at(name, offset.into(), &buffer))?;
             self.dirty = true;
         }
         buffer.clear();
@@ -347,11 +349,12 @@ impl<D: Disk> Wal<D> {
         Ok(())
     }
 
-    fn guard<T>(&mut self, act: impl FnOnce(&mut D) -> io::Result<T>) -> io::Result<T> {
+    /// Does something to the disk, and maybe to the newest segment's file.
+    fn guard<T>(&mut self, act: impl FnOnce(&mut D, &str) -> io::Result<T>) -> io::Result<T> {
         if self.failed {
             return Err(io::Error::other("the write-ahead log failed before"));
         }
-        let result = act(&mut self.disk);
+        let result = act(&mut self.disk, &self.name);
         self.failed = result.is_err();
         result
     }
