@@ -8,7 +8,7 @@ use crate::heap::{Nanos, SECOND};
 /// How far a clock's rate may be from true time, in parts per million: what we assume of real machines, exaggerated.
 pub const DRIFT_PPM_MAX: i64 = 50_000;
 
-const MILLION: i128 = 1_000_000;
+const MILLION: u64 = 1_000_000;
 
 /// A clock that never runs backwards, with a rate that may change.
 #[derive(Clone, Debug)]
@@ -32,18 +32,22 @@ impl Clock {
     /// What the clock shows at true time `now`.
     #[must_use]
     pub fn read(&self, now: Nanos) -> Instant {
-        let passed = i128::from(now.saturating_sub(self.since)) * (MILLION + i128::from(self.ppm)) / MILLION;
-        Instant(self.shown + u64::try_from(passed).expect("drift is below 100 %, time below 2^63"))
+        let (whole, rest) = divide(now.saturating_sub(self.since), MILLION);
+        Instant(self.shown + whole * self.rate() + rest * self.rate() / MILLION)
     }
 
     /// The first true time at which the clock shows at least `shown`; `None` for [`Instant::FAR`] and the like.
     #[must_use]
     pub fn when(&self, shown: Instant) -> Option<Nanos> {
         let Some(ahead) = shown.0.checked_sub(self.shown) else { return Some(self.since) };
-        let rate = MILLION + i128::from(self.ppm);
-        let passed = (i128::from(ahead) * MILLION + rate - 1) / rate;
-        let at = i128::from(self.since) + passed;
-        u64::try_from(at).ok().filter(|&at| at < u64::MAX / 4)
+        let (whole, rest) = divide(ahead, self.rate());
+        let passed = whole.checked_mul(MILLION)?.checked_add((rest * MILLION).div_ceil(self.rate()))?;
+        self.since.checked_add(passed).filter(|&at| at < u64::MAX / 4)
+    }
+
+    /// So much it shows for a million.
+    fn rate(&self) -> u64 {
+        MILLION.checked_add_signed(self.ppm).expect("drift is below 100 %")
     }
 
     /// How much too fast it runs, in parts per million.
@@ -56,6 +60,11 @@ impl Clock {
     pub fn set_rate(&mut self, now: Nanos, ppm: i64) {
         *self = Self::new(now, self.read(now).0, ppm);
     }
+}
+
+/// In two steps no product is too large: both of these are asked of for every event.
+fn divide(of: u64, by: u64) -> (u64, u64) {
+    (of / by, of % by)
 }
 
 /// What a wall clock that is right shows when a run begins, in Unix seconds.
