@@ -15,38 +15,19 @@ pub const MILLI: Nanos = 1_000_000;
 /// A second.
 pub const SECOND: Nanos = 1_000_000_000;
 
-#[derive(Debug)]
-struct Scheduled<E> {
-    at: Nanos,
-    tie: u64,
-    event: E,
-}
-
-impl<E> PartialEq for Scheduled<E> {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.tie) == (other.at, other.tie)
-    }
-}
-impl<E> Eq for Scheduled<E> {}
-impl<E> PartialOrd for Scheduled<E> {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl<E> Ord for Scheduled<E> {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.tie).cmp(&(other.at, other.tie))
-    }
-}
-
 /// Events ordered by (time, hash(seed, link, n)), `n` counting the events of a link.
 ///
 /// Events of different links at the same instant come in an order that the seed decides, and one event more on a link
 /// leaves all others' order as it was. A link is whatever the caller numbers: a directed pair of members, a client.
+///
+/// Events stay where they were put while their order is found: they are several times as large as what orders them.
 #[derive(Debug)]
 pub struct Heap<E> {
     seed: u64,
-    heap: BinaryHeap<Reverse<Scheduled<E>>>,
+    /// Time, hash, and the slot of the event.
+    order: BinaryHeap<Reverse<(Nanos, u64, usize)>>,
+    slots: Vec<Option<E>>,
+    free: Vec<usize>,
     counts: Vec<u64>,
     now: Nanos,
 }
@@ -55,7 +36,7 @@ impl<E> Heap<E> {
     /// An empty queue at time 0.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { seed, heap: BinaryHeap::new(), counts: Vec::new(), now: 0 }
+        Self { seed, order: BinaryHeap::new(), slots: Vec::new(), free: Vec::new(), counts: Vec::new(), now: 0 }
     }
 
     /// The time of the event that was taken last.
@@ -71,21 +52,28 @@ impl<E> Heap<E> {
         }
         self.counts[link] += 1;
         let tie = Rng::new(self.seed).split(link as u64).split(self.counts[link]).next_u64();
-        self.heap.push(Reverse(Scheduled { at: at.max(self.now), tie, event }));
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        self.slots[slot] = Some(event);
+        self.order.push(Reverse((at.max(self.now), tie, slot)));
     }
 
     /// The next event and its time, which becomes [`Heap::now`].
     pub fn pop(&mut self) -> Option<(Nanos, E)> {
-        let Reverse(next) = self.heap.pop()?;
-        assert!(next.at >= self.now, "time ran backwards: {} < {}", next.at, self.now);
-        self.now = next.at;
-        Some((next.at, next.event))
+        let Reverse((at, _, slot)) = self.order.pop()?;
+        assert!(at >= self.now, "time ran backwards: {at} < {}", self.now);
+        self.now = at;
+        self.free.push(slot);
+        let event = self.slots[slot].take().expect("an event is taken once");
+        Some((at, event))
     }
 
     /// When the next event happens.
     #[must_use]
     pub fn next_at(&self) -> Option<Nanos> {
-        self.heap.peek().map(|Reverse(next)| next.at)
+        self.order.peek().map(|Reverse((at, ..))| *at)
     }
 }
 

@@ -113,7 +113,8 @@ pub struct World {
     finale: finale::Finale,
     /// What happened, in numbers.
     pub totals: Totals,
-    actions: Actions,
+    /// What a process asked for; not here while it is carried out.
+    actions: Option<Box<Actions>>,
     /// What clients do, if it is written down.
     pub deeds: Option<Vec<Deed>>,
     /// With it, what was done to leaders that were harassed.
@@ -227,7 +228,7 @@ impl World {
             troubled: 0,
             finale: finale::Finale::default(),
             totals: Totals::default(),
-            actions: Actions::default(),
+            actions: None,
             deeds: keep.deeds.then(Vec::new),
             chronicle: keep.chronicle(),
             strikes: Vec::new(),
@@ -269,10 +270,10 @@ impl World {
     /// # Errors
     /// The first promise that was broken.
     pub fn run(&mut self) -> Verdict {
-        let mut reached = 0;
+        let (time, mut reached) = (madsim::time::TimeHandle::current(), 0);
         while let Some((now, event)) = self.heap.pop() {
             if now > reached {
-                madsim::time::advance(std::time::Duration::from_nanos(now - reached));
+                time.advance(std::time::Duration::from_nanos(now - reached));
                 reached = now;
             }
             self.turn_off(now);
@@ -320,7 +321,14 @@ impl World {
 
     fn happen(&mut self, now: Nanos, event: Event) -> Verdict {
         self.settle_past(now)?;
-        let Some(event) = self.stash(event).and_then(|event| self.put_off(now, event)) else { return Ok(()) };
+        if let Some(member) = self.pauses(&event) {
+            self.machines[member].stash.push(event);
+            return Ok(());
+        }
+        if let Some((line, until)) = self.sleeps(now, &event) {
+            self.put_off(line, until, event);
+            return Ok(());
+        }
         match event {
             Event::Frame { from, to, epoch, sender, receiver, bytes } => {
                 self.deliver(now, (from, to), epoch, (sender, receiver), bytes);
@@ -346,7 +354,7 @@ impl World {
                 self.subscribe(now, member, subscription, token, requests)?;
             }
             Event::WatchRequest { member, subscription, request } => {
-                self.watch_requests(now, member, subscription, vec![request])?;
+                self.watch_requests(now, member, subscription, vec![*request])?;
             }
             Event::Taken { member, subscription, bytes } => {
                 self.on_stream(now, member, |process| process.taken(subscription, bytes));
@@ -381,9 +389,9 @@ impl World {
         Ok(())
     }
 
-    /// Keeps back what happens to a paused process.
-    fn stash(&mut self, event: Event) -> Option<Event> {
-        let member = match &event {
+    /// The member to which this happens, if its process is paused.
+    fn pauses(&self, event: &Event) -> Option<usize> {
+        let member = match event {
             Event::Frame { to, .. } => *to,
             Event::Turn { member, .. }
             | Event::Synced { member, .. }
@@ -395,14 +403,10 @@ impl World {
             | Event::WatchRequest { member, .. }
             | Event::Taken { member, .. }
             | Event::Unsubscribe { member, .. } => *member,
-            _ => return Some(event),
+            _ => return None,
         };
-        let machine = &mut self.machines[member];
-        if machine.paused && machine.process.is_some() {
-            machine.stash.push(event);
-            return None;
-        }
-        Some(event)
+        let machine = &self.machines[member];
+        (machine.paused && machine.process.is_some()).then_some(member)
     }
 
     /// The machines on which a member runs, or is to run.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use quorate_core::Revision;
 use quorate_core::entry::Standing;
 use quorate_core::mutant::{self, Mutant};
-use quorate_core::raft::Role;
+use quorate_core::raft::{self, Role};
 use quorate_core::replica;
 use quorate_core::request::KeyValue;
 use quorate_core::store::RevisionEvents;
@@ -18,14 +18,86 @@ use crate::call::CallError;
 use crate::check::lease::Asker;
 use crate::check::{Verdict, Violation};
 use crate::heap::{Nanos, tail};
-use crate::member::{CallId, Handed, Process};
+use crate::member::{Actions, CallId, Handed, Process, Subscription};
 use crate::trace::Kind;
 
 impl World {
     /// Carries out what a process asked for, and lets the oracles see it.
     pub(super) fn carry_out(&mut self, now: Nanos, member: usize) -> Verdict {
-        let mut actions = std::mem::take(&mut self.actions);
-        for status in actions.changed.drain(..) {
+        let mut actions = self.actions.take().unwrap_or_default();
+        let is_spreading = self.carry_out_each(now, member, &mut actions)?;
+        let is_over = std::mem::take(&mut actions.fenced);
+        self.actions = Some(actions);
+        if is_over {
+            return self.end_life(now, member);
+        }
+        if is_spreading {
+            self.stop_spreading(now, member);
+        }
+        Ok(())
+    }
+
+    /// Gives whether the member would hand on a state that it must not. Most of the time there is little to do: what is not
+    /// there is not even looked at.
+    fn carry_out_each(&mut self, now: Nanos, member: usize, actions: &mut Actions) -> Result<bool, Violation> {
+        if !actions.changed.is_empty() {
+            self.see_changed(now, member, &mut actions.changed)?;
+        }
+        self.see_fence(now, member, actions)?;
+        if std::mem::take(&mut actions.malformed) > 0 && !mutant::is_on(Mutant::O31) {
+            return Err(Violation::new("codec", format!("member {member} got a frame it cannot decode")));
+        }
+        if !actions.handed.is_empty() {
+            self.see_handed(now, member, &mut actions.handed)?;
+        }
+        if !actions.applied.is_empty() {
+            for input in actions.applied.drain(..) {
+                self.see_applied(now, member, input, &mut actions.changes)?;
+            }
+            actions.changes.clear();
+        }
+        let mut is_spreading = false;
+        if !actions.frames.is_empty() {
+            for frame in actions.frames.drain(..) {
+                if frame.bulk && !self.may_hand(member, frame.to, &frame.bytes) {
+                    is_spreading = true;
+                    continue;
+                }
+                self.send(now, member, frame.to, frame.bytes, frame.bulk);
+            }
+        }
+        self.part(now, member, actions)?;
+        let epoch = self.machines[member].epoch;
+        if !actions.due.is_empty() {
+            for due in actions.due.drain(..) {
+                let at = now + 1 + self.machines[member].rng.below(2 * self.setup.latencies.turn);
+                self.heap.push(at, link::member(member, 3), Event::Finish { member, epoch, due: Box::new(due) });
+            }
+        }
+        if !actions.answers.is_empty() {
+            for (call, answer) in actions.answers.drain(..) {
+                self.answer(now, member, call, answer)?;
+            }
+        }
+        if !actions.touched.is_empty() || !actions.gated.is_empty() {
+            self.see_gate(now, member, actions)?;
+        }
+        if !actions.watch.is_empty() {
+            self.tell_watchers(now, member, &mut actions.watch);
+        }
+        if !actions.history.is_empty() {
+            for read in actions.history.drain(..) {
+                let at = now + 1 + tail(&mut self.machines[member].rng, self.setup.latencies.apply);
+                let input = Box::new(read.run());
+                self.heap.push(at, link::member(member, 4), Event::History { member, epoch, input });
+            }
+        }
+        Ok(is_spreading)
+    }
+
+    /// Consensus said of itself that it changed.
+    fn see_changed(&mut self, now: Nanos, member: usize, changed: &mut Vec<raft::Status>) -> Verdict {
+        for status in changed.drain(..) {
             self.trace.event(now, Kind::Member, member, status.term.0, &[status.role as u8], || format!("{status:?}"));
             let id = self.machines[member].id.expect("a process is somebody's");
             self.consensus.changed(member, id, &status)?;
@@ -41,11 +113,12 @@ impl World {
                 machine.blank = false;
             }
         }
-        self.see_fence(now, member, &mut actions)?;
-        if std::mem::take(&mut actions.malformed) > 0 && !mutant::is_on(Mutant::O31) {
-            return Err(Violation::new("codec", format!("member {member} got a frame it cannot decode")));
-        }
-        for handed in actions.handed.drain(..) {
+        Ok(())
+    }
+
+    /// Consensus handed something to the applied state.
+    fn see_handed(&mut self, now: Nanos, member: usize, handed: &mut Vec<Handed>) -> Verdict {
+        for handed in handed.drain(..) {
             match handed {
                 Handed::Entries(term, entries) => {
                     self.consensus.committed(member, term, &entries)?;
@@ -56,27 +129,11 @@ impl World {
                 Handed::Snapshot(index) => self.consensus.installed(member, index)?,
             }
         }
-        for input in actions.applied.drain(..) {
-            self.see_applied(now, member, input, &mut actions.changes)?;
-        }
-        actions.changes.clear();
-        let mut is_spreading = false;
-        for frame in actions.frames.drain(..) {
-            if frame.bulk && !self.may_hand(member, frame.to, &frame.bytes) {
-                is_spreading = true;
-                continue;
-            }
-            self.send(now, member, frame.to, frame.bytes, frame.bulk);
-        }
-        self.part(now, member, &mut actions)?;
-        let epoch = self.machines[member].epoch;
-        for due in actions.due.drain(..) {
-            let at = now + 1 + self.machines[member].rng.below(2 * self.setup.latencies.turn);
-            self.heap.push(at, link::member(member, 3), Event::Finish { member, epoch, due: Box::new(due) });
-        }
-        for (call, answer) in actions.answers.drain(..) {
-            self.answer(now, member, call, answer)?;
-        }
+        Ok(())
+    }
+
+    /// The gate looked at tokens of watchers, and answered some.
+    fn see_gate(&mut self, now: Nanos, member: usize, actions: &mut Actions) -> Verdict {
         for token in actions.touched.drain(..) {
             let time = self.machines[member].clock.read(now);
             self.audit.touched(member, token, time);
@@ -84,7 +141,12 @@ impl World {
         for gated in actions.gated.drain(..) {
             self.see_gated(member, &gated)?;
         }
-        for (subscription, bytes, cost) in actions.watch.drain(..) {
+        Ok(())
+    }
+
+    /// Messages for watchers set out.
+    fn tell_watchers(&mut self, now: Nanos, member: usize, messages: &mut Vec<(Subscription, Bytes, u64)>) {
+        for (subscription, bytes, cost) in messages.drain(..) {
             // Without a state nobody is served. (The server: `grpc::Server::watch`)
             if self.is_wrong(member) || self.is_bare(member) {
                 self.break_stream(now, subscription);
@@ -93,20 +155,6 @@ impl World {
             let (line, at) = self.down(now, self.line_of_watcher(subscription.client));
             self.heap.push(at, link::client(line, 1), Event::WatchMessage { subscription, bytes, cost });
         }
-        for read in actions.history.drain(..) {
-            let at = now + 1 + tail(&mut self.machines[member].rng, self.setup.latencies.apply);
-            let input = Box::new(read.run());
-            self.heap.push(at, link::member(member, 4), Event::History { member, epoch, input });
-        }
-        let is_over = std::mem::take(&mut actions.fenced);
-        self.actions = actions;
-        if is_over {
-            return self.end_life(now, member);
-        }
-        if is_spreading {
-            self.stop_spreading(now, member);
-        }
-        Ok(())
     }
 
     /// A member answers a client; if its state is wrong, or lost, nobody hears it.
@@ -227,7 +275,7 @@ mod tests {
     fn a_frame_that_cannot_be_decoded_is_noticed() {
         let mut world = World::new(Arc::new(Setup::draw(1)), Keep::default());
         assert_eq!(world.carry_out(0, 0), Ok(()));
-        world.actions.malformed = 1;
+        world.actions.get_or_insert_default().malformed = 1;
         assert_eq!(world.carry_out(0, 0).unwrap_err().oracle, "codec");
     }
 }

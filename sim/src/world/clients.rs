@@ -385,7 +385,11 @@ impl World {
             }
             let at = self.up(now, line);
             let request = progress_request();
-            self.heap.push(at, link::client(line, 0), Event::WatchRequest { member, subscription, request });
+            self.heap.push(
+                at,
+                link::client(line, 0),
+                Event::WatchRequest { member, subscription, request: Box::new(request) },
+            );
         }
     }
 
@@ -417,7 +421,7 @@ impl World {
         let local = self.machines[member].clock.read(now);
         if let Some(process) = &mut self.machines[member].process {
             for request in requests {
-                process.watch(local, subscription, request, &mut self.actions);
+                process.watch(local, subscription, request, self.actions.get_or_insert_default());
             }
             self.carry_out(now, member)?;
             self.rouse(now, member);

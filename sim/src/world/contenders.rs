@@ -103,26 +103,27 @@ impl World {
         self.heap.push(at, link::client(line, 2), Event::Contend { line, plan });
     }
 
-    /// Puts off what reaches a contender that sleeps.
-    pub(super) fn put_off(&mut self, now: Nanos, event: Event) -> Option<Event> {
-        let line = match &event {
+    /// The line of the contender that this reaches, and until when it sleeps, if it does.
+    pub(super) fn sleeps(&self, now: Nanos, event: &Event) -> Option<(usize, Nanos)> {
+        let line = match event {
             Event::Answer { call, .. } | Event::Patience { call } => call.client,
             Event::Contend { line, .. } | Event::Renew { line, .. } => *line,
             Event::WatchMessage { subscription, .. } | Event::WatchBroken { subscription } => {
                 self.line_of_watcher(subscription.client)
             }
-            _ => return Some(event),
+            _ => return None,
         };
-        let Some(Party::Contender(number)) = self.party_of(line) else { return Some(event) };
+        let Some(Party::Contender(number)) = self.party_of(line) else { return None };
         let until = self.contenders[number].asleep_until;
-        if until <= now {
-            return Some(event);
-        }
+        (until > now).then_some((line, until))
+    }
+
+    /// Puts off what reaches a contender while it sleeps.
+    pub(super) fn put_off(&mut self, line: usize, until: Nanos, event: Event) {
         // What arrived first comes first.
         let down = &mut self.lines[line].down;
         *down = until.max(*down + 1);
         self.heap.push(*down, link::client(line, 1), event);
-        None
     }
 
     /// Somebody does what comes next.

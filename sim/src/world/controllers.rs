@@ -125,7 +125,7 @@ impl World {
                     let line = self.line_of_component(component);
                     let subscription = Subscription { client: line - self.clients.len(), connection };
                     let at = self.up(now, line);
-                    let request = Event::WatchRequest { member, subscription, request: progress_request() };
+                    let request = Event::WatchRequest { member, subscription, request: Box::new(progress_request()) };
                     self.heap.push(at, link::client(line, 0), request);
                 }
             }

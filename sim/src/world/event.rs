@@ -73,7 +73,7 @@ pub(super) enum Event {
     WatchRequest {
         member: usize,
         subscription: Subscription,
-        request: pb::WatchRequest,
+        request: Box<pb::WatchRequest>,
     },
     Taken {
         member: usize,
@@ -159,6 +159,9 @@ pub(super) enum Event {
     },
     Finale,
 }
+
+/// Each is moved a few times, and there are half a million of them in a minute.
+const _: () = assert!(size_of::<Event>() <= 80);
 
 /// What numbers a queue of the heap.
 pub(super) mod link {

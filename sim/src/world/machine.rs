@@ -305,7 +305,7 @@ impl World {
         machine.next_turn = None;
         let Some(process) = &mut machine.process else { return Ok(()) };
         let local = machine.clock.read(now);
-        process.turn(local, &mut self.actions);
+        process.turn(local, self.actions.get_or_insert_default());
         self.leases.turned(now, member);
         // What it has made durable it may have told already.
         self.membership.turned(process.replica().raft())?;
@@ -369,7 +369,7 @@ impl World {
         }
         machine.next_apply = None;
         let Some(process) = &mut machine.process else { return Ok(()) };
-        if let Err(error) = process.apply(machine.clock.read(now), inputs_max, &mut self.actions) {
+        if let Err(error) = process.apply(machine.clock.read(now), inputs_max, self.actions.get_or_insert_default()) {
             if let OpenError::TooNew(reason) = error {
                 let id = machine.id.expect("a process is somebody's");
                 return self.too_old(now, member, id, &reason);

@@ -115,7 +115,7 @@ impl World {
                     self.leases.asked(member, Asker::of(call), LeaseId(request.id));
                 }
                 process.set_wall_clock(wall);
-                process.call(local, call, rpc, token, bytes, &mut self.actions);
+                process.call(local, call, rpc, token, bytes, self.actions.get_or_insert_default());
                 self.carry_out(now, member)?;
                 self.rouse(now, member);
             }
