@@ -54,7 +54,9 @@ impl Rowset {
             let versions = self.rows.entry(write.key.clone()).or_default();
             versions.push((self.last, write.value.clone()));
             let unneeded = versions.iter().take_while(|(batch, _)| *batch <= floor).count().saturating_sub(1);
-            versions.drain(..unneeded);
+            if unneeded > 0 {
+                versions.drain(..unneeded);
+            }
             if write.value.is_none() {
                 self.deleted.push_back((self.last, write.key.clone()));
             }

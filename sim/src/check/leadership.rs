@@ -25,7 +25,7 @@ pub struct Leadership {
 struct Member {
     /// When something arrived from these last.
     heard: BTreeMap<NodeId, Nanos>,
-    /// It leads this term with this configuration since then.
+    /// It leads this term with this configuration; and since when, or when a quorum is known to have spoken to it.
     leads: Option<(Term, LogIndex, Nanos)>,
 }
 
@@ -58,10 +58,13 @@ impl Leadership {
             return Ok(());
         }
         let leads = (status.term, config);
-        let (.., since) = *match &mut known.leads {
+        let (.., since) = match &mut known.leads {
             Some(before) if (before.0, before.1) == leads => before,
             other => other.insert((leads.0, leads.1, now)),
         };
+        if now <= *since + patience {
+            return Ok(());
+        }
         let sets = [&status.config.voters, &status.config.outgoing];
         let quorums = sets.into_iter().filter(|voters| !voters.is_empty()).map(|voters| {
             let heard = |voter: &NodeId| if *voter == id { now } else { known.heard.get(voter).copied().unwrap_or(0) };
@@ -69,12 +72,12 @@ impl Leadership {
             heard.sort_unstable_by(|one, two| two.cmp(one));
             heard[voters.len() / 2]
         });
-        let last = quorums.min().unwrap_or(now).max(since);
-        if now <= last + patience || mutant::is_on(Mutant::O11) {
+        *since = quorums.min().unwrap_or(now).max(*since);
+        if now <= *since + patience || mutant::is_on(Mutant::O11) {
             return Ok(());
         }
         let text =
-            format!("member {member} leads term {} at {now}, and no quorum has spoken to it since {last}", leads.0);
+            format!("member {member} leads term {} at {now}, and no quorum has spoken to it since {since}", leads.0);
         Err(Violation::new("leadership", text))
     }
 }
@@ -102,20 +105,24 @@ mod tests {
     #[test]
     fn a_leader_gives_up_when_it_has_long_heard_from_no_quorum_of_either_set() {
         let mut leadership = Leadership::new(100, 10);
-        let turned = |leadership: &mut Leadership, now, status: &Status| {
-            leadership.turned(now, (0, NodeId(1)), status, LogIndex(5))
+        let turned = |leadership: &mut Leadership, now, (status, config): (&Status, u64)| {
+            leadership.turned(now, (0, NodeId(1)), status, LogIndex(config))
         };
         let (three, joint) = (leader_of(&[1, 2, 3], &[]), leader_of(&[1, 2, 3], &[1, 4, 5]));
         leadership.heard(0, 0, NodeId(2));
-        turned(&mut leadership, 50, &three).unwrap();
-        turned(&mut leadership, 270, &three).unwrap();
-        assert!(turned(&mut leadership, 271, &three).is_err());
+        turned(&mut leadership, 50, (&three, 5)).unwrap();
+        turned(&mut leadership, 270, (&three, 5)).unwrap();
+        assert!(turned(&mut leadership, 271, (&three, 5)).is_err());
         leadership.heard(271, 0, NodeId(2));
-        turned(&mut leadership, 271, &three).unwrap();
-        assert!(turned(&mut leadership, 272, &joint).is_err(), "nobody speaks for those who go");
+        turned(&mut leadership, 271, (&three, 5)).unwrap();
+        turned(&mut leadership, 272, (&joint, 6)).unwrap();
+        leadership.heard(480, 0, NodeId(2));
+        turned(&mut leadership, 492, (&joint, 6)).unwrap();
+        assert!(turned(&mut leadership, 493, (&joint, 6)).is_err(), "nobody speaks for those who go");
         let follower = Status { role: Role::Follower, ..joint.clone() };
-        turned(&mut leadership, 280, &follower).unwrap();
-        turned(&mut leadership, 300, &joint).unwrap();
-        turned(&mut leadership, 900, &leader_of(&[1], &[])).unwrap();
+        turned(&mut leadership, 500, (&follower, 6)).unwrap();
+        turned(&mut leadership, 800, (&joint, 6)).unwrap();
+        turned(&mut leadership, 2_000, (&leader_of(&[1], &[]), 7)).unwrap();
+        turned(&mut leadership, 3_000, (&leader_of(&[1], &[]), 7)).unwrap();
     }
 }

@@ -143,10 +143,15 @@ impl Membership {
 
     fn apply(&mut self, index: LogIndex, envelope: Envelope) -> Verdict {
         let Envelope { origin, command, .. } = envelope;
+        if matches!(command, Command::Auth(_)) {
+            self.is_guarded = true;
+        }
+        if !matches!(command, Command::Members(_) | Command::Publish(_)) || !self.origins.insert(origin) {
+            return Ok(());
+        }
         let mut records = self.latest().clone();
         match command {
-            Command::Auth(_) => self.is_guarded = true,
-            Command::Members(change) if self.origins.insert(origin) => {
+            Command::Members(change) => {
                 if let MemberChange::Promote { id, .. } = &change
                     && records.get(id).is_some_and(|member| member.is_learner)
                 {
@@ -156,7 +161,7 @@ impl Membership {
                     self.removed.extend(gone);
                 }
             }
-            Command::Publish(Member { id, name, client_urls, .. }) if self.origins.insert(origin) => {
+            Command::Publish(Member { id, name, client_urls, .. }) => {
                 if let Some(member) = records.get_mut(&id) {
                     (member.name, member.client_urls) = (name, client_urls);
                 }
@@ -255,8 +260,8 @@ impl Membership {
         *durable = raft.durable().max(*durable);
         self.lives.insert(id, life);
         let (stands, config) = (raft.config_index(), &status.config);
-        let is_in_log = || raft.entry(stands).is_some_and(|entry| entry.payload == Payload::Config(config.clone()));
-        if stands > raft.start() && !is_in_log() {
+        let logged = raft.entry(stands).map(|entry| &entry.payload);
+        if stands > raft.start() && !matches!(logged, Some(Payload::Config(logged)) if logged == config) {
             let text = format!("{id} follows {config} of index {stands}, which is not in its log");
             return Err(Violation::new("membership", text));
         }
