@@ -15,17 +15,24 @@ pub const MILLI: Nanos = 1_000_000;
 /// A second.
 pub const SECOND: Nanos = 1_000_000_000;
 
+/// Time, hash, and the slot of an event; the earliest is the greatest.
+type Place = Reverse<(Nanos, u64, usize)>;
+
+/// Later than so much ahead is far.
+const FAR: Nanos = 50 * MILLI;
+
 /// Events ordered by (time, hash(seed, link, n)), `n` counting the events of a link.
 ///
 /// Events of different links at the same instant come in an order that the seed decides, and one event more on a link
 /// leaves all others' order as it was. A link is whatever the caller numbers: a directed pair of members, a client.
 ///
-/// Events stay where they were put while their order is found: they are several times as large as what orders them.
+/// Events stay where they were put while their order is found: they are several times as large as what orders them. And
+/// those that are far ahead, mostly timeouts, wait apart: few are left among which the others find their place.
 #[derive(Debug)]
 pub struct Heap<E> {
     seed: u64,
-    /// Time, hash, and the slot of the event.
-    order: BinaryHeap<Reverse<(Nanos, u64, usize)>>,
+    near: BinaryHeap<Place>,
+    far: BinaryHeap<Place>,
     slots: Vec<Option<E>>,
     free: Vec<usize>,
     counts: Vec<u64>,
@@ -36,7 +43,8 @@ impl<E> Heap<E> {
     /// An empty queue at time 0.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { seed, order: BinaryHeap::new(), slots: Vec::new(), free: Vec::new(), counts: Vec::new(), now: 0 }
+        let (near, far) = (BinaryHeap::new(), BinaryHeap::new());
+        Self { seed, near, far, slots: Vec::new(), free: Vec::new(), counts: Vec::new(), now: 0 }
     }
 
     /// The time of the event that was taken last.
@@ -57,12 +65,14 @@ impl<E> Heap<E> {
             self.slots.len() - 1
         });
         self.slots[slot] = Some(event);
-        self.order.push(Reverse((at.max(self.now), tie, slot)));
+        let heap = if at > self.now + FAR { &mut self.far } else { &mut self.near };
+        heap.push(Reverse((at.max(self.now), tie, slot)));
     }
 
     /// The next event and its time, which becomes [`Heap::now`].
     pub fn pop(&mut self) -> Option<(Nanos, E)> {
-        let Reverse((at, _, slot)) = self.order.pop()?;
+        let heap = if self.far.peek() > self.near.peek() { &mut self.far } else { &mut self.near };
+        let Reverse((at, _, slot)) = heap.pop()?;
         assert!(at >= self.now, "time ran backwards: {at} < {}", self.now);
         self.now = at;
         self.free.push(slot);
@@ -73,7 +83,7 @@ impl<E> Heap<E> {
     /// When the next event happens.
     #[must_use]
     pub fn next_at(&self) -> Option<Nanos> {
-        self.order.peek().map(|Reverse((at, ..))| *at)
+        self.far.peek().max(self.near.peek()).map(|Reverse((at, ..))| *at)
     }
 }
 

@@ -320,7 +320,10 @@ impl World {
 
     /// What can be said of a member between two turns.
     fn inspect(&mut self, now: Nanos, member: usize) -> Verdict {
-        let deep = self.machines[member].rng.chance(1, 64);
+        let machine = &mut self.machines[member];
+        let kept = |process: &Process| process.replica().raft().status().last.0 - process.replica().raft().start().0;
+        // The longer a log is the less often all of it is looked at.
+        let is_deep = machine.rng.chance(1, 64 + machine.process.as_ref().map_or(0, kept) / 4);
         let Some(process) = &self.machines[member].process else { return Ok(()) };
         let raft = process.replica().raft();
         let id = raft.identity().member;
@@ -329,7 +332,7 @@ impl World {
             let followers = self.machines.iter().map(|machine| machine.process.as_ref().map(|p| p.replica().raft()));
             self.consensus.led(member, raft, &followers.collect::<Vec<_>>())?;
         }
-        if deep {
+        if is_deep {
             raft.check_deep();
         }
         if raft.status().role == Role::Leader { self.judge_leader(now, member) } else { Ok(()) }
