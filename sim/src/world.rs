@@ -321,11 +321,11 @@ impl World {
 
     fn happen(&mut self, now: Nanos, event: Event) -> Verdict {
         self.settle_past(now)?;
-        if let Some(member) = self.pauses(&event) {
+        if let Some(member) = self.paused(&event) {
             self.machines[member].stash.push(event);
             return Ok(());
         }
-        if let Some((line, until)) = self.sleeps(now, &event) {
+        if let Some((line, until)) = self.asleep(now, &event) {
             self.put_off(line, until, event);
             return Ok(());
         }
@@ -390,7 +390,7 @@ impl World {
     }
 
     /// The member to which this happens, if its process is paused.
-    fn pauses(&self, event: &Event) -> Option<usize> {
+    fn paused(&self, event: &Event) -> Option<usize> {
         let member = match event {
             Event::Frame { to, .. } => *to,
             Event::Turn { member, .. }

@@ -104,7 +104,7 @@ impl World {
     }
 
     /// The line of the contender that this reaches, and until when it sleeps, if it does.
-    pub(super) fn sleeps(&self, now: Nanos, event: &Event) -> Option<(usize, Nanos)> {
+    pub(super) fn asleep(&self, now: Nanos, event: &Event) -> Option<(usize, Nanos)> {
         let line = match event {
             Event::Answer { call, .. } | Event::Patience { call } => call.client,
             Event::Contend { line, .. } | Event::Renew { line, .. } => *line,
