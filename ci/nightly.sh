@@ -27,7 +27,7 @@ part ci/sim.sh 0..1000
 part ci/sim.sh "$((day * 10000))..$((day * 10000 + 4000))" --require-marks
 # Failures still come down to stories, and the matrix counts right.
 part cargo test --release --locked -p quorate-sim --features mutants
-# Every planted mistake is still noticed, on the rest of the day's seeds: one try each, about 17 CPU minutes together. A row
+# Every planted mistake is still noticed, on the rest of the day's seeds: one try each, about 11 CPU minutes together. A row
 # that takes all its 600 CPU seconds, and so fails, runs some 1300 seeds.
 part cargo run --release --locked -p quorate-sim --features mutants -- mutants --tries 1 --from "$((day * 10000 + 4000))"
 part as_written
