@@ -32,16 +32,17 @@ impl Clock {
     /// What the clock shows at true time `now`.
     #[must_use]
     pub fn read(&self, now: Nanos) -> Instant {
-        let (whole, rest) = divide(now.saturating_sub(self.since), MILLION);
-        Instant(self.shown + whole * self.rate() + rest * self.rate() / MILLION)
+        // In two steps no product is too large for 64 bits: every event asks this.
+        let passed = now.saturating_sub(self.since);
+        Instant(self.shown + passed / MILLION * self.rate() + passed % MILLION * self.rate() / MILLION)
     }
 
     /// The first true time at which the clock shows at least `shown`; `None` for [`Instant::FAR`] and the like.
     #[must_use]
     pub fn when(&self, shown: Instant) -> Option<Nanos> {
         let Some(ahead) = shown.0.checked_sub(self.shown) else { return Some(self.since) };
-        let (whole, rest) = divide(ahead, self.rate());
-        let passed = whole.checked_mul(MILLION)?.checked_add((rest * MILLION).div_ceil(self.rate()))?;
+        let rest = (ahead % self.rate() * MILLION).div_ceil(self.rate());
+        let passed = (ahead / self.rate()).checked_mul(MILLION)?.checked_add(rest)?;
         self.since.checked_add(passed).filter(|&at| at < u64::MAX / 4)
     }
 
@@ -60,11 +61,6 @@ impl Clock {
     pub fn set_rate(&mut self, now: Nanos, ppm: i64) {
         *self = Self::new(now, self.read(now).0, ppm);
     }
-}
-
-/// In two steps no product is too large: both of these are asked of for every event.
-fn divide(of: u64, by: u64) -> (u64, u64) {
-    (of / by, of % by)
 }
 
 /// What a wall clock that is right shows when a run begins, in Unix seconds.

@@ -384,12 +384,8 @@ impl World {
                 self.tell(now, || Happened::Watch { client: number, text: "asks for progress".into() });
             }
             let at = self.up(now, line);
-            let request = progress_request();
-            self.heap.push(
-                at,
-                link::client(line, 0),
-                Event::WatchRequest { member, subscription, request: Box::new(request) },
-            );
+            let request = Box::new(progress_request());
+            self.heap.push(at, link::client(line, 0), Event::WatchRequest { member, subscription, request });
         }
     }
 

@@ -321,9 +321,10 @@ impl World {
     /// What can be said of a member between two turns.
     fn inspect(&mut self, now: Nanos, member: usize) -> Verdict {
         let machine = &mut self.machines[member];
-        let kept = |process: &Process| process.replica().raft().status().last.0 - process.replica().raft().start().0;
+        let raft = machine.process.as_ref().map(|process| process.replica().raft());
+        let kept = raft.map_or(0, |raft| raft.status().last.0 - raft.start().0);
         // The longer a log is the less often all of it is looked at.
-        let is_deep = machine.rng.chance(1, 64 + machine.process.as_ref().map_or(0, kept) / 4);
+        let is_deep = machine.rng.chance(1, 64 + kept / 4);
         let Some(process) = &self.machines[member].process else { return Ok(()) };
         let raft = process.replica().raft();
         let id = raft.identity().member;
